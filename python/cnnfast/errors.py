@@ -1,0 +1,25 @@
+"""Exceptions. Every message says what was called, what was expected and what came."""
+
+from __future__ import annotations
+
+__all__ = ["BackendError", "CnnfastError", "DTypeError", "ShapeError", "WeightsError"]
+
+
+class CnnfastError(Exception):
+    """Base of every error that cnnfast raises on purpose."""
+
+
+class ShapeError(CnnfastError, ValueError):
+    """A shape or a parameter that does not fit the operator."""
+
+
+class DTypeError(CnnfastError, TypeError):
+    """An element type that the operator does not take."""
+
+
+class BackendError(CnnfastError, RuntimeError):
+    """A backend or device that cannot be used, with the reason."""
+
+
+class WeightsError(CnnfastError, ValueError):
+    """A weights file that is corrupt, hostile, too large or of an unknown kind."""
