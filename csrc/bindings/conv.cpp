@@ -1,0 +1,106 @@
+#include "cpu/conv2d.h"
+
+#include "bindings/array.h"
+#include "core/threads.h"
+
+namespace cnnfast::bindings {
+namespace {
+
+Epilogue epilogue_of(const std::optional<Floats>& bias, const std::optional<Floats>& residual, int activation,
+                     float slope) {
+  return {data_or_null(bias), data_or_null(residual), activation, slope};
+}
+
+}  // namespace
+
+void bind_conv(py::module_& m) {
+  py::class_<Conv2dSpec>(m, "Conv2dSpec")
+      .def(py::init([](const std::vector<int64_t>& v) {
+        if (v.size() != 16) throw std::invalid_argument("Conv2dSpec: expected 16 numbers");
+        return Conv2dSpec{v[0], v[1], v[2],  v[3],  v[4],  v[5],  v[6],  v[7],
+                          v[8], v[9], v[10], v[11], v[12], v[13], v[14], v[15]};
+      }));
+  py::class_<ConvTransposeSpec>(m, "ConvTransposeSpec")
+      .def(py::init([](const std::vector<int64_t>& v) {
+        if (v.size() != 16) throw std::invalid_argument("ConvTransposeSpec: expected 16 numbers");
+        return ConvTransposeSpec{v[0], v[1], v[2],  v[3],  v[4],  v[5],  v[6],  v[7],
+                                 v[8], v[9], v[10], v[11], v[12], v[13], v[14], v[15]};
+      }));
+  py::class_<PackedMatrix>(m, "PackedMatrix");
+  py::class_<PackedTranspose>(m, "PackedTranspose");
+
+  m.def("pack_conv2d", [](const Floats& w, int64_t groups) {
+    py::gil_scoped_release release;
+    return pack_conv2d(w.data(), w.shape(0), w.shape(1), w.shape(2), w.shape(3), groups);
+  });
+  m.def("pack_linear", [](const Floats& w) {
+    py::gil_scoped_release release;
+    return PackedMatrix(w.data(), 1, w.shape(0), w.shape(1), 0, w.shape(1), 1, num_threads());
+  });
+  m.def("pack_conv2d_transpose", [](const ConvTransposeSpec& spec, const Floats& w) {
+    py::gil_scoped_release release;
+    return PackedTranspose(spec, w.data(), num_threads());
+  });
+
+  m.def("conv2d",
+        [](const Conv2dSpec& s, const Floats& x, const std::optional<Floats>& w, const PackedMatrix* packed,
+           const std::optional<Floats>& bias, const std::optional<Floats>& residual, int activation, float slope) {
+          auto y = new_array({s.n, s.p, s.q, s.o});
+          Epilogue epilogue = epilogue_of(bias, residual, activation, slope);
+          const float *xd = x.data(), *wd = data_or_null(w);
+          float* yd = y.mutable_data();
+          without_gil([&] { conv2d(s, xd, wd, packed, epilogue, yd); });
+          return y;
+        });
+  m.def("depthwise_conv2d",
+        [](const Conv2dSpec& s, const Floats& x, const Floats& w, const std::optional<Floats>& bias,
+           const std::optional<Floats>& residual, int activation, float slope) {
+          auto y = new_array({s.n, s.p, s.q, s.o});
+          Epilogue epilogue = epilogue_of(bias, residual, activation, slope);
+          const float *xd = x.data(), *wd = w.data();
+          float* yd = y.mutable_data();
+          without_gil([&] { depthwise_conv2d(s, xd, wd, epilogue, yd); });
+          return y;
+        });
+  m.def("conv2d_transpose",
+        [](const ConvTransposeSpec& s, const Floats& x, const std::optional<Floats>& w, const PackedTranspose* packed,
+           const std::optional<Floats>& bias) {
+          auto y = new_array({s.n, s.p, s.q, s.o});
+          Epilogue epilogue = epilogue_of(bias, std::nullopt, kNone, 0.0f);
+          const float *xd = x.data(), *wd = data_or_null(w);
+          float* yd = y.mutable_data();
+          without_gil([&] {
+            if (packed)
+              conv2d_transpose(s, xd, *packed, epilogue, yd);
+            else
+              conv2d_transpose(s, xd, PackedTranspose(s, wd, num_threads()), epilogue, yd);
+          });
+          return y;
+        });
+  m.def("linear", [](const Floats& x, int64_t out, const std::optional<Floats>& w, const PackedMatrix* packed,
+                     const std::optional<Floats>& bias, int activation, float slope) {
+    std::vector<py::ssize_t> shape(x.shape(), x.shape() + x.ndim());
+    const int64_t in = shape.back();
+    int64_t rows = 1;
+    for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+    shape.back() = out;
+    auto y = new_array(shape);
+    Epilogue epilogue = epilogue_of(bias, std::nullopt, activation, slope);
+    const float *xd = x.data(), *wd = data_or_null(w);
+    float* yd = y.mutable_data();
+    without_gil([&] { linear(rows, in, out, xd, wd, packed, epilogue, yd); });
+    return y;
+  });
+  m.def("gram_matrix", [](const Floats& x) {
+    const int64_t n = x.shape(0), c = x.shape(x.ndim() - 1);
+    int64_t rows = 1;
+    for (py::ssize_t i = 1; i + 1 < x.ndim(); ++i) rows *= x.shape(i);
+    auto y = new_array({n, c, c});
+    const float* xd = x.data();
+    float* yd = y.mutable_data();
+    without_gil([&] { gram_matrix(n, rows, c, xd, yd); });
+    return y;
+  });
+}
+
+}  // namespace cnnfast::bindings

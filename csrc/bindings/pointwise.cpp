@@ -1,0 +1,7 @@
+#include "bindings/array.h"
+
+namespace cnnfast::bindings {
+
+void bind_pointwise(py::module_&) {}
+
+}  // namespace cnnfast::bindings

@@ -1,0 +1,176 @@
+#include "core/arena.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace cnnfast {
+namespace {
+
+constexpr size_t kCacheLimit = size_t{256} << 20;  // bytes kept in all
+constexpr size_t kHuge = size_t{2} << 20;
+constexpr int kClasses = 4 * 64;
+
+// Four size classes per power of two: at most a quarter is wasted.
+int class_of(size_t bytes, size_t* rounded) {
+  if (bytes < 256) bytes = 256;
+  int bits = 63 - __builtin_clzll(bytes);
+  size_t step = size_t{1} << (bits - 2);
+  size_t up = (bytes + step - 1) / step;
+  *rounded = up * step;
+  if (up == 8) return 4 * (bits + 1);
+  return 4 * bits + static_cast<int>(up - 4);
+}
+
+size_t physical_memory() {
+#if defined(_SC_PHYS_PAGES)
+  static const size_t bytes =
+      static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
+  return bytes;
+#else
+  return SIZE_MAX;
+#endif
+}
+
+struct Cache {
+  std::mutex mutex;
+  std::vector<void*> free[kClasses];
+  size_t bytes = 0;
+};
+
+Cache* make_cache();
+Cache& cache() {
+  static Cache* instance = make_cache();  // never destroyed: arrays may outlive the module
+  return *instance;
+}
+
+Cache* make_cache() {
+  auto* instance = new Cache;
+#if defined(__unix__) || defined(__APPLE__)
+  pthread_atfork([] { cache().mutex.lock(); }, [] { cache().mutex.unlock(); },
+                 [] { cache().mutex.unlock(); });
+#endif
+  return instance;
+}
+
+void* fresh(size_t bytes) {
+  size_t align = bytes >= kHuge ? kHuge : 64;
+  void* memory = std::aligned_alloc(align, (bytes + align - 1) / align * align);
+#if defined(MADV_HUGEPAGE)
+  if (memory && bytes >= kHuge) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+}  // namespace
+
+void* acquire_buffer(size_t bytes) {
+  // More than the machine has can only end in being killed: refuse at once.
+  if (bytes > physical_memory()) throw std::bad_alloc();
+  size_t rounded;
+  int index = class_of(bytes, &rounded);
+  Cache& c = cache();
+  {
+    std::lock_guard<std::mutex> lock(c.mutex);
+    if (!c.free[index].empty()) {
+      void* memory = c.free[index].back();
+      c.free[index].pop_back();
+      c.bytes -= rounded;
+      return memory;
+    }
+  }
+  void* memory = fresh(rounded);
+  if (!memory) {
+    drop_cached_buffers();
+    memory = fresh(rounded);
+  }
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+
+void release_buffer(void* buffer, size_t bytes) noexcept {
+  size_t rounded;
+  int index = class_of(bytes, &rounded);
+  Cache& c = cache();
+  try {
+    std::lock_guard<std::mutex> lock(c.mutex);
+    if (c.bytes + rounded <= kCacheLimit) {
+      c.free[index].push_back(buffer);
+      c.bytes += rounded;
+      return;
+    }
+  } catch (...) {
+  }
+  std::free(buffer);
+}
+
+size_t cached_bytes() {
+  Cache& c = cache();
+  std::lock_guard<std::mutex> lock(c.mutex);
+  return c.bytes;
+}
+
+void drop_cached_buffers() {
+  Cache& c = cache();
+  std::lock_guard<std::mutex> lock(c.mutex);
+  for (auto& list : c.free) {
+    for (void* memory : list) std::free(memory);
+    list.clear();
+  }
+  c.bytes = 0;
+}
+
+void* thread_scratch(Slot slot, size_t bytes) {
+  struct Scratch {
+    void* data[static_cast<int>(Slot::kCount)] = {};
+    size_t size[static_cast<int>(Slot::kCount)] = {};
+    ~Scratch() {
+      for (void* memory : data) std::free(memory);
+    }
+  };
+  thread_local Scratch scratch;
+  int i = static_cast<int>(slot);
+  if (scratch.size[i] < bytes) {
+    std::free(scratch.data[i]);
+    scratch.data[i] = nullptr;
+    scratch.size[i] = 0;
+    size_t rounded = (bytes + bytes / 4 + 4095) / 4096 * 4096;
+    scratch.data[i] = std::aligned_alloc(64, rounded);
+    if (!scratch.data[i]) throw std::bad_alloc();
+    scratch.size[i] = rounded;
+  }
+  return scratch.data[i];
+}
+
+const float* zeros(size_t count) {
+  struct Zeros {
+    float* data;
+    size_t count;
+  };
+  // Older, smaller blocks may still be read by another thread, so they are never freed.
+  static std::atomic<Zeros*> current{nullptr};
+  Zeros* have = current.load(std::memory_order_acquire);
+  while (!have || have->count < count) {
+    size_t n = 4096;
+    while (n < count) n *= 2;
+    auto* data = static_cast<float*>(std::aligned_alloc(64, n * sizeof(float)));
+    if (!data) throw std::bad_alloc();
+    std::memset(data, 0, n * sizeof(float));
+    auto* made = new Zeros{data, n};
+    if (current.compare_exchange_strong(have, made, std::memory_order_acq_rel)) return data;
+    std::free(data);
+    delete made;
+  }
+  return have->data;
+}
+
+}  // namespace cnnfast

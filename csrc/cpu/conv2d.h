@@ -1,0 +1,43 @@
+#pragma once
+#include <vector>
+
+#include "core/spec.h"
+#include "cpu/gemm.h"
+
+namespace cnnfast {
+
+// x NHWC, w HWIO (groups side by side in O); `packed` replaces w where given. y has n * p * q * o floats.
+void conv2d(const Conv2dSpec& spec, const float* x, const float* w, const PackedMatrix* packed,
+            const Epilogue& epilogue, float* y);
+// Weights HWIO packed for any input size and stride.
+PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_group, int64_t o, int64_t groups);
+
+// w KH,KW,C,M; spec.groups = c, spec.o = c * M.
+void depthwise_conv2d(const Conv2dSpec& spec, const float* x, const float* w, const Epilogue& epilogue, float* y);
+
+// w KH,KW,O/groups,C. Transpose convolution has one matrix per output phase, packed together.
+class PackedTranspose {
+ public:
+  PackedTranspose(const ConvTransposeSpec& spec, const float* w, int threads);
+  PackedTranspose(PackedTranspose&&) = default;
+  MatrixView phase(int64_t i, int64_t j) const { return phases_[static_cast<size_t>(i * sw_ + j)].view(); }
+
+ private:
+  int64_t sw_;
+  std::vector<PackedMatrix> phases_;
+};
+void conv2d_transpose(const ConvTransposeSpec& spec, const float* x, const PackedTranspose& w,
+                      const Epilogue& epilogue, float* y);
+
+// x rows x in, w in x out.
+void linear(int64_t rows, int64_t in, int64_t out, const float* x, const float* w, const PackedMatrix* packed,
+            const Epilogue& epilogue, float* y);
+
+// x n x rows x c -> n x c x c, each X^T X.
+void gram_matrix(int64_t n, int64_t rows, int64_t c, const float* x, float* y);
+
+// True when CNNFAST_VERBOSE=1: print one line per call on stderr.
+bool verbose();
+void say_choice(const char* op, const char* chosen, const char* why);
+
+}  // namespace cnnfast

@@ -1,0 +1,131 @@
+#include "cpu/gemm.h"
+
+#include <algorithm>
+
+#include "core/threads.h"
+#include "kernels/table.h"
+
+namespace cnnfast {
+namespace {
+
+// Values summed in one go; bounds both the rounding error of a long sum and the panel in cache.
+constexpr int64_t kChunk = 512;
+// Rows of one block: their slice of A stays in the second-level cache while all panels pass.
+constexpr int64_t kBlockRows = 96;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t unit_first, int64_t unit_last,
+               int64_t panels) {
+  const KernelTable& k = kernels();
+  const size_t pointers = static_cast<size_t>(count * (gemm.taps + 1));
+  auto** rows = static_cast<const float**>(thread_scratch(Slot::kRows, pointers * sizeof(float*)));
+  auto** out = const_cast<float**>(rows + count * gemm.taps);
+  gemm.fill(gemm.context, first, count, rows, out);
+
+  GemmBlock block{};
+  block.rows = rows;
+  block.row_stride = count;
+  block.m = count;
+  block.ldb = gemm.b.row_stride;
+  block.depth = gemm.b.depth;
+  block.n = gemm.b.columns;
+  block.out = out;
+  block.has_residual = gemm.epilogue.residual != nullptr;
+  if (block.has_residual)
+    block.residual_delta =
+        (reinterpret_cast<intptr_t>(gemm.epilogue.residual) - reinterpret_cast<intptr_t>(gemm.out_base)) /
+        static_cast<intptr_t>(sizeof(float));
+  block.activation = gemm.epilogue.activation;
+  block.slope = gemm.epilogue.slope;
+
+  const int64_t parts = ceil_div(gemm.len, kChunk);                            // of one tap
+  const int64_t taps_at_once = parts > 1 ? 1 : std::max<int64_t>(1, kChunk / gemm.len);
+  int64_t shifted = 0;
+  for (int64_t unit = unit_first; unit < unit_last;) {
+    const int64_t group = unit / panels;
+    block.panel_first = unit % panels;
+    block.panel_last = std::min(panels, block.panel_first + unit_last - unit);
+    unit += block.panel_last - block.panel_first;
+    const int64_t shift = group * gemm.b.columns;
+    for (int64_t i = 0; i < count; ++i) out[i] += shift - shifted;
+    shifted = shift;
+    block.b = gemm.b.data + group * gemm.b.group_stride;
+    block.bias = gemm.epilogue.bias ? gemm.epilogue.bias + shift : nullptr;
+    for (int64_t tap = 0; tap < gemm.taps; tap += taps_at_once) {
+      block.rows = rows + tap * count;
+      block.taps = std::min(taps_at_once, gemm.taps - tap);
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t c0 = part * gemm.len / parts, c1 = (part + 1) * gemm.len / parts;
+        block.len = c1 - c0;
+        block.offset = group * gemm.len + c0;
+        block.k0 = tap * gemm.len + c0;
+        block.first = tap == 0 && part == 0;
+        block.last = tap + taps_at_once >= gemm.taps && part + 1 == parts;
+        k.gemm.block(&block);
+      }
+    }
+  }
+}
+
+struct PlainRows {
+  const float* a;
+  int64_t a_stride;
+  float* out;
+  int64_t out_stride;
+};
+
+void fill_plain(const void* context, int64_t first, int64_t count, const float** rows, float** out) {
+  const auto& plain = *static_cast<const PlainRows*>(context);
+  for (int64_t i = 0; i < count; ++i) {
+    rows[i] = plain.a + (first + i) * plain.a_stride;
+    out[i] = plain.out + (first + i) * plain.out_stride;
+  }
+}
+
+}  // namespace
+
+PackedMatrix::PackedMatrix(const float* source, int64_t groups, int64_t depth, int64_t columns,
+                           int64_t group_stride, int64_t row_stride, int64_t column_stride, int threads)
+    : groups_(groups), depth_(depth), columns_(columns) {
+  const KernelTable& k = kernels();
+  group_floats_ = packed_floats(depth, columns, k.vl);
+  data_ = Buffer(static_cast<size_t>(groups * group_floats_) * sizeof(float));
+  const int64_t panels = panel_count(columns, k.vl, k.gemm.max_vectors);
+  parallel_for(groups * panels, threads, [&](int64_t unit) {
+    const int64_t group = unit / panels;
+    k.gemm.pack(source + group * group_stride, row_stride, column_stride, depth, columns, unit % panels,
+                data_.floats() + group * group_floats_);
+  });
+}
+
+void run_gemm(const IndirectGemm& gemm, int threads) {
+  const KernelTable& k = kernels();
+  const int64_t panels = panel_count(gemm.b.columns, k.vl, k.gemm.max_vectors);
+  const int64_t units = panels * gemm.b.groups;
+  if (gemm.rows == 0 || units == 0) return;
+  // Enough blocks that the threads end together, but none so small that B is read for few rows.
+  int64_t block_rows = kBlockRows;
+  if (threads > 1 && gemm.rows < 8 * kBlockRows * threads) {
+    block_rows = ceil_div(ceil_div(gemm.rows, 4 * threads), k.gemm.tile_rows) * k.gemm.tile_rows;
+    block_rows = std::max<int64_t>(std::min(block_rows, kBlockRows), 2 * k.gemm.tile_rows);
+  }
+  const int64_t row_blocks = ceil_div(gemm.rows, block_rows);
+  int64_t unit_blocks = 1;
+  if (row_blocks < 4 * threads && threads > 1) unit_blocks = std::min(units, ceil_div(4 * threads, row_blocks));
+  parallel_for(row_blocks * unit_blocks, threads, [&](int64_t task) {
+    const int64_t row_block = task / unit_blocks, unit_block = task % unit_blocks;
+    // Blocks of nearly equal size.
+    const int64_t first = row_block * gemm.rows / row_blocks, last = (row_block + 1) * gemm.rows / row_blocks;
+    run_block(gemm, first, last - first, unit_block * units / unit_blocks, (unit_block + 1) * units / unit_blocks,
+              panels);
+  });
+}
+
+void dense_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue& epilogue, float* out,
+                int threads) {
+  PlainRows plain{a, b.groups * b.depth, out, b.groups * b.columns};
+  run_gemm({fill_plain, &plain, rows, 1, b.depth, b, out, epilogue}, threads);
+}
+
+}  // namespace cnnfast

@@ -1,0 +1,56 @@
+// Dense layers and Gram matrices.
+#include <algorithm>
+
+#include "core/threads.h"
+#include "cpu/conv2d.h"
+#include "kernels/table.h"
+
+#include <optional>
+
+namespace cnnfast {
+
+void linear(int64_t rows, int64_t in, int64_t out, const float* x, const float* w, const PackedMatrix* packed,
+            const Epilogue& epilogue, float* y) {
+  if (rows * out == 0) return;
+  const int vl = kernels().vl;
+  // A single row streams the weights once: its time is that of memory.
+  const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out);
+  const double nanoseconds = std::max(gemm_nanoseconds(flops), static_cast<double>(in * out) * 0.25);
+  const int threads = threads_for(nanoseconds);
+  std::optional<PackedMatrix> made;
+  MatrixView b;
+  if (packed) {
+    b = packed->view();
+  } else if (out % vl == 0 && rows <= 256) {
+    b = {w, 0, out, 1, in, out};
+  } else {
+    made.emplace(w, 1, in, out, 0, out, 1, threads);
+    b = made->view();
+  }
+  dense_gemm(x, rows, b, epilogue, y, threads);
+}
+
+void gram_matrix(int64_t n, int64_t rows, int64_t c, const float* x, float* y) {
+  if (n * c == 0) return;
+  const KernelTable& k = kernels();
+  const double flops = static_cast<double>(n * rows) * static_cast<double>(c) * static_cast<double>(c);
+  const int threads = threads_for(gemm_nanoseconds(flops));
+  constexpr int64_t kRows = 24, kDepth = 512;
+  const int64_t blocks = (c + kRows - 1) / kRows;
+  parallel_for(n * blocks, threads, [&](int64_t task) {
+    // The first tiles are the longest, so they start first.
+    const int64_t image = task / blocks, i = task % blocks * kRows;
+    float* to = y + image * c * c;
+    if (rows == 0) std::fill_n(to + i * c, std::min(kRows, c - i) * c, 0.0f);
+    for (int64_t r = 0; r < rows; r += kDepth)
+      k.gemm.gram(x + (image * rows + r) * c, std::min(kDepth, rows - r), c, i, std::min(c, i + kRows), to, r == 0);
+  });
+  parallel_for(n * blocks, threads, [&](int64_t task) {
+    const int64_t image = task / blocks, i0 = task % blocks * kRows;
+    float* to = y + image * c * c;
+    for (int64_t i = i0; i < std::min(c, i0 + kRows); ++i)
+      for (int64_t j = 0; j < i; ++j) to[i * c + j] = to[j * c + i];
+  });
+}
+
+}  // namespace cnnfast

@@ -1,0 +1,10 @@
+#pragma once
+#include <cstdint>
+
+namespace cnnfast {
+
+struct PoolKernels {
+  int reserved;
+};
+
+}  // namespace cnnfast

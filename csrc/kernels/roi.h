@@ -1,0 +1,10 @@
+#pragma once
+#include <cstdint>
+
+namespace cnnfast {
+
+struct RoiKernels {
+  int reserved;
+};
+
+}  // namespace cnnfast

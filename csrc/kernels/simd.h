@@ -1,0 +1,121 @@
+// One vector type per instruction level, written with compiler vector extensions; intrinsics only
+// where the extensions fall short (FMA, masked tails, min/max with a defined NaN rule).
+//
+// The files that include this are compiled once per level: everything in them is static, and no
+// inline function of another header may be used, or code for a newer CPU could be linked in for all.
+#pragma once
+#include <stdint.h>
+#include <stddef.h>
+
+#if defined(CNNFAST_LEVEL_V4)
+#define CNNFAST_VL 16
+#include <immintrin.h>
+#elif defined(CNNFAST_LEVEL_V3)
+#define CNNFAST_VL 8
+#include <immintrin.h>
+#elif defined(CNNFAST_LEVEL_V2)
+#define CNNFAST_VL 4
+#include <immintrin.h>
+#elif defined(CNNFAST_LEVEL_NEON)
+#define CNNFAST_VL 4
+#include <arm_neon.h>
+#else
+#define CNNFAST_VL 4  // the portable level: the compiler turns vectors into whatever the CPU has
+#endif
+
+namespace {
+
+constexpr int VL = CNNFAST_VL;
+typedef float vf __attribute__((vector_size(VL * 4)));
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+typedef int32_t vi_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+
+#define CNNFAST_INLINE static inline __attribute__((always_inline))
+#define CNNFAST_UNROLL _Pragma("GCC unroll 32")
+
+CNNFAST_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+CNNFAST_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
+CNNFAST_INLINE vf splat(float s) { return s - vf{}; }
+CNNFAST_INLINE vi splat_int(int32_t s) { return s - vi{}; }
+// Bits of a comparison: all ones where true.
+CNNFAST_INLINE vf select(vi mask, vf yes, vf no) {
+  return reinterpret_cast<vf>((mask & reinterpret_cast<vi>(yes)) | (~mask & reinterpret_cast<vi>(no)));
+}
+
+// a * b + c, fused where the level has it.
+CNNFAST_INLINE vf fma(vf a, vf b, vf c) {
+#if defined(CNNFAST_LEVEL_V4)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(CNNFAST_LEVEL_V3)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(CNNFAST_LEVEL_NEON)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
+// vmax(a, x) = a > x ? a : x and vmin(a, x) = a < x ? a : x: a NaN in x comes through.
+CNNFAST_INLINE vf vmax(vf a, vf x) {
+#if defined(CNNFAST_LEVEL_V4)
+  return _mm512_max_ps(a, x);
+#elif defined(CNNFAST_LEVEL_V3)
+  return _mm256_max_ps(a, x);
+#elif defined(CNNFAST_LEVEL_V2)
+  return _mm_max_ps(a, x);
+#else
+  return select(a > x, a, x);
+#endif
+}
+CNNFAST_INLINE vf vmin(vf a, vf x) {
+#if defined(CNNFAST_LEVEL_V4)
+  return _mm512_min_ps(a, x);
+#elif defined(CNNFAST_LEVEL_V3)
+  return _mm256_min_ps(a, x);
+#elif defined(CNNFAST_LEVEL_V2)
+  return _mm_min_ps(a, x);
+#else
+  return select(a < x, a, x);
+#endif
+}
+
+// The first n lanes (0 <= n <= VL); the others read as zero, and nothing past them is touched.
+CNNFAST_INLINE vf load_n(const float* p, int n) {
+#if defined(CNNFAST_LEVEL_V4)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+#elif defined(CNNFAST_LEVEL_V3)
+  const vi lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+  return _mm256_maskload_ps(p, reinterpret_cast<__m256i>(lanes < splat_int(n)));
+#else
+  vf v = {};
+  for (int i = 0; i < VL; ++i)
+    if (i < n) v[i] = p[i];
+  return v;
+#endif
+}
+CNNFAST_INLINE void store_n(float* p, vf v, int n) {
+#if defined(CNNFAST_LEVEL_V4)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
+#elif defined(CNNFAST_LEVEL_V3)
+  const vi lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+  _mm256_maskstore_ps(p, reinterpret_cast<__m256i>(lanes < splat_int(n)), v);
+#else
+  for (int i = 0; i < VL; ++i)
+    if (i < n) p[i] = v[i];
+#endif
+}
+
+// Sum and maximum of the lanes, in a fixed order.
+CNNFAST_INLINE float sum_lanes(vf v) {
+  float lane[VL];
+  store(lane, v);
+  for (int width = VL / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+  return lane[0];
+}
+
+CNNFAST_INLINE int64_t min_int(int64_t a, int64_t b) { return a < b ? a : b; }
+CNNFAST_INLINE int64_t max_int(int64_t a, int64_t b) { return a > b ? a : b; }
+
+}  // namespace

@@ -1,0 +1,47 @@
+// Compiled once per instruction level with CNNFAST_LEVEL_* and CNNFAST_TABLE set; exports that one
+// symbol and nothing else.
+#include "kernels/table.h"
+#include "kernels/simd.h"
+#include "kernels/activation.inl"
+#include "kernels/gemm.inl"
+#include "kernels/depthwise.inl"
+#include "kernels/pool.inl"
+#include "kernels/pointwise.inl"
+#include "kernels/norm.inl"
+#include "kernels/resample.inl"
+#include "kernels/boxes.inl"
+#include "kernels/roi.inl"
+
+#define CNNFAST_STRING_(x) #x
+#define CNNFAST_STRING(x) CNNFAST_STRING_(x)
+
+namespace {
+
+static double spin_fma(int64_t steps) {
+  constexpr int kChains = VL == 8 || VL == 4 ? 12 : 24;
+  vf acc[kChains];
+  CNNFAST_UNROLL
+  for (int i = 0; i < kChains; ++i) acc[i] = splat(1.0f + i);
+  vf scale = splat(0.5f), shift = splat(0.25f);
+  for (int64_t s = 0; s < steps; ++s) {
+    CNNFAST_UNROLL
+    for (int i = 0; i < kChains; ++i) acc[i] = fma(acc[i], scale, shift);
+    asm volatile("" ::: "memory");
+  }
+  vf total = {};
+  CNNFAST_UNROLL
+  for (int i = 0; i < kChains; ++i) total += acc[i];
+  // The sum is finite, so nothing is lost, and the compiler must keep the loop.
+  return 2.0 * VL * kChains * static_cast<double>(steps) + 0.0 * sum_lanes(total);
+}
+
+}  // namespace
+
+extern "C" {
+extern const cnnfast::KernelTable CNNFAST_TABLE;
+const cnnfast::KernelTable CNNFAST_TABLE = {
+    CNNFAST_STRING(CNNFAST_LEVEL), VL,          gemm_kernels(),     depthwise_kernels(), pool_kernels(),
+    pointwise_kernels(),           norm_kernels(), resample_kernels(), box_kernels(),       roi_kernels(),
+    spin_fma,
+};
+}

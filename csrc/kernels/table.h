@@ -1,0 +1,32 @@
+// Every kernel of one instruction level as C function pointers. Only C types cross this border.
+#pragma once
+#include "kernels/gemm.h"
+#include "kernels/depthwise.h"
+#include "kernels/pool.h"
+#include "kernels/pointwise.h"
+#include "kernels/norm.h"
+#include "kernels/resample.h"
+#include "kernels/boxes.h"
+#include "kernels/roi.h"
+
+namespace cnnfast {
+
+struct KernelTable {
+  const char* level;
+  int vl;  // floats per vector
+  GemmKernels gemm;
+  DepthwiseKernels depthwise;
+  PoolKernels pool;
+  PointwiseKernels pointwise;
+  NormKernels norm;
+  ResampleKernels resample;
+  BoxKernels boxes;
+  RoiKernels roi;
+  // Runs `steps` dependent rounds of independent FMAs and returns the FLOPs done: the peak of a core.
+  double (*spin_fma)(int64_t steps);
+};
+
+// The table in use: the best level this CPU has, or the one that CNNFAST_ISA names.
+const KernelTable& kernels();
+
+}  // namespace cnnfast

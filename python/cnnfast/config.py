@@ -1,0 +1,164 @@
+"""Backends, threads and what this build can do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from types import TracebackType
+from typing import Any
+
+from .errors import BackendError
+
+try:
+    from . import _cpu
+
+    _native_reason = ""
+except ImportError as error:
+    _cpu = None
+    _native_reason = (
+        str(error)
+        if "CNNFAST_ISA" in str(error)
+        else f"the native module was not built or cannot be loaded ({error})"
+    )
+
+BACKENDS = ("numpy", "cpu", "cuda")
+_CUDA_REASON = "this build of cnnfast has no CUDA module"
+
+
+class _State:
+    """The backend in use, one for the process."""
+
+    backend: str | None = None  # None: not chosen yet
+
+
+def _unusable(name: str) -> str:
+    """Why a backend cannot be used, or an empty string."""
+    if name == "cpu":
+        return "" if _cpu is not None else _native_reason
+    if name == "cuda":
+        return _CUDA_REASON
+    return ""
+
+
+def _check(name: str, origin: str) -> str:
+    if name not in BACKENDS:
+        raise BackendError(f"{origin}: expected one of {', '.join(BACKENDS)}, got {name!r}")
+    reason = _unusable(name)
+    if reason:
+        raise BackendError(f"{origin}: backend {name!r} cannot be used: {reason}")
+    return name
+
+
+def current_backend() -> str:
+    """The backend that operators run on: ``"cpu"``, or ``"numpy"`` where there is no native module.
+
+    Raises
+    ------
+    BackendError
+        If ``CNNFAST_BACKEND`` names a backend that cannot be used.
+    """
+    if _State.backend is None:
+        asked = os.environ.get("CNNFAST_BACKEND")
+        if asked:
+            _State.backend = _check(asked, "CNNFAST_BACKEND")
+        elif "CNNFAST_ISA" in _native_reason:
+            # A level was asked for by name: running something else instead would be a silent fallback.
+            raise BackendError(_native_reason)
+        else:
+            _State.backend = "numpy" if _cpu is None else "cpu"
+    return _State.backend
+
+
+class use_backend(contextlib.ContextDecorator):
+    """Choose the backend of all operators, for good or for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    name : {"numpy", "cpu", "cuda"}
+        ``"numpy"`` is the reference, ``"cpu"`` the native kernels.
+
+    Raises
+    ------
+    BackendError
+        If the name is unknown or the backend cannot be used; nothing falls back silently.
+
+    Notes
+    -----
+    The choice holds for the whole process, all threads included.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = _check(name, "use_backend")
+        self._before = _State.backend
+        _State.backend = self._name
+
+    def __enter__(self) -> use_backend:
+        if _State.backend != self._name:
+            self._before, _State.backend = _State.backend, self._name
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _State.backend = self._before
+
+
+def get_num_threads() -> int:
+    """Threads that a native call may use (1 without the native module)."""
+    return 1 if _cpu is None else int(_cpu.num_threads())
+
+
+def set_num_threads(n: int) -> None:
+    """Set the threads that a native call may use, 1 to 256.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is not a whole number in that range.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 256:
+        raise ValueError(f"set_num_threads: expected a whole number from 1 to 256, got {n!r}")
+    if _cpu is not None:
+        _cpu.set_num_threads(n)
+
+
+def config() -> dict[str, Any]:
+    """What :func:`show_config` prints, as data."""
+    from . import __version__
+
+    native: dict[str, Any] = {"available": _cpu is not None}
+    if _cpu is None:
+        native["reason"] = _native_reason
+    else:
+        native.update(
+            cpu=_cpu.cpu_name(),
+            isa=_cpu.isa(),
+            levels=dict(_cpu.levels()),
+            threads=_cpu.num_threads(),
+            threads_reason=_cpu.thread_reason(),
+        )
+    try:
+        backend = current_backend()
+    except BackendError as error:
+        backend = f"none: {error}"
+    return {
+        "version": __version__,
+        "backend": backend,
+        "native": native,
+        "cuda": {"available": False, "reason": _CUDA_REASON},
+    }
+
+
+def show_config() -> dict[str, Any]:
+    """Print version, backend, instruction levels, threads and CUDA state, with reasons; return them."""
+    c = config()
+    native = c["native"]
+    print(f"cnnfast {c['version']}, backend {c['backend']}")
+    if native["available"]:
+        levels = ", ".join(f"{k}{'' if ok else ' (not on this CPU)'}" for k, ok in native["levels"].items())
+        print(f"native: yes; CPU {native['cpu']}; level {native['isa']} of {levels}")
+        print(f"threads: {native['threads']} ({native['threads_reason']})")
+    else:
+        print(f"native: no, pure NumPy: {native['reason']}")
+    print(f"cuda: no: {c['cuda']['reason']}")
+    return c

@@ -1,0 +1,609 @@
+"""Convolution, depthwise convolution and transpose convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .activations import ACTIVATION_CODES, apply_activation
+from .pad import pad2d
+from .registry import (
+    Array,
+    Cost,
+    Op,
+    array,
+    cached,
+    choice,
+    elements,
+    fail,
+    integer,
+    native,
+    optional,
+    pair,
+    rank,
+    shape_of,
+)
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+@dataclass(frozen=True)
+class Conv2dSpec:
+    """A checked convolution: shapes, both axes of every parameter, and the native description."""
+
+    x: tuple[int, int, int, int]
+    w: tuple[int, int, int, int]
+    out: tuple[int, int, int, int]
+    stride: tuple[int, int]
+    pads: Pads
+    dilation: tuple[int, int]
+    groups: int
+    activation: str | None
+    extra: int  # arrays besides x and w: bias and residual values read
+    native: Any
+
+
+# --- shape rules -----------------------------------------------------------------------------------
+
+
+def resolve_padding(
+    op: str,
+    padding: Any,
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Pads:
+    """``((top, bottom), (left, right))`` of any form of ``padding``."""
+    if isinstance(padding, str):
+        choice(op, "padding", padding, ("valid", "same"))
+        if padding == "valid":
+            return (0, 0), (0, 0)
+        sides = []
+        for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
+            # ceil(n / s) outputs; an odd total puts the extra row or column at the end.
+            total = max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
+            sides.append((total // 2, total - total // 2))
+        return sides[0], sides[1]
+    if isinstance(padding, tuple) and len(padding) == 2 and any(isinstance(p, tuple) for p in padding):
+        top, bottom = pair(op, "padding", padding[0], 0)
+        left, right = pair(op, "padding", padding[1], 0)
+        return (top, bottom), (left, right)
+    vertical, horizontal = pair(op, "padding", padding, 0)
+    return (vertical, vertical), (horizontal, horizontal)
+
+
+def window_count(op: str, axis: str, n: int, k: int, s: int, d: int, pads: tuple[int, int], **shapes: Any) -> int:
+    """floor((n + pads - d(k-1) - 1) / s) + 1, at least 1."""
+    room = n + sum(pads) - d * (k - 1) - 1
+    if room < 0:
+        fail(op, f"the kernel spans {d * (k - 1) + 1} in {axis}, the padded input has {n + sum(pads)}", **shapes)
+    return room // s + 1
+
+
+def _check_vectors(
+    op: str, o: int, out: tuple[int, ...], b: tuple[int, ...] | None, residual: tuple[int, ...] | None
+) -> int:
+    if b is not None and b != (o,):
+        fail(op, f"bias must have shape ({o},)", bias=b)
+    if residual is not None and residual != out:
+        fail(op, "residual must have the shape of the output", residual=residual, output=out)
+    return (o if b else 0) + (elements(op, *out) if residual else 0)
+
+
+def _spec_numbers(x: Any, w: tuple[int, int], o: int, groups: int, s: Any, d: Any, pads: Pads, out: Any) -> list[int]:
+    return [*x, *w, o, groups, *s, *d, pads[0][0], pads[1][0], out[1], out[2]]
+
+
+@cached
+def infer_conv2d(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    b: tuple[int, ...] | None = None,
+    residual: tuple[int, ...] | None = None,
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    groups: Any = 1,
+    activation: str | None = None,
+    op: str = "conv2d",
+) -> Conv2dSpec:
+    """Validate a convolution and give its output shape; see :func:`conv2d`."""
+    rank(op, "x", x, "N,H,W,C")
+    rank(op, "weight", w, "KH,KW,C_in/groups,C_out")
+    n, h, width, c = x
+    kh, kw, cg, o = w
+    if min(kh, kw, cg, o) < 1:
+        fail(op, "the weight must not be empty", weight=w)
+    groups = integer(op, "groups", groups, 1)
+    s, d = pair(op, "stride", stride, 1), pair(op, "dilation", dilation, 1)
+    if cg * groups != c:
+        of = f" in each of {groups} groups" if groups > 1 else ""
+        fail(op, f"weight has {cg} input channels{of}, x has {c}", x=x, weight=w)
+    if o % groups:
+        fail(op, f"{o} output channels cannot be split into {groups} groups", weight=w)
+    if activation is not None:
+        choice(op, "activation", activation, tuple(ACTIVATION_CODES))
+    pads = resolve_padding(op, padding, (h, width), (kh, kw), s, d)
+    p = window_count(op, "height", h, kh, s[0], d[0], pads[0], x=x, weight=w)
+    q = window_count(op, "width", width, kw, s[1], d[1], pads[1], x=x, weight=w)
+    out = (n, p, q, o)
+    elements(op, n, h + sum(pads[0]), width + sum(pads[1]), c)
+    elements(op, *out)
+    extra = _check_vectors(op, o, out, b, residual)
+    module = native()
+    numbers = _spec_numbers(x, (kh, kw), o, groups, s, d, pads, out)
+    # The native description counts in int64; what does not fit could not be run anyway.
+    described = module.Conv2dSpec(numbers) if module is not None else None
+    return Conv2dSpec(x, w, out, s, pads, d, groups, activation, extra, described)  # type: ignore[arg-type]
+
+
+@cached
+def infer_depthwise_conv2d(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    b: tuple[int, ...] | None = None,
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    activation: str | None = None,
+) -> Conv2dSpec:
+    """Validate a depthwise convolution; see :func:`depthwise_conv2d`."""
+    op = "depthwise_conv2d"
+    rank(op, "x", x, "N,H,W,C")
+    rank(op, "weight", w, "KH,KW,C,M")
+    if w[2] != x[3]:
+        fail(op, f"weight has {w[2]} input channels, x has {x[3]}", x=x, weight=w)
+    as_groups = (w[0], w[1], 1, w[2] * w[3])
+    return infer_conv2d(x, as_groups, b, None, stride, padding, dilation, x[3], activation, op)
+
+
+@cached
+def infer_conv2d_transpose(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    b: tuple[int, ...] | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: Any = 1,
+) -> Conv2dSpec:
+    """Validate a transpose convolution; see :func:`conv2d_transpose`."""
+    op = "conv2d_transpose"
+    rank(op, "x", x, "N,H,W,C")
+    rank(op, "weight", w, "KH,KW,C_out/groups,C_in")
+    n, h, width, c = x
+    kh, kw, og, wc = w
+    groups = integer(op, "groups", groups, 1)
+    s, d = pair(op, "stride", stride, 1), pair(op, "dilation", dilation, 1)
+    extra_rows = pair(op, "output_padding", output_padding, 0)
+    if min(w) < 1:
+        fail(op, "the weight must not be empty", weight=w)
+    if wc != c:
+        fail(op, f"weight has {wc} input channels, x has {c}", x=x, weight=w)
+    if c % groups:
+        fail(op, f"{c} input channels cannot be split into {groups} groups", x=x)
+    if isinstance(padding, str):
+        fail(op, f"padding must be given in numbers, got {padding!r}")
+    pads = resolve_padding(op, padding, (h, width), (kh, kw), s, d)
+    if min(h, width) < 1:
+        fail(op, "x must have at least one row and one column", x=x)
+    size = []
+    for axis, i, k in (("height", h, kh), ("width", width, kw)):
+        a = 0 if axis == "height" else 1
+        if extra_rows[a] >= max(s[a], d[a]):
+            fail(op, f"output_padding in {axis} must be below stride or dilation, got {extra_rows[a]}")
+        m = (i - 1) * s[a] + d[a] * (k - 1) + 1 + extra_rows[a] - sum(pads[a])
+        if m < 1:
+            fail(op, f"the padding leaves no output in {axis}", x=x, weight=w)
+        size.append(m)
+    out = (n, size[0], size[1], og * groups)
+    elements(op, *out)
+    extra = _check_vectors(op, out[3], out, b, None)
+    module = native()
+    numbers = _spec_numbers(x, (kh, kw), out[3], groups, s, d, pads, out)
+    described = module.ConvTransposeSpec(numbers) if module is not None else None
+    return Conv2dSpec(x, w, out, s, pads, d, groups, None, extra, described)  # type: ignore[arg-type]
+
+
+# --- packed weights --------------------------------------------------------------------------------
+
+
+class PackedWeights:
+    """Weights rearranged once for the kernels of this machine, accepted wherever the array is.
+
+    Made by :func:`pack_conv2d`, :func:`pack_conv2d_transpose` and :func:`pack_linear`. The array is
+    kept too, for the NumPy backend and for algorithms that read it directly.
+
+    Attributes
+    ----------
+    op : str
+        The operator it was packed for.
+    array : ndarray
+        The weights, read-only.
+    shape : tuple of int
+    """
+
+    __slots__ = ("array", "native", "op", "parameters", "shape")
+
+    def __init__(self, op: str, w: Any, packed: Any, parameters: tuple[Any, ...]) -> None:
+        self.op = op
+        self.array: Array = w
+        self.shape = w.shape
+        self.native = packed
+        self.parameters = parameters
+
+    def __repr__(self) -> str:
+        return f"PackedWeights({self.op}, shape={self.shape})"
+
+
+def _own(op: str, w: Any) -> Array:
+    """A private read-only copy, so that later writes cannot split the two forms."""
+    own = np.array(array(op, "weight", w))
+    own.setflags(write=False)
+    return own
+
+
+def unpack(op: str, w: Any, x: Array, parameters: tuple[Any, ...]) -> tuple[Array, Any]:
+    """The array and the native packed form (or None) of a weight argument."""
+    if not isinstance(w, PackedWeights):
+        return array(op, "weight", w, x), None
+    if w.op != op:
+        fail(op, f"the weight was packed for {w.op}", weight=w.shape)
+    if w.parameters != parameters:
+        fail(op, f"the weight was packed for {w.parameters}, the call has {parameters}", weight=w.shape)
+    return array(op, "weight", w.array, x), w.native
+
+
+def pack_conv2d(w: Any, *, groups: int = 1) -> PackedWeights:
+    """Pack convolution weights once for many calls of :func:`conv2d`.
+
+    Parameters
+    ----------
+    w : array_like, shape (KH, KW, C_in/groups, C_out)
+    groups : int
+        Must equal that of the calls; input size, stride, padding and dilation are free.
+
+    Returns
+    -------
+    PackedWeights
+    """
+    op = "conv2d"
+    own = _own(op, w)
+    rank(op, "weight", own.shape, "KH,KW,C_in/groups,C_out")
+    groups = integer(op, "groups", groups, 1)
+    if min(own.shape) < 1 or own.shape[3] % groups:
+        fail(op, f"{own.shape[3]} output channels cannot be split into {groups} groups", weight=own.shape)
+    module = native()
+    pack = module is not None and own.dtype == np.float32
+    return PackedWeights(op, own, module.pack_conv2d(own, groups) if pack else None, (groups,))
+
+
+def pack_conv2d_transpose(w: Any, *, stride: Any = 1, dilation: Any = 1, groups: int = 1) -> PackedWeights:
+    """Pack transpose-convolution weights (KH, KW, C_out/groups, C_in) for :func:`conv2d_transpose`.
+
+    Stride, dilation and groups must equal those of the calls; padding and input size are free.
+    """
+    op = "conv2d_transpose"
+    own = _own(op, w)
+    rank(op, "weight", own.shape, "KH,KW,C_out/groups,C_in")
+    spec = infer_conv2d_transpose(
+        (1, 1, 1, own.shape[3]), own.shape, None, stride, 0, 0, dilation, groups
+    )
+    module = native()
+    pack = module is not None and own.dtype == np.float32
+    packed = module.pack_conv2d_transpose(spec.native, own) if pack else None
+    return PackedWeights(op, own, packed, (spec.stride, spec.dilation, spec.groups))
+
+
+# --- definitions -----------------------------------------------------------------------------------
+
+
+def _windows(x: Array, kernel: tuple[int, int], stride: Any, dilation: Any, out: Any) -> Array:
+    """View of x (N,H,W,C) as N,P,Q,KH,KW,C."""
+    sn, sh, sw, sc = x.strides
+    return np.lib.stride_tricks.as_strided(
+        x,
+        (out[0], out[1], out[2], *kernel, x.shape[3]),
+        (sn, sh * stride[0], sw * stride[1], sh * dilation[0], sw * dilation[1], sc),
+        writeable=False,
+    )
+
+
+def _finish(y: Array, b: Array | None, residual: Array | None, activation: str | None) -> Array:
+    if b is not None:
+        y += b
+    if residual is not None:
+        y += residual
+    return y if activation is None else apply_activation(activation, y)
+
+
+def reference_conv2d(
+    s: Conv2dSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None, residual: Array | None = None
+) -> Array:
+    """y[n,p,q,o] = act(sum over i,j,c of x[n, p*s + i*d - pad, q*s + j*d - pad, c] w[i,j,c,o] + b[o] + r)."""
+    kh, kw, cg, o = s.w
+    x = np.pad(x, ((0, 0), *s.pads, (0, 0)))
+    windows = _windows(x, (kh, kw), s.stride, s.dilation, s.out)
+    y = np.empty(s.out, x.dtype)
+    og = o // s.groups
+    if cg == 1 and s.groups > 1:  # depthwise: a sum over taps of whole pictures
+        y = np.zeros((*s.out[:3], s.groups, og), x.dtype)
+        for i in range(kh):
+            for j in range(kw):
+                y += windows[:, :, :, i, j, :, None] * w[i, j, 0].reshape(s.groups, og)
+        return _finish(y.reshape(s.out), b, residual, s.activation)
+    for g in range(s.groups):
+        part = windows[..., g * cg : (g + 1) * cg].reshape(-1, kh * kw * cg)
+        matrix = w[..., g * og : (g + 1) * og].reshape(-1, og)
+        y[..., g * og : (g + 1) * og] = (part @ matrix).reshape(*s.out[:3], og)
+    return _finish(y, b, residual, s.activation)
+
+
+def reference_conv2d_transpose(
+    s: Conv2dSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None
+) -> Array:
+    """y[n, p*s + i*d - pad, q*s + j*d - pad, o] += x[n,p,q,c] w[i,j,o,c]: the adjoint of conv2d."""
+    n, h, width, c = s.x
+    kh, kw, og, _ = s.w
+    (sh, sw), (dh, dw) = s.stride, s.dilation
+    (top, _), (left, _) = s.pads
+    p, q = s.out[1:3]
+    # Everything that is written, before the padding is cut away; output_padding may ask for more.
+    full = np.zeros(
+        (n, max(top + p, (h - 1) * sh + (kh - 1) * dh + 1), max(left + q, (width - 1) * sw + (kw - 1) * dw + 1), s.out[3]),
+        x.dtype,
+    )
+    cg = c // s.groups
+    for g in range(s.groups):
+        part = x[..., g * cg : (g + 1) * cg]
+        for i in range(kh):
+            for j in range(kw):
+                full[
+                    :,
+                    i * dh : i * dh + (h - 1) * sh + 1 : sh,
+                    j * dw : j * dw + (width - 1) * sw + 1 : sw,
+                    g * og : (g + 1) * og,
+                ] += part @ w[i, j, :, g * cg : (g + 1) * cg].T
+    y = np.ascontiguousarray(full[:, top : top + p, left : left + q])
+    return _finish(y, b, None, None)
+
+
+# --- native ----------------------------------------------------------------------------------------
+
+
+def _native_conv2d(
+    s: Conv2dSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None, residual: Array | None = None
+) -> Array:
+    return native().conv2d(s.native, x, w, packed, b, residual, ACTIVATION_CODES[s.activation], 0.01)
+
+
+def _native_conv2d_transpose(
+    s: Conv2dSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None
+) -> Array:
+    return native().conv2d_transpose(s.native, x, w, packed, b)
+
+
+def _cost_conv2d(s: Conv2dSpec) -> Cost:
+    n, p, q, o = s.out
+    kh, kw, cg, _ = s.w
+    flops = 2.0 * n * p * q * o * kh * kw * cg
+    values = float(np.prod(s.x, dtype=float) + np.prod(s.w, dtype=float) + np.prod(s.out, dtype=float))
+    return Cost(flops, 4 * (values + s.extra))
+
+
+def _cost_conv2d_transpose(s: Conv2dSpec) -> Cost:
+    kh, kw, og, _ = s.w
+    values = float(np.prod(s.x, dtype=float) + np.prod(s.w, dtype=float) + np.prod(s.out, dtype=float))
+    return Cost(2.0 * float(np.prod(s.x, dtype=float)) * kh * kw * og, 4 * (values + s.extra))
+
+
+CONV2D = Op("conv2d", infer_conv2d, reference_conv2d, _native_conv2d, _cost_conv2d)
+DEPTHWISE_CONV2D = Op(
+    "depthwise_conv2d", infer_depthwise_conv2d, reference_conv2d, _native_conv2d, _cost_conv2d
+)
+CONV2D_TRANSPOSE = Op(
+    "conv2d_transpose",
+    infer_conv2d_transpose,
+    reference_conv2d_transpose,
+    _native_conv2d_transpose,
+    _cost_conv2d_transpose,
+)
+
+
+# --- public ----------------------------------------------------------------------------------------
+
+
+def conv2d(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    activation: str | None = None,
+    residual: Any = None,
+    flip: bool = False,
+) -> Array:
+    """2-D convolution in the sense of neural networks: cross-correlation, nothing is flipped.
+
+    ``y[n,p,q,o] = act(sum_{i,j,c} x[n, p*stride + i*dilation - pad, ..., c] w[i,j,c,o] + b[o] + residual)``
+
+    Parameters
+    ----------
+    x : array_like, shape (N, H, W, C_in)
+        float32 (native kernels) or float64 (NumPy reference).
+    w : array_like, shape (KH, KW, C_in/groups, C_out), or PackedWeights
+        See :func:`pack_conv2d`.
+    b : array_like, shape (C_out,), optional
+    stride, dilation : int or (int, int)
+        In pixels; a pair is (height, width).
+    padding : {"valid", "same"}, int, (int, int) or ((top, bottom), (left, right))
+        ``"same"`` gives ceil(H / stride) rows for every stride and kernel size; where the total is
+        odd the extra row or column is at the end.
+    groups : int
+        Channels are split into this many independent convolutions.
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}
+    activation : str, optional
+        "relu", "relu6", "leaky_relu" (slope .01), "sigmoid", "tanh", "silu" or "hard_swish".
+    residual : array_like, shape of the result, optional
+        Added before the activation.
+    flip : bool
+        Turn the kernel by 180 degrees: convolution in the mathematical sense.
+
+    Returns
+    -------
+    ndarray, shape (N, P, Q, C_out)
+        P = floor((H + pad - dilation (KH - 1) - 1) / stride) + 1, and likewise Q.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    References
+    ----------
+    LeCun et al., "Gradient-based learning applied to document recognition", 1998; Dumoulin and Visin,
+    "A guide to convolution arithmetic for deep learning", 2016, relationship 6 and section 5.1.
+    """
+    x = array("conv2d", "x", x)
+    if flip:
+        plain = w.array if isinstance(w, PackedWeights) else array("conv2d", "weight", w, x)
+        rank("conv2d", "weight", plain.shape, "KH,KW,C_in/groups,C_out")
+        w = np.ascontiguousarray(plain[::-1, ::-1])
+    w, packed = unpack("conv2d", w, x, (groups,)) if isinstance(w, PackedWeights) else (
+        array("conv2d", "weight", w, x),
+        None,
+    )
+    if b is not None:
+        b = array("conv2d", "bias", b, x)
+    if residual is not None:
+        residual = array("conv2d", "residual", residual, x)
+    if padding_mode != "zeros":
+        x, padding = _pad_by_mode(x, w, stride, padding, dilation, padding_mode)
+    s = infer_conv2d(
+        x.shape, w.shape, shape_of(b), shape_of(residual), stride, padding, dilation, groups, activation
+    )
+    return CONV2D(s, x, w, packed, b, residual)
+
+
+def _pad_by_mode(x: Array, w: Array, stride: Any, padding: Any, dilation: Any, mode: str) -> tuple[Array, Any]:
+    """Write the padding out; the convolution itself is then "valid"."""
+    op = "conv2d"
+    choice(op, "padding_mode", mode, PADDING_MODES)
+    rank(op, "x", x.shape, "N,H,W,C")
+    rank(op, "weight", w.shape, "KH,KW,C_in/groups,C_out")
+    as_tuple = tuple(tuple(p) if isinstance(p, list) else p for p in padding) if isinstance(padding, (list, tuple)) else padding
+    pads = resolve_padding(
+        op,
+        as_tuple,
+        x.shape[1:3],
+        w.shape[:2],
+        pair(op, "stride", tuple(stride) if isinstance(stride, list) else stride, 1),
+        pair(op, "dilation", tuple(dilation) if isinstance(dilation, list) else dilation, 1),
+    )
+    return pad2d(x, pads, mode=mode), "valid"
+
+
+def depthwise_conv2d(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    activation: str | None = None,
+) -> Array:
+    """Convolution of each channel by kernels of its own.
+
+    ``y[n,p,q,c*M+m] = act(sum_{i,j} x[n, p*stride + i*dilation - pad, ..., c] w[i,j,c,m] + b[c*M+m])``
+
+    Parameters
+    ----------
+    x : array_like, shape (N, H, W, C)
+    w : array_like, shape (KH, KW, C, M)
+        M kernels per channel.
+    b : array_like, shape (C*M,), optional
+    stride, padding, dilation, activation
+        As in :func:`conv2d`.
+
+    Returns
+    -------
+    ndarray, shape (N, P, Q, C*M)
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    References
+    ----------
+    Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision
+    applications", 2017, section 3.1.
+    """
+    x = array("depthwise_conv2d", "x", x)
+    w = array("depthwise_conv2d", "weight", w, x)
+    b = optional("depthwise_conv2d", "bias", b, x)
+    s = infer_depthwise_conv2d(x.shape, w.shape, shape_of(b), stride, padding, dilation, activation)
+    return DEPTHWISE_CONV2D(s, x, w.reshape(s.w), None, b)
+
+
+def conv2d_transpose(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Array:
+    """Transpose convolution: the adjoint of :func:`conv2d` with the same weight, not its inverse.
+
+    ``y[n, p*stride + i*dilation - padding, ..., o] += x[n,p,q,c] w[i,j,o,c]``; overlaps add up.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, H, W, C_in)
+    w : array_like, shape (KH, KW, C_out/groups, C_in), or PackedWeights
+        The weight of the convolution whose adjoint this is; see :func:`pack_conv2d_transpose`.
+    b : array_like, shape (C_out,), optional
+    stride, dilation : int or (int, int)
+    padding : int, (int, int) or ((top, bottom), (left, right))
+        Rows and columns cut from the result.
+    output_padding : int or (int, int)
+        Extra rows and columns at the end; below stride or dilation.
+    groups : int
+
+    Returns
+    -------
+    ndarray, shape (N, P, Q, C_out)
+        P = (H - 1) stride + dilation (KH - 1) + 1 + output_padding - padding (both sides).
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    References
+    ----------
+    Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4.
+    """
+    x = array("conv2d_transpose", "x", x)
+    packed = None
+    if isinstance(w, PackedWeights):
+        probe = infer_conv2d_transpose(x.shape, w.shape, None, stride, padding, output_padding, dilation, groups)
+        w, packed = unpack("conv2d_transpose", w, x, (probe.stride, probe.dilation, probe.groups))
+    else:
+        w = array("conv2d_transpose", "weight", w, x)
+    b = optional("conv2d_transpose", "bias", b, x)
+    s = infer_conv2d_transpose(
+        x.shape, w.shape, shape_of(b), stride, padding, output_padding, dilation, groups
+    )
+    return CONV2D_TRANSPOSE(s, x, w, packed, b)

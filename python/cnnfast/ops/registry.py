@@ -1,0 +1,207 @@
+"""What an operator is, how its arguments are checked, and how a call finds its backend.
+
+An operator is a shape rule (``infer``), a NumPy definition (``reference``), a native kernel
+(``native``) and a count of work (``cost``). ``infer`` holds all validation of shapes and parameters;
+its results are cached by shape, so an eager call with known shapes pays for a dictionary look-up.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+
+from .. import config
+from ..config import current_backend
+from ..errors import DTypeError, ShapeError
+
+Array = np.ndarray
+F32 = np.dtype(np.float32)
+F64 = np.dtype(np.float64)
+# The products of sizes must stay well inside int64, bytes included.
+MAX_ELEMENTS = 1 << 58
+
+OPERATORS: dict[str, Op] = {}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Work of one call: floating-point operations, and bytes read and written once each."""
+
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One operator; see the module docstring."""
+
+    name: str
+    infer: Callable[..., Any]
+    reference: Callable[..., Any]
+    native: Callable[..., Any]
+    cost: Callable[[Any], Cost]
+    vjp: Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        OPERATORS[self.name] = self
+
+    def __call__(self, spec: Any, x: Array, *arrays: Any) -> Any:
+        """Run on checked arrays: float32 on the backend in use, float64 on the reference."""
+        if x.dtype == F32 and current_backend() == "cpu":
+            return self.native(spec, x, *arrays)
+        return self.reference(spec, x, *arrays)
+
+
+def cost(name: str, *args: Any, **kwargs: Any) -> Cost:
+    """FLOPs and bytes of operator ``name`` for the arguments that its ``infer`` takes."""
+    op = OPERATORS[name]
+    return op.cost(op.infer(*args, **kwargs))
+
+
+def array(op: str, name: str, value: Any, like: Array | None = None) -> Array:
+    """A C-contiguous float32 or float64 array of native byte order; copies only where it must.
+
+    Raises
+    ------
+    BackendError
+        If the backend in use cannot run.
+    DTypeError
+        For any other element type, or one that differs from that of ``like``.
+    """
+    if type(value) is np.ndarray and value.dtype is F32 and value.flags.c_contiguous:
+        a = value
+    else:
+        a = _convert(op, name, value)
+    if like is not None and a.dtype != like.dtype:
+        raise DTypeError(f"{op}: {name} is {a.dtype}, x is {like.dtype}; expected one element type")
+    return a
+
+
+def _convert(op: str, name: str, value: Any) -> Array:
+    current_backend()  # the device is checked before the element type
+    try:
+        a = np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"{op}: {name} is not a rectangular array: {error}") from None
+    if a.dtype.kind != "f" or a.dtype.itemsize not in (4, 8):
+        raise DTypeError(
+            f"{op}: {name} is {a.dtype}; expected float32 (native) or float64 (reference): "
+            "convert with .astype(numpy.float32)"
+        )
+    return np.require(a, F32 if a.dtype.itemsize == 4 else F64, "CA").view(np.ndarray)
+
+
+def optional(op: str, name: str, value: Any, like: Array) -> Array | None:
+    """:func:`array`, or None for None."""
+    return None if value is None else array(op, name, value, like)
+
+
+def shape_of(a: Array | None) -> tuple[int, ...] | None:
+    """Shape of an optional array."""
+    return None if a is None else a.shape
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_hashable(v) for v in value)
+    if isinstance(value, np.ndarray):
+        return _hashable(value.tolist())
+    return value
+
+
+def cached(infer: _F) -> _F:
+    """Cache a shape rule by its arguments; lists count as tuples."""
+    remembered = functools.lru_cache(maxsize=4096, typed=True)(infer)
+
+    @functools.wraps(infer)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return remembered(*args, **kwargs)
+        except TypeError as error:
+            if "unhashable" not in str(error):
+                raise
+        args = tuple(_hashable(a) for a in args)
+        return remembered(*args, **{k: _hashable(v) for k, v in kwargs.items()})
+
+    return wrapper  # type: ignore[return-value]
+
+
+def fail(op: str, message: str, **shapes: Any) -> NoReturn:
+    """Raise ShapeError in the one format: op, expectation and what came, then the shapes."""
+    came = ", ".join(f"{k} {_show(v)}" for k, v in shapes.items() if v is not None)
+    raise ShapeError(f"{op}: {message}" + (f" ({came})" if came else ""))
+
+
+def _show(value: Any) -> str:
+    return "(" + ",".join(map(str, value)) + ")" if isinstance(value, tuple) else str(value)
+
+
+def integer(op: str, name: str, value: Any, least: int, most: int = 1 << 62) -> int:
+    """A whole number in ``least..most``; numpy integers count, booleans and floats do not."""
+    if isinstance(value, (bool, np.bool_)):
+        fail(op, f"{name} must be a whole number, got {value!r}")
+    try:
+        n = operator.index(value)
+    except TypeError:
+        fail(op, f"{name} must be a whole number, got {value!r}")
+    if not least <= n <= most:
+        fail(op, f"{name} must be at least {least}, got {n}" if n < least else f"{name} is too large: {n}")
+    return n
+
+
+def pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
+    """One whole number for both axes, or one per axis (height, width)."""
+    if isinstance(value, tuple):
+        if len(value) != 2:
+            fail(op, f"{name} must be a whole number or a pair (height, width), got {value!r}")
+        return integer(op, name, value[0], least), integer(op, name, value[1], least)
+    n = integer(op, name, value, least)
+    return n, n
+
+
+def number(op: str, name: str, value: Any) -> float:
+    """A real number (not NaN)."""
+    try:
+        f = float(value)
+    except (TypeError, ValueError):
+        fail(op, f"{name} must be a number, got {value!r}")
+    if f != f:
+        fail(op, f"{name} must be a number, got NaN")
+    return f
+
+
+def choice(op: str, name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """One of a few names."""
+    if not isinstance(value, str) or value not in choices:
+        fail(op, f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def rank(op: str, name: str, shape: tuple[int, ...], layout: str) -> None:
+    """Check the number of dimensions against a layout such as ``"N,H,W,C"``."""
+    wanted = layout.count(",") + 1
+    if len(shape) != wanted:
+        fail(op, f"{name} must have {wanted} dimensions {layout}, got {len(shape)}", **{name: shape})
+
+
+def elements(op: str, *sizes: int) -> int:
+    """Product of sizes, checked: an output that no machine could address is a ShapeError."""
+    n = 1
+    for size in sizes:
+        n *= size
+    if n > MAX_ELEMENTS:
+        fail(op, f"the output would have {n} elements, more than can be addressed")
+    return n
+
+
+def native() -> Any:
+    """The native module; only called when the backend is ``"cpu"``."""
+    return config._cpu
