@@ -1,0 +1,48 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cnnfast as cf
+from cnnfast import config
+
+NATIVE = config._cpu is not None
+BACKENDS = ["numpy", "cpu"] if NATIVE else ["numpy"]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every backend that this install has, in turn."""
+    with cf.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def native() -> Iterator[None]:
+    """For tests of the native module alone; says so where there is none."""
+    if not NATIVE:
+        pytest.skip("the native module is not installed")
+    threads = cf.get_num_threads()
+    with cf.use_backend("cpu"):
+        yield
+    cf.set_num_threads(threads)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240607)
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Folder with real weights, pictures and data, named by CNNFAST_ASSETS."""
+    folder = os.environ.get("CNNFAST_ASSETS")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("CNNFAST_ASSETS does not name a folder with the test data")
+    return Path(folder)
