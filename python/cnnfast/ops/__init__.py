@@ -8,6 +8,7 @@ from .conv import (
     pack_conv2d,
     pack_conv2d_transpose,
 )
+from .linear import gram_matrix, linear, pack_linear
 from .registry import OPERATORS, Cost, Op, cost
 
 __all__ = [
@@ -19,6 +20,9 @@ __all__ = [
     "conv2d_transpose",
     "cost",
     "depthwise_conv2d",
+    "gram_matrix",
+    "linear",
     "pack_conv2d",
     "pack_conv2d_transpose",
+    "pack_linear",
 ]

@@ -241,7 +241,7 @@ class PackedWeights:
         return f"PackedWeights({self.op}, shape={self.shape})"
 
 
-def _own(op: str, w: Any) -> Array:
+def own_weight(op: str, w: Any) -> Array:
     """A private read-only copy, so that later writes cannot split the two forms."""
     own = np.array(array(op, "weight", w))
     own.setflags(write=False)
@@ -273,7 +273,7 @@ def pack_conv2d(w: Any, *, groups: int = 1) -> PackedWeights:
     PackedWeights
     """
     op = "conv2d"
-    own = _own(op, w)
+    own = own_weight(op, w)
     rank(op, "weight", own.shape, "KH,KW,C_in/groups,C_out")
     groups = integer(op, "groups", groups, 1)
     if min(own.shape) < 1 or own.shape[3] % groups:
@@ -289,7 +289,7 @@ def pack_conv2d_transpose(w: Any, *, stride: Any = 1, dilation: Any = 1, groups:
     Stride, dilation and groups must equal those of the calls; padding and input size are free.
     """
     op = "conv2d_transpose"
-    own = _own(op, w)
+    own = own_weight(op, w)
     rank(op, "weight", own.shape, "KH,KW,C_out/groups,C_in")
     spec = infer_conv2d_transpose(
         (1, 1, 1, own.shape[3]), own.shape, None, stride, 0, 0, dilation, groups
@@ -477,10 +477,7 @@ def conv2d(
         plain = w.array if isinstance(w, PackedWeights) else array("conv2d", "weight", w, x)
         rank("conv2d", "weight", plain.shape, "KH,KW,C_in/groups,C_out")
         w = np.ascontiguousarray(plain[::-1, ::-1])
-    w, packed = unpack("conv2d", w, x, (groups,)) if isinstance(w, PackedWeights) else (
-        array("conv2d", "weight", w, x),
-        None,
-    )
+    w, packed = unpack("conv2d", w, x, (groups,))
     if b is not None:
         b = array("conv2d", "bias", b, x)
     if residual is not None:

@@ -1,0 +1,178 @@
+"""Dense layers and Gram matrices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .activations import ACTIVATION_CODES, apply_activation
+from .conv import PackedWeights, own_weight, unpack
+from .registry import (
+    Array,
+    Cost,
+    Op,
+    array,
+    cached,
+    choice,
+    elements,
+    fail,
+    native,
+    optional,
+    rank,
+    shape_of,
+)
+
+
+@dataclass(frozen=True)
+class LinearSpec:
+    x: tuple[int, ...]
+    w: tuple[int, int]
+    out: tuple[int, ...]
+    activation: str | None
+    bias: bool
+
+
+@dataclass(frozen=True)
+class GramSpec:
+    x: tuple[int, ...]
+    rows: int  # of the matrix whose Gram matrix it is
+    out: tuple[int, int, int]
+
+
+@cached
+def infer_linear(
+    x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None = None, activation: str | None = None
+) -> LinearSpec:
+    """Validate a dense layer; see :func:`linear`."""
+    op = "linear"
+    rank(op, "weight", w, "in,out")
+    if min(w) < 1:
+        fail(op, "the weight must not be empty", weight=w)
+    if not x or x[-1] != w[0]:
+        fail(op, f"weight has {w[0]} inputs, x has {x[-1] if x else 'no dimension'}", x=x, weight=w)
+    if b is not None and b != (w[1],):
+        fail(op, f"bias must have shape ({w[1]},)", bias=b)
+    if activation is not None:
+        choice(op, "activation", activation, tuple(ACTIVATION_CODES))
+    out = (*x[:-1], w[1])
+    elements(op, *out)
+    return LinearSpec(x, (w[0], w[1]), out, activation, b is not None)
+
+
+@cached
+def infer_gram_matrix(x: tuple[int, ...]) -> GramSpec:
+    """Validate a Gram matrix; see :func:`gram_matrix`."""
+    op = "gram_matrix"
+    if len(x) not in (3, 4):
+        fail(op, f"x must have dimensions N,H,W,C or N,rows,C, got {len(x)}", x=x)
+    elements(op, x[0], x[-1], x[-1])
+    rows = x[1] * x[2] if len(x) == 4 else x[1]
+    return GramSpec(x, rows, (x[0], x[-1], x[-1]))
+
+
+def reference_linear(
+    s: LinearSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None
+) -> Array:
+    """y = act(x w + b)."""
+    # One matrix product: NumPy would run a stack of small ones for more than two dimensions.
+    y = (x.reshape(-1, s.w[0]) @ w).reshape(s.out)
+    if b is not None:
+        y += b
+    return y if s.activation is None else apply_activation(s.activation, y)
+
+
+def _native_linear(s: LinearSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None) -> Array:
+    return native().linear(x, s.w[1], w, packed, b, ACTIVATION_CODES[s.activation], 0.01)
+
+
+def reference_gram_matrix(s: GramSpec, x: Array) -> Array:
+    """g[n] = f' f with f the pixels by channels matrix of picture n."""
+    f = x.reshape(s.x[0], s.rows, s.x[-1])
+    return np.matmul(f.transpose(0, 2, 1), f)
+
+
+def _native_gram_matrix(s: GramSpec, x: Array) -> Array:
+    return native().gram_matrix(x)
+
+
+def _cost_linear(s: LinearSpec) -> Cost:
+    values = float(np.prod(s.x, dtype=float) + np.prod(s.w, dtype=float) + np.prod(s.out, dtype=float))
+    flops = 2.0 * float(np.prod(s.out, dtype=float)) * s.w[0]
+    return Cost(flops, 4 * (values + s.bias * s.w[1]))
+
+
+def _cost_gram_matrix(s: GramSpec) -> Cost:
+    # Symmetric: c (c + 1) / 2 sums of products.
+    flops = float(s.x[0]) * s.rows * s.x[-1] * (s.x[-1] + 1)
+    return Cost(flops, 4 * float(np.prod(s.x, dtype=float) + np.prod(s.out, dtype=float)))
+
+
+LINEAR = Op("linear", infer_linear, reference_linear, _native_linear, _cost_linear)
+GRAM_MATRIX = Op(
+    "gram_matrix", infer_gram_matrix, reference_gram_matrix, _native_gram_matrix, _cost_gram_matrix
+)
+
+
+def pack_linear(w: Any) -> PackedWeights:
+    """Pack dense weights (in, out) once for many calls of :func:`linear`."""
+    own = own_weight("linear", w)
+    rank("linear", "weight", own.shape, "in,out")
+    if min(own.shape) < 1:
+        fail("linear", "the weight must not be empty", weight=own.shape)
+    module = native()
+    pack = module is not None and own.dtype == np.float32
+    return PackedWeights("linear", own, module.pack_linear(own) if pack else None, ())
+
+
+def linear(x: Any, w: Any, b: Any = None, *, activation: str | None = None) -> Array:
+    """Dense layer ``y = act(x w + b)``.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., in)
+        float32 (native kernels) or float64 (NumPy reference).
+    w : array_like, shape (in, out), or PackedWeights
+        See :func:`pack_linear`.
+    b : array_like, shape (out,), optional
+    activation : str, optional
+        As in :func:`conv2d`.
+
+    Returns
+    -------
+    ndarray, shape (..., out)
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+    """
+    x = array("linear", "x", x)
+    w, packed = unpack("linear", w, x, ())
+    b = optional("linear", "bias", b, x)
+    return LINEAR(infer_linear(x.shape, w.shape, shape_of(b), activation), x, w, packed, b)
+
+
+def gram_matrix(x: Any) -> Array:
+    """Gram matrix of the channels: ``g[n,i,j] = sum over pixels of x[n,...,i] x[n,...,j]``.
+
+    Neither centred nor normalised; symmetric to the last bit and positive semi-definite.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, H, W, C) or (N, rows, C)
+
+    Returns
+    -------
+    ndarray, shape (N, C, C)
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    References
+    ----------
+    Gatys, Ecker and Bethge, "A neural algorithm of artistic style", 2015, equation 3.
+    """
+    x = array("gram_matrix", "x", x)
+    return GRAM_MATRIX(infer_gram_matrix(x.shape), x)
