@@ -1,0 +1,58 @@
+"""One adapter per contestant: how it is called, in the layout and with the settings that suit it best.
+
+An adapter is a module with
+
+* ``LABEL``, the name in tables, and ``COLUMNS``, the tables it belongs to ("eager", "packed");
+* ``available()``: None, or a word on why it cannot take part;
+* ``version()``: what goes into the JSON;
+* ``set_threads(n)``: for what is set per process;
+* ``prepare(problem, operands, threads)``: its ways to run the problem by name, or ``NotSupported``.
+
+Adapters import their runtime inside these functions only.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Candidate", "NotSupported", "from_nchw", "get", "names", "to_nchw"]
+
+
+class NotSupported(Exception):
+    """This contestant has no such operator; the message is a word on why."""
+
+
+@dataclass
+class Candidate:
+    """One prepared way to run a problem: ``run`` is timed, ``result`` turns what it returns into NHWC."""
+
+    run: Callable[[], Any]
+    result: Callable[[Any], np.ndarray] = np.asarray
+    context: Callable[[], AbstractContextManager] = nullcontext
+
+
+def names() -> list[str]:
+    """The peers that ``--vs`` takes."""
+    return ["numpy", "torch", "onnxruntime", "openvino"]
+
+
+def get(name: str) -> ModuleType:
+    """The adapter of a contestant ("cnnfast" or a peer)."""
+    return importlib.import_module(f".{name}_peer", __name__)
+
+
+def to_nchw(array: np.ndarray) -> np.ndarray:
+    """NHWC to contiguous NCHW; anything that is no image stays."""
+    return np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if array.ndim == 4 else array
+
+
+def from_nchw(array: np.ndarray) -> np.ndarray:
+    """NCHW to NHWC; anything that is no image stays."""
+    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array

@@ -1,0 +1,77 @@
+"""cnnfast's native kernels: plain calls of ``cnnfast.ops``, and calls that hold packed weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Operands
+from ..problems import OPERATORS, Problem
+from . import Candidate, NotSupported
+
+LABEL = "cnnfast"
+COLUMNS = ("eager", "packed")
+
+# Keywords that a pack function must know beside the weights.
+PACKED = {"conv2d": ("groups",), "conv2d_transpose": ("stride", "dilation", "groups"), "linear": ()}
+
+
+def available() -> str | None:
+    import cnnfast
+
+    return None if getattr(cnnfast, "_cpu", None) is not None else "this installation has no native module"
+
+
+def version() -> str:
+    import cnnfast
+
+    return str(cnnfast.__version__)
+
+
+def set_threads(threads: int) -> None:
+    import cnnfast
+
+    cnnfast.set_num_threads(threads)
+
+
+def call(problem: Problem, operands: Operands) -> Callable[[], Any]:
+    """The call of ``cnnfast.ops`` that a problem describes."""
+    import cnnfast
+
+    function = getattr(cnnfast.ops, problem.op, None)
+    if function is None:
+        raise NotSupported("cnnfast.ops has no such operator")
+    args = [operands[name] for name in OPERATORS[problem.op].operands if name in operands]
+    attrs = {key: freeze(value) for key, value in problem.attrs.items()}
+    return partial(function, *args, **attrs)
+
+
+def freeze(value: Any) -> Any:
+    """JSON has lists where the operators take tuples."""
+    return tuple(freeze(v) for v in value) if isinstance(value, list) else value
+
+
+def prepare(problem: Problem, operands: Operands, threads: int) -> dict[str, Candidate]:
+    import cnnfast
+
+    context = partial(cnnfast.use_backend, "cpu")
+    return {"eager": Candidate(call(problem, operands), np.asarray, context)}
+
+
+def prepare_packed(problem: Problem, operands: Operands, threads: int) -> dict[str, Candidate]:
+    """The call with weights that were packed before, outside of the timed part."""
+    import cnnfast
+
+    if problem.op not in PACKED:
+        return prepare(problem, operands, threads)
+    pack = getattr(cnnfast.ops, f"pack_{problem.op}", None)
+    if pack is None:
+        raise NotSupported(f"cnnfast.ops has no pack_{problem.op}")
+    context = partial(cnnfast.use_backend, "cpu")
+    with context():
+        attrs = {key: freeze(problem.attrs[key]) for key in PACKED[problem.op] if key in problem.attrs}
+        packed = pack(operands["w"], **attrs)
+    return {"packed": Candidate(call(problem, {**operands, "w": packed}), np.asarray, context)}

@@ -1,0 +1,92 @@
+"""OpenVINO on a model of one node, with NCHW tensors and, for images, with NHWC ones; the faster counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Operands
+from ..problems import Problem
+from . import Candidate, NotSupported, from_nchw, onnx_model
+
+LABEL = "openvino"
+COLUMNS = ("packed",)
+
+
+def available() -> str | None:
+    try:
+        import onnx  # noqa: F401
+        import openvino  # noqa: F401
+    except ImportError as error:
+        return f"not installed ({error.name})"
+    return None
+
+
+def version() -> str:
+    import openvino
+
+    return str(openvino.__version__)
+
+
+def set_threads(threads: int) -> None:
+    """Threads belong to the compiled model."""
+
+
+def prepare(problem: Problem, operands: Operands, threads: int) -> dict[str, Candidate]:
+    import openvino as ov
+
+    core = ov.Core()
+    try:
+        model = core.read_model(model=onnx_model.build(problem, operands), weights=b"")
+    except RuntimeError as error:
+        raise NotSupported(f"cannot read the node: {str(error).strip().splitlines()[-1]}") from error
+    fed = onnx_model.feeds(problem, operands)
+    ways = {"nchw": compiled(core, model, fed, problem, threads, nhwc=False)}
+    images = all(array.ndim == 4 for array in fed.values()) and len(problem.out or ()) == 4
+    if images and problem.op not in ("add", "mul"):
+        fed = {name: np.ascontiguousarray(from_nchw(array)) for name, array in fed.items()}
+        ways["nhwc"] = compiled(core, in_nhwc(model), fed, problem, threads, nhwc=True)
+    return ways
+
+
+def in_nhwc(model: Any) -> Any:
+    """The same model, fed and read in NHWC; the plugin chooses its layout inside."""
+    from openvino import Layout
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(model)
+    for port in range(len(model.inputs)):
+        steps.input(port).tensor().set_layout(Layout("NHWC"))
+        steps.input(port).model().set_layout(Layout("NCHW"))
+    steps.output().model().set_layout(Layout("NCHW"))
+    steps.output().tensor().set_layout(Layout("NHWC"))
+    return steps.build()
+
+
+def compiled(
+    core: Any, model: Any, fed: dict[str, np.ndarray], problem: Problem, threads: int, *, nhwc: bool
+) -> Candidate:
+    """A compiled model with tensors set once; ``infer`` copies nothing."""
+    import openvino as ov
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "NUM_STREAMS": 1,
+    }
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    tensors = [ov.Tensor(array, shared_memory=True) for array in fed.values()]
+    for index, tensor in enumerate(tensors):
+        request.set_input_tensor(index, tensor)
+
+    def run(alive: tuple[Any, ...] = (fed, tensors)) -> None:
+        # The request shares the memory of the arrays but does not hold it: `alive` does.
+        request.infer(share_outputs=True)
+
+    def result(_: Any) -> np.ndarray:
+        data = request.get_output_tensor(0).data.copy()
+        return data if nhwc else onnx_model.result(problem, data)
+
+    return Candidate(run, result)
