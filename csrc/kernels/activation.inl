@@ -1,22 +1,79 @@
-// Activations on one vector. Relative error at most 4e-7 against float64; NaN comes through.
+// Activations on one vector. Relative error at most 4e-7 against float64 wherever the result is a
+// normal number; NaN comes through; +-Inf give the limits. Sigmoid and SiLU take exp(-|x|), which
+// cannot overflow, and put the power of two on last, so that nothing is lost far to the left.
 // Included by every kernel with an epilogue.
 #pragma once
 #include "core/epilogue.h"
+#include "kernels/math.inl"
 #include "kernels/simd.h"
 
 namespace {
 
+// top / (1 + exp(-|x|)), times exp(-|x|) where x < 0: sigmoid for top = 1, SiLU for top = x.
+CNNFAST_INLINE vf logistic(vf x, vf top) {
+  const vf zero = {};
+  const ExpParts e = exp_parts(vmax(splat(-110.0f), -vabs(x)));
+  const vf denominator = scale_by_power(e.p, e) + splat(1.0f);
+  const vf left = scale_by_power(top * e.p / denominator, e);
+  return select(x < zero, left, top / denominator);
+}
+
+CNNFAST_INLINE vf sigmoid(vf x) { return logistic(x, splat(1.0f)); }
+
+CNNFAST_INLINE vf silu(vf x) {
+  // Below -110 the result is 0; the bound keeps -Inf from meeting it.
+  return logistic(x, vmax(splat(-110.0f), x));
+}
+
+CNNFAST_INLINE vf tanh(vf x) {
+  const vf a = vabs(x);
+  // Near zero x + x^3 q(x^2); elsewhere 1 - 2 / (exp(2|x|) + 1), which is 1 from 9.1 on.
+  const vf u = x * x;
+  vf q = fma(splat(-5.717044231e-3f), u, splat(2.065058611e-2f));
+  q = fma(q, u, splat(-5.374349654e-2f));
+  q = fma(q, u, splat(1.333149076e-1f));
+  q = fma(q, u, splat(-3.333328366e-1f));
+  const vf near = fma(q * u, a, a);
+  const vf e = exp_in_range(vmin(splat(20.0f), a + a));
+  const vf far = splat(1.0f) - splat(2.0f) / (e + splat(1.0f));
+  // The sign of x goes on last, so -0 keeps it. A NaN takes the branch near zero.
+  const vf size = select(a >= splat(0.625f), far, near);
+  return from_bits(bits_of(size) | (bits_of(x) & splat_int(INT32_MIN)));
+}
+
+CNNFAST_INLINE vf hard_swish(vf x) {
+  // From -3 down the result is 0; the bound keeps -Inf from meeting it.
+  const vf bounded = vmax(splat(-3.0f), x);
+  return bounded * (vmin(splat(6.0f), bounded + splat(3.0f)) * splat(1.0f / 6.0f));
+}
+
+// Not inlined: an epilogue holds many copies of activate(), and these are long.
+static __attribute__((noinline)) vf smooth_activation(int kind, vf x) {
+  switch (kind) {
+    case cnnfast::kSigmoid:
+      return sigmoid(x);
+    case cnnfast::kTanh:
+      return tanh(x);
+    default:
+      return silu(x);
+  }
+}
+
 CNNFAST_INLINE vf activate(int kind, vf x, float slope) {
   const vf zero = {};
   switch (kind) {
+    case cnnfast::kNone:
+      return x;
     case cnnfast::kRelu:
       return vmax(zero, x);
     case cnnfast::kRelu6:
       return vmin(splat(6.0f), vmax(zero, x));
     case cnnfast::kLeakyRelu:
       return select(x < zero, x * slope, x);
+    case cnnfast::kHardSwish:
+      return hard_swish(x);
     default:
-      return x;
+      return smooth_activation(kind, x);
   }
 }
 
