@@ -31,6 +31,12 @@ class Run:
     date: str
     rounds: int
 
+    @property
+    def faulty(self) -> bool:
+        """Whether an answer of cnnfast itself was wrong or did not come."""
+        ours = [m for r in self.results for label, m in r.measurements.items() if label in OURS.values()]
+        return any(m.status in ("WRONG", "failed") for m in ours)
+
     def labels(self, column: str) -> list[str]:
         """Contestants of a column, cnnfast first."""
         return [c.label for c in self.contestants if column in c.columns]
@@ -175,15 +181,15 @@ def summary(run: Run) -> str:
             slowest = f"{min(gains):.2f} ({p.group} {p.name}, against {worst.best})"
             share = f"{100 * ahead / len(made):.0f} %"
             body.append([column, str(threads), str(len(made)), share, f"{mean:.2f}", slowest])
-    wrong: dict[str, list[str]] = {}
+    wrong: dict[tuple[str, str], list[str]] = {}
     for r in run.results:
+        problem = f"{r.problem.group} {r.problem.name} ({r.problem.op}, {r.threads} threads)"
         for label, m in r.measurements.items():
             if m.status in ("WRONG", "failed"):
-                problem = f"{r.problem.group} {r.problem.name} ({r.problem.op}, {r.threads} threads)"
-                wrong.setdefault(f"{label}: {m.status}: {m.note}", []).append(problem)
+                wrong.setdefault((problem, f"{m.status}: {m.note}"), []).append(label)
     head = ["column", "threads", "problems", "not behind the best peer", "mean speed-up", "worst speed-up"]
     parts = [markdown(head, body)] if body else []
-    lines = [f"- {why}: {', '.join(where)}" for why, where in wrong.items()]
+    lines = [f"- {problem}: {', '.join(labels)} {why}" for (problem, why), labels in wrong.items()]
     parts += ["Not timed:\n" + "\n".join(lines)] if lines else []
     return "\n\n".join(["### Summary", *parts])
 
@@ -193,7 +199,7 @@ def summary(run: Run) -> str:
 
 def write_json(run: Run, path: str | Path) -> None:
     """Everything measured, for later comparison."""
-    data = {
+    head = {
         "format": 1,
         "date": run.date,
         "machine": run.machine,
@@ -202,11 +208,13 @@ def write_json(run: Run, path: str | Path) -> None:
         "rounds": run.rounds,
         "columns": run.columns,
         "peaks": [roof.to_json() for roof in run.roofs.values()],
-        "results": [result.to_json() for result in run.results],
     }
+    lines = [f" {json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items()]
+    results = ",\n".join(f"  {json.dumps(result.to_json())}" for result in run.results)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    # One problem a line: the files are kept under version control.
+    path.write_text("{\n" + "".join(lines) + f' "results": [\n{results}\n ]\n}}\n', encoding="utf-8")
 
 
 def plot(run: Run, path: str | Path) -> None:

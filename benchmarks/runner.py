@@ -240,7 +240,7 @@ def promising(starters: list[Starter]) -> list[Starter]:
     best: dict[str, float] = {}
     for starter in starters:
         best[starter.label] = min(starter.probe, best.get(starter.label, starter.probe))
-    return [s for s in starters if s.probe <= 1.5 * best[s.label]]
+    return [s for s in starters if s.probe <= 1.3 * best[s.label]]
 
 
 def settle(threads: int, *, step: float = 0.004, most: float = 0.2) -> None:
