@@ -230,8 +230,8 @@ def race(starters: list[Starter], measurements: dict[str, Measurement], threads:
         if measurement.ms is None or ms < measurement.ms:
             # quantiles() wants two values at least.
             low, _, high = quantiles(starter.seconds * (2 if len(starter.seconds) == 1 else 1), n=4)
-            measurement.ms, measurement.way = ms, starter.name
-            measurement.quartiles = (1e3 * low, 1e3 * high)
+            measurement.ms, measurement.way = round(ms, 6), starter.name
+            measurement.quartiles = (round(1e3 * low, 6), round(1e3 * high, 6))
             measurement.rounds, measurement.repeats = len(starter.seconds), starter.repeats
 
 

@@ -26,7 +26,7 @@ def available() -> str | None:
 def version() -> str:
     import openvino
 
-    return str(openvino.__version__)
+    return str(openvino.__version__).partition("-")[0]  # the rest names the build
 
 
 def set_threads(threads: int) -> None:
