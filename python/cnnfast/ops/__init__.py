@@ -9,6 +9,7 @@ from .conv import (
     pack_conv2d_transpose,
 )
 from .linear import gram_matrix, linear, pack_linear
+from .pad import pad2d
 from .registry import OPERATORS, Cost, Op, cost
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "pack_conv2d",
     "pack_conv2d_transpose",
     "pack_linear",
+    "pad2d",
 ]

@@ -196,7 +196,7 @@ def elements(op: str, *sizes: int) -> int:
     """Product of sizes, checked: an output that no machine could address is a ShapeError."""
     n = 1
     for size in sizes:
-        n *= size
+        n *= size or 1  # NumPy refuses such a shape even where another size is zero
     if n > MAX_ELEMENTS:
         fail(op, f"the output would have {n} elements, more than can be addressed")
     return n
