@@ -1,4 +1,4 @@
-"""Reading and writing weights: round trips, real files, and what saving leaves behind when it is interrupted."""
+"""Reading and writing weights: round trips, real files, and what an interrupted save leaves behind."""
 
 from __future__ import annotations
 
@@ -319,13 +319,10 @@ def test_only_numpy_is_imported():
 # Real files
 
 
-def asset(name: str) -> Path:
-    folder = os.environ.get("CNNFAST_ASSETS")
-    if not folder:
-        pytest.skip("CNNFAST_ASSETS does not name a folder with real weights")
-    path = Path(folder) / "models" / name
+def asset(folder: Path, name: str) -> Path:
+    path = folder / "models" / name
     if not path.exists():
-        pytest.skip(f"no {name} in CNNFAST_ASSETS")
+        pytest.skip(f"no {name} among the test data")
     return path
 
 
@@ -338,9 +335,9 @@ REAL = {
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_files(name):
+def test_real_files(assets, name):
     count, first, first_shape, last, last_shape = REAL[name]
-    weights = load_weights(asset(name))
+    weights = load_weights(asset(assets, name))
     assert len(weights) == count
     if first is not None:
         assert next(iter(weights)) == first
@@ -357,16 +354,16 @@ def test_real_files(name):
 
 
 @pytest.mark.parametrize("name", [name for name in REAL if not name.endswith(".safetensors")])
-def test_real_files_as_torch_reads_them(name):
-    path = asset(name)
+def test_real_files_as_torch_reads_them(assets, name):
+    path = asset(assets, name)
     torch = pytest.importorskip("torch")
     expected = torch.load(path, weights_only=True, map_location="cpu")
     expected = expected.get("state_dict", expected)
     assert_same(load_weights(path), {name: tensor.numpy() for name, tensor in expected.items()})
 
 
-def test_real_safetensors_as_the_library_reads_them():
-    path = asset("vgg16_features.safetensors")
+def test_real_safetensors_as_the_library_reads_them(assets):
+    path = asset(assets, "vgg16_features.safetensors")
     numpy_side = pytest.importorskip("safetensors.numpy")
     expected = numpy_side.load_file(path)
     weights = load_weights(path)

@@ -26,8 +26,8 @@ MAX_NPY_HEADER_BYTES = 10_000
 #: Largest pickle (structure without the raw numbers) in a torch file.
 MAX_PICKLE_BYTES = 64 << 20
 
-#: Most pickle instructions that are executed; 90 of them describe a large convolution layer.
-MAX_PICKLE_STEPS = 4_000_000
+#: Most pickle instructions that are executed; about 50 of them describe one tensor.
+MAX_PICKLE_STEPS = 2_000_000
 
 #: Largest central directory of a zip file.
 MAX_ZIP_DIRECTORY_BYTES = 16 << 20

@@ -131,11 +131,11 @@ def _storage_loader(storages: dict[str, _Storage], legacy: bool) -> Callable[[Ma
 def _tensor(machine: Machine, storage: object, element: object, geometry: tuple) -> _StoredTensor:
     """Check the geometry of a tensor against its storage."""
     offset, shape, stride = geometry
-    machine.spend(8)
     if type(storage) is not _Storage or type(element) is not Element:
         machine.fail(f"expected a storage for a tensor, came {shown(storage)}")
     place = f"{machine.place}, near byte {machine.position}"
     count = element_count(place, shape, element.itemsize)
+    machine.spend(8 * len(shape) + 8)
     element_count(place, stride, 0)  # checks that strides are as plain as shapes
     if len(stride) != len(shape):
         machine.fail(f"expected {len(shape)} strides, came {len(stride)}")
