@@ -1,8 +1,8 @@
 // Indirect GEMM. Algorithm: C tile of M rows x NV vectors stays in registers while k runs; rows of A
 // come through pointers and are broadcast one value at a time, B is read a panel row at a time.
 // Accumulators: M * NV vectors, summed in the order of k, one chunk per call (the caller's chunks
-// bound the rounding error). Tiles (M x columns): AVX-512 and NEON 6x4, 8x3, 12x2, 12x1 vectors;
-// 16-register levels 6x2, 8x1.
+// bound the rounding error). Tiles (M x columns): AVX-512 and NEON 6x4, 8x3, 12x2, 12x1 vectors
+// (AVX-512: narrow widths by half vectors, 12x1, 12x2, 8x3, 5x5); 16-register levels 6x2, 8x1.
 #pragma once
 #include "kernels/gemm.h"
 #include "kernels/simd.h"
@@ -28,13 +28,19 @@ struct TileArgs {
   int tail;  // lanes in use of the last vector
 };
 
-template <int M, int NV>
+// NV vectors of type V per row; `tail` lanes of the last one are in use.
+template <class V, int M, int NV>
 static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
+  constexpr int L = sizeof(V) / sizeof(float);
   const cnnfast::GemmBlock& g = *t->g;
-  vf acc[M][NV];
+  V acc[M][NV];
   CNNFAST_UNROLL
-  for (int m = 0; m < M; ++m) CNNFAST_UNROLL
-  for (int v = 0; v < NV; ++v) acc[m][v] = vf{};
+  for (int m = 0; m < M; ++m) {
+    // The result is not in the cache yet: fetch it while the sums run.
+    for (int v = 0; v < NV * L; v += 16) __builtin_prefetch(t->out[m] + t->column + v, 1);
+    CNNFAST_UNROLL
+    for (int v = 0; v < NV; ++v) acc[m][v] = V{};
+  }
 
   const float* b = t->b;
   const int64_t ldb = t->ldb, len = g.len;
@@ -44,80 +50,118 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
     CNNFAST_UNROLL
     for (int m = 0; m < M; ++m) a[m] = rows[m] + g.offset;
     for (int64_t k = 0; k < len; ++k) {
-      vf bv[NV];
+      V bv[NV];
       CNNFAST_UNROLL
-      for (int v = 0; v < NV; ++v) bv[v] = load(b + v * VL);
+      for (int v = 0; v < NV; ++v) bv[v] = load_as<V>(b + v * L);
       b += ldb;
       CNNFAST_UNROLL
       for (int m = 0; m < M; ++m) {
-        vf s = splat(a[m][k]);
+        V s = splat_as<V>(a[m][k]);
         CNNFAST_UNROLL
         for (int v = 0; v < NV; ++v) acc[m][v] = fma(s, bv[v], acc[m][v]);
       }
     }
   }
 
+  // Each stage asks its question once for the whole tile.
   const int act = g.last ? g.activation : 0;
-  const bool whole = t->tail == VL;
+  const int tail = t->tail;
+  const bool whole = tail == L;
+  auto get = [&](const float* p, int v) {
+    return v == NV - 1 && !whole ? load_n_as<V>(p + v * L, tail) : load_as<V>(p + v * L);
+  };
+  float* c[M];
+  CNNFAST_UNROLL
+  for (int m = 0; m < M; ++m) c[m] = t->out[m] + t->column;
+  if (!g.first) {
+    CNNFAST_UNROLL
+    for (int m = 0; m < M; ++m) CNNFAST_UNROLL
+    for (int v = 0; v < NV; ++v) acc[m][v] = get(c[m], v) + acc[m][v];
+  }
+  if (g.last && g.bias) {
+    V bias[NV];
+    CNNFAST_UNROLL
+    for (int v = 0; v < NV; ++v) bias[v] = get(g.bias + t->column, v);
+    CNNFAST_UNROLL
+    for (int m = 0; m < M; ++m) CNNFAST_UNROLL
+    for (int v = 0; v < NV; ++v) acc[m][v] += bias[v];
+  }
+  if (g.last && g.has_residual) {
+    const int64_t delta = g.residual_delta;
+    CNNFAST_UNROLL
+    for (int m = 0; m < M; ++m) CNNFAST_UNROLL
+    for (int v = 0; v < NV; ++v) acc[m][v] += get(c[m] + delta, v);
+  }
+  if (act == cnnfast::kRelu || act == cnnfast::kRelu6) {
+    const V top = splat_as<V>(act == cnnfast::kRelu6 ? 6.0f : __builtin_inff());
+    CNNFAST_UNROLL
+    for (int m = 0; m < M; ++m) CNNFAST_UNROLL
+    for (int v = 0; v < NV; ++v) acc[m][v] = vmin(top, vmax(V{}, acc[m][v]));
+  }
   CNNFAST_UNROLL
   for (int m = 0; m < M; ++m) {
-    float* c = t->out[m] + t->column;
-    const float* r = g.has_residual ? c + g.residual_delta : nullptr;
     CNNFAST_UNROLL
-    for (int v = 0; v < NV; ++v) {
-      vf x = acc[m][v];
-      const bool partial = v == NV - 1 && !whole;
-      if (!g.first) x = (partial ? load_n(c + v * VL, t->tail) : load(c + v * VL)) + x;
-      if (g.last) {
-        if (g.bias) {
-          const float* bias = g.bias + t->column + v * VL;
-          x += partial ? load_n(bias, t->tail) : load(bias);
-        }
-        if (r) x += partial ? load_n(r + v * VL, t->tail) : load(r + v * VL);
-        if (act == cnnfast::kRelu)
-          x = vmax(vf{}, x);
-        else if (act == cnnfast::kRelu6)
-          x = vmin(splat(6.0f), vmax(vf{}, x));
-      }
-      if (partial)
-        store_n(c + v * VL, x, t->tail);
-      else
-        store(c + v * VL, x);
-    }
+    for (int v = 0; v < NV - 1; ++v) store(c[m] + v * L, acc[m][v]);
+  }
+  if (whole) {
+    CNNFAST_UNROLL
+    for (int m = 0; m < M; ++m) store(c[m] + (NV - 1) * L, acc[m][NV - 1]);
+  } else {
+    CNNFAST_UNROLL
+    for (int m = 0; m < M; ++m) store_n(c[m] + (NV - 1) * L, acc[m][NV - 1], tail);
   }
   // Dearer activations run over the finished tile, which is still in the first-level cache.
   if (act > cnnfast::kRelu6) {
-    for (int m = 0; m < M; ++m) {
-      float* c = t->out[m] + t->column;
-      for (int v = 0; v < NV - 1; ++v) store(c + v * VL, activate(act, load(c + v * VL), g.slope));
-      float* end = c + (NV - 1) * VL;
-      store_n(end, activate(act, load_n(end, t->tail), g.slope), t->tail);
-    }
+    const int64_t width = (NV - 1) * L + tail;
+    for (int m = 0; m < M; ++m)
+      for (int64_t j = 0; j < width; j += VL) {
+        const int lanes = static_cast<int>(min_int(VL, width - j));
+        store_n(c[m] + j, activate(act, load_n(c[m] + j, lanes), g.slope), lanes);
+      }
   }
 }
 
 typedef void (*TileFn)(const TileArgs*);
 
-#define CNNFAST_TILE_ROW(NV)                                                                              \
-  {                                                                                                       \
-    nullptr, gemm_tile<1, NV>, gemm_tile<2, NV>, gemm_tile<3, NV>, gemm_tile<4, NV>, gemm_tile<5, NV>,    \
-        gemm_tile<6, NV>, kTileRows[NV] >= 7 ? gemm_tile<(kTileRows[NV] >= 7 ? 7 : 1), NV> : nullptr,     \
-        kTileRows[NV] >= 8 ? gemm_tile<(kTileRows[NV] >= 8 ? 8 : 1), NV> : nullptr,                       \
-        kTileRows[NV] >= 9 ? gemm_tile<(kTileRows[NV] >= 9 ? 9 : 1), NV> : nullptr,                       \
-        kTileRows[NV] >= 10 ? gemm_tile<(kTileRows[NV] >= 10 ? 10 : 1), NV> : nullptr,                    \
-        kTileRows[NV] >= 11 ? gemm_tile<(kTileRows[NV] >= 11 ? 11 : 1), NV> : nullptr,                    \
-        kTileRows[NV] >= 12 ? gemm_tile<(kTileRows[NV] >= 12 ? 12 : 1), NV> : nullptr                     \
-  }
+// Tiles of 1 .. 12 rows; heights above `rows` are never asked for.
+#define CNNFAST_TILE_IF(V, NV, rows, m) (rows) >= (m) ? gemm_tile<V, ((rows) >= (m) ? (m) : 1), NV> : nullptr
+#define CNNFAST_TILE_ROW(V, NV, rows)                                                                      \
+  {nullptr,                                                                                                \
+   CNNFAST_TILE_IF(V, NV, rows, 1),                                                                        \
+   CNNFAST_TILE_IF(V, NV, rows, 2),                                                                        \
+   CNNFAST_TILE_IF(V, NV, rows, 3),                                                                        \
+   CNNFAST_TILE_IF(V, NV, rows, 4),                                                                        \
+   CNNFAST_TILE_IF(V, NV, rows, 5),                                                                        \
+   CNNFAST_TILE_IF(V, NV, rows, 6),                                                                        \
+   CNNFAST_TILE_IF(V, NV, rows, 7),                                                                        \
+   CNNFAST_TILE_IF(V, NV, rows, 8),                                                                        \
+   CNNFAST_TILE_IF(V, NV, rows, 9),                                                                        \
+   CNNFAST_TILE_IF(V, NV, rows, 10),                                                                       \
+   CNNFAST_TILE_IF(V, NV, rows, 11),                                                                       \
+   CNNFAST_TILE_IF(V, NV, rows, 12)}
 
 static const TileFn kTiles[kMaxVectors + 1][kMaxTileRows + 1] = {
     {},
-    CNNFAST_TILE_ROW(1),
-    CNNFAST_TILE_ROW(2),
+    CNNFAST_TILE_ROW(vf, 1, kTileRows[1]),
+    CNNFAST_TILE_ROW(vf, 2, kTileRows[2]),
 #if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_NEON)
-    CNNFAST_TILE_ROW(3),
-    CNNFAST_TILE_ROW(4),
+    CNNFAST_TILE_ROW(vf, 3, kTileRows[3]),
+    CNNFAST_TILE_ROW(vf, 4, kTileRows[4]),
 #endif
 };
+
+#if defined(CNNFAST_LEVEL_V4)
+// By half vectors: 1, 2, 3 and 5 of them; wider or even widths take whole vectors.
+constexpr int kHalfTileRows[6] = {0, 12, 12, 8, 0, 5};
+static const TileFn kHalfTiles[6][kMaxTileRows + 1] = {
+    {},
+    CNNFAST_TILE_ROW(vh, 1, kHalfTileRows[1]),
+    CNNFAST_TILE_ROW(vh, 2, kHalfTileRows[2]),
+    CNNFAST_TILE_ROW(vh, 3, kHalfTileRows[3]),
+    {},
+    CNNFAST_TILE_ROW(vh, 5, kHalfTileRows[5]),
+};
+#endif
 
 static void gemm_block(const cnnfast::GemmBlock* g) {
   const int64_t vectors = (g->n + VL - 1) / VL;
@@ -136,13 +180,23 @@ static void gemm_block(const cnnfast::GemmBlock* g) {
       t.b = g->b + v0 * VL * g->depth + g->k0 * nv * VL;
       t.ldb = nv * VL;
     }
+    const TileFn* tiles = kTiles[nv];
+    int height = kTileRows[nv];
+#if defined(CNNFAST_LEVEL_V4)
+    const int halves = 2 * nv - (t.tail <= 8);
+    if (halves < 6 && kHalfTileRows[halves]) {
+      tiles = kHalfTiles[halves];
+      height = kHalfTileRows[halves];
+      t.tail = t.tail <= 8 ? t.tail : t.tail - 8;
+    }
+#endif
     // Tiles of nearly equal height, so that no thin tile is left at the end.
-    const int64_t tiles = (g->m + kTileRows[nv] - 1) / kTileRows[nv];
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t m0 = i * g->m / tiles, m1 = (i + 1) * g->m / tiles;
+    const int64_t count = (g->m + height - 1) / height;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t m0 = i * g->m / count, m1 = (i + 1) * g->m / count;
       t.rows = g->rows + m0;
       t.out = g->out + m0;
-      kTiles[nv][m1 - m0](&t);
+      tiles[m1 - m0](&t);
     }
   }
 }

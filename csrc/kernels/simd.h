@@ -106,7 +106,47 @@ CNNFAST_INLINE void store_n(float* p, vf v, int n) {
 #endif
 }
 
-// Sum and maximum of the lanes, in a fixed order.
+// The same by type, for kernels that are templates over the vector.
+template <class V>
+inline __attribute__((always_inline)) V load_as(const float* p);
+template <class V>
+inline __attribute__((always_inline)) V load_n_as(const float* p, int n);
+template <class V>
+inline __attribute__((always_inline)) V splat_as(float s) {
+  return s - V{};
+}
+template <>
+inline __attribute__((always_inline)) vf load_as<vf>(const float* p) {
+  return load(p);
+}
+template <>
+inline __attribute__((always_inline)) vf load_n_as<vf>(const float* p, int n) {
+  return load_n(p, n);
+}
+
+#if defined(CNNFAST_LEVEL_V4)
+// Half vectors. Narrow tiles are better off with them: a core that splits 512-bit operations in two
+// does twice as many 256-bit ones, and may broadcast twice as often.
+typedef float vh __attribute__((vector_size(32)));
+typedef float vh_unaligned __attribute__((vector_size(32), aligned(4), may_alias));
+template <>
+inline __attribute__((always_inline)) vh load_as<vh>(const float* p) {
+  return *reinterpret_cast<const vh_unaligned*>(p);
+}
+template <>
+inline __attribute__((always_inline)) vh load_n_as<vh>(const float* p, int n) {
+  return _mm256_maskz_loadu_ps(static_cast<__mmask8>((1u << n) - 1), p);
+}
+CNNFAST_INLINE void store(float* p, vh v) { *reinterpret_cast<vh_unaligned*>(p) = v; }
+CNNFAST_INLINE void store_n(float* p, vh v, int n) {
+  _mm256_mask_storeu_ps(p, static_cast<__mmask8>((1u << n) - 1), v);
+}
+CNNFAST_INLINE vh fma(vh a, vh b, vh c) { return _mm256_fmadd_ps(a, b, c); }
+CNNFAST_INLINE vh vmax(vh a, vh x) { return _mm256_max_ps(a, x); }
+CNNFAST_INLINE vh vmin(vh a, vh x) { return _mm256_min_ps(a, x); }
+#endif
+
+// Sum of the lanes, in a fixed order.
 CNNFAST_INLINE float sum_lanes(vf v) {
   float lane[VL];
   store(lane, v);
