@@ -161,7 +161,10 @@ def graph(
         n, h, w, c = problem.out or ()
         constants["sizes"] = np.array([n, c, h, w], np.int64)
         linear = a.get("mode", "bilinear") == "bilinear"
-        attrs = {"mode": "linear" if linear else "nearest", "antialias": int(a.get("antialias", False))}
+        antialias = int(a.get("antialias", False))
+        # Pillow's antialias leaves out what lies outside of the image; so must the node.
+        attrs = {"mode": "linear" if linear else "nearest"}
+        attrs |= {"antialias": antialias, "exclude_outside": antialias}
         place = "half_pixel" if linear else "asymmetric"
         attrs["coordinate_transformation_mode"] = "align_corners" if a.get("align_corners") else place
         if not linear:

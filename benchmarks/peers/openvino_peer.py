@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Operands
-from ..problems import Problem
+from ..problems import Problem, pair
 from . import Candidate, NotSupported, from_nchw, onnx_model
 
 LABEL = "openvino"
@@ -38,7 +38,7 @@ def prepare(problem: Problem, operands: Operands, threads: int) -> dict[str, Can
 
     core = ov.Core()
     try:
-        model = core.read_model(model=onnx_model.build(problem, operands), weights=b"")
+        model = read(core, problem, operands)
     except RuntimeError as error:
         raise NotSupported(f"cannot read the node: {str(error).strip().splitlines()[-1]}") from error
     fed = onnx_model.feeds(problem, operands)
@@ -48,6 +48,20 @@ def prepare(problem: Problem, operands: Operands, threads: int) -> dict[str, Can
         fed = {name: np.ascontiguousarray(from_nchw(array)) for name, array in fed.items()}
         ways["nhwc"] = compiled(core, in_nhwc(model), fed, problem, threads, nhwc=True)
     return ways
+
+
+def read(core: Any, problem: Problem, operands: Operands) -> Any:
+    """The ONNX model as OpenVINO's own."""
+    import openvino as ov
+
+    if problem.op == "resize" and problem.attrs.get("antialias"):
+        # The reader of ONNX models overlooks the attribute; OpenVINO's own operator set has it.
+        n, h, w, c = problem.shapes["x"]
+        x = ov.opset13.parameter([n, c, h, w], dtype=np.float32, name="x")
+        size = np.array(pair(problem.attrs["size"]), np.int64)
+        axes = np.array([2, 3], np.int64)
+        return ov.Model([ov.opset13.interpolate(x, size, "bilinear_pillow", "sizes", axes=axes)], [x])
+    return core.read_model(model=onnx_model.build(problem, operands), weights=b"")
 
 
 def in_nhwc(model: Any) -> Any:
