@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BackendError", "CnnfastError", "DTypeError", "ShapeError", "WeightsError"]
+__all__ = ["BackendError", "CnnfastError", "DTypeError", "PictureError", "ShapeError", "WeightsError"]
 
 
 class CnnfastError(Exception):
@@ -23,3 +23,7 @@ class BackendError(CnnfastError, RuntimeError):
 
 class WeightsError(CnnfastError, ValueError):
     """A weights file that is corrupt, hostile, too large or of an unknown kind."""
+
+
+class PictureError(CnnfastError, ValueError):
+    """A picture that is corrupt, too large, or of an unknown kind."""

@@ -1,0 +1,90 @@
+"""The command line: ``cnnfast doctor | bench | filter``.
+
+Exit status: 0 done, 1 an error (one line on stderr says which), 2 wrong usage, 130 interrupted,
+141 when the reader of the output went away, which is no error worth a word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import CnnfastError
+
+__all__ = ["main"]
+
+# name -> module with add_arguments(parser) and run(args) -> exit status, loaded when it is called for.
+COMMANDS = {
+    "doctor": ("cnnfast.cli.doctor", "show what this machine and this build can do"),
+    "bench": ("cnnfast.bench.cli", "time the operators beside NumPy and other libraries"),
+    "filter": ("cnnfast.cli.filter", "run an edge filter, or one of your own, over a picture"),
+}
+
+# argparse takes -1,0,1 for an option; joined to the option before it, it is a value.
+_NEGATIVE_VALUE = re.compile(r"^-[0-9.][0-9.,;eE+ -]*$")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = _join_negative_values(list(sys.argv[1:] if argv is None else argv))
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("cnnfast: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Python flushes once more at its end; that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError as error:
+        return _fail(f"out of memory: {error}" if str(error) else "out of memory")
+    except OSError as error:
+        named = error.filename is not None and error.strerror
+        return _fail(f"{error.filename}: {error.strerror}" if named else str(error))
+    except CnnfastError as error:
+        return _fail(str(error))
+
+
+def _fail(message: str) -> int:
+    print("cnnfast: " + " ".join(message.split()), file=sys.stderr)
+    return 1
+
+
+def _run(arguments: list[str]) -> int:
+    chosen = next((a for a in arguments if not a.startswith("-")), None)
+    parser = argparse.ArgumentParser(
+        prog="cnnfast", description="Convolutional networks on hand-written kernels."
+    )
+    parser.add_argument("--version", action="version", version=f"cnnfast {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    run = None
+    for name, (module_name, summary) in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == chosen:
+            module = importlib.import_module(module_name)
+            module.add_arguments(sub)
+            run = module.run
+    try:
+        args = parser.parse_args(arguments)
+    except SystemExit as stop:  # argparse has printed its help (0) or the wrong usage (2)
+        return int(stop.code or 0)
+    assert run is not None  # argparse has refused every other name
+    return int(run(args))
+
+
+def _join_negative_values(arguments: list[str]) -> list[str]:
+    joined: list[str] = []
+    for argument in arguments:
+        before = joined[-1] if joined else ""
+        if _NEGATIVE_VALUE.match(argument) and before.startswith("--") and "=" not in before:
+            joined[-1] = f"{before}={argument}"
+        else:
+            joined.append(argument)
+    return joined
