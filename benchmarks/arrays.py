@@ -52,9 +52,9 @@ def boxes(rng: np.random.Generator, count: int, image: tuple[float, float]) -> n
     """Boxes x1,y1,x2,y2 as a detector gives them: crowds of about ten around each object."""
     size = np.array(image, np.float64)
     objects = max(1, count // 10)
-    centre = rng.uniform(0.1, 0.9, (objects, 2))[rng.integers(0, objects, count)]
-    centre = centre + rng.normal(0, 0.01, (count, 2))
-    extent = rng.uniform(0.03, 0.15, (objects, 2))[rng.integers(0, objects, count)]
+    which = rng.integers(0, objects, count)
+    extent = rng.uniform(0.03, 0.15, (objects, 2))[which] * rng.lognormal(0, 0.1, (count, 2))
+    centre = rng.uniform(0.1, 0.9, (objects, 2))[which] + rng.normal(0, 0.08, (count, 2)) * extent
     corners = np.concatenate([(centre - extent / 2) * size, (centre + extent / 2) * size], axis=1)
     return np.clip(corners, 0.0, np.tile(size, 2)).astype(np.float32)
 
