@@ -95,6 +95,10 @@ SAFETENSORS = {
         "stands there twice",
     ),
     "control characters": (safetensors_file({"\x1b[2J": tensor("BOOL", [1], 0, 1)}, b"\2"), r"\\x1b"),
+    "control characters in the library's words": (
+        safetensors_file({"\x1b[2J": tensor("U8", [2], 1, 2)}, b"\2"),
+        "header",
+    ),
     "long name": (safetensors_file({"n" * 100_000: tensor("BOOL", [1], 0, 1)}, b"\2"), r"\(100000 long\)"),
 }
 

@@ -44,7 +44,7 @@ def read(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
     try:
         entries = dict(deserialize(content))
     except SafetensorError as error:
-        raise WeightsError(f"safetensors header: expected a valid one, came: {error}"[:500]) from None
+        raise WeightsError(f"safetensors header: expected valid, came {shown(str(error), 300)}") from None
     del content
     if entries.keys() != set(names):
         raise WeightsError("safetensors header: expected the same tensors from both parsers, came others")
