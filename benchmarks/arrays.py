@@ -95,11 +95,11 @@ def error(problem: Problem, operands: Operands, got: np.ndarray, exact: np.ndarr
     if not np.array_equal(np.isfinite(got), np.isfinite(exact)):
         return math.inf
     if problem.macs:
-        x = operands["x"]
-        scale = terms(problem) * float(np.abs(x).max() * np.abs(operands.get("w", x)).max())
+        x, w = operands["x"], operands.get("w", operands["x"])
+        scale = terms(problem) * float(np.abs(x).max() * np.abs(w).max())
     else:
         # The mean of numbers around zero is far below the sums on the way to it.
-        values = operands["x"] if "avg" in problem.op else exact
+        values: np.ndarray = operands["x"] if "avg" in problem.op else exact
         scale = float(np.abs(values).max(initial=0.0)) or 1.0
     return float(np.abs(got - exact).max(initial=0.0)) / scale
 

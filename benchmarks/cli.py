@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     if args.isa and os.environ.get("CNNFAST_ISA") != args.isa:
         return run_with_isa(args)
     try:
+        if args.isa and (why := peers.get("cnnfast").available()) is not None:
+            raise RuntimeError(f"--isa {args.isa}: {why}")
         problems = select(args.what, quick=args.quick)
         measured = measure(problems, args.vs, args.threads, args.columns, args.rounds)
         print(report.tables(measured))

@@ -47,7 +47,7 @@ def measure(threads: int) -> Roof:
     """Measure the peak with the native module, or estimate it with NumPy."""
     import cnnfast
 
-    native = getattr(cnnfast, "_cpu", None)
+    native: Any = getattr(cnnfast, "_cpu", None)
     if hasattr(native, "measure_peak") and hasattr(native, "measure_bandwidth"):
         gflops = float(native.measure_peak(threads))
         gbytes = {size: float(native.measure_bandwidth(threads, size)) for size in SIZES}
@@ -112,7 +112,7 @@ def describe() -> dict[str, Any]:
         "cores": usable,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "isa": os.environ.get("CNNFAST_ISA") or isa_level(cnnfast),
+        "isa": isa_level(cnnfast),
         "cnnfast": str(getattr(cnnfast, "__version__", "?")),
     }
 

@@ -20,9 +20,10 @@ PACKED = {"conv2d": ("groups",), "conv2d_transpose": ("stride", "dilation", "gro
 
 
 def available() -> str | None:
-    import cnnfast
+    from cnnfast.config import config
 
-    return None if getattr(cnnfast, "_cpu", None) is not None else "this installation has no native module"
+    native = config()["native"]
+    return None if native["available"] else str(native["reason"])
 
 
 def version() -> str:

@@ -16,7 +16,7 @@ __all__ = ["build", "feeds", "result"]
 OPSET, IR = 18, 9
 INPUTS = ("x", "y", "xs", "boxes", "scores")  # what is fed in each run; the rest are constants of the model
 
-SIMPLE = {
+SIMPLE: dict[str, tuple[str, dict[str, Any]]] = {
     "global_avg_pool2d": ("GlobalAveragePool", {}),
     "global_max_pool2d": ("GlobalMaxPool", {}),
     "relu": ("Relu", {}),
@@ -148,7 +148,7 @@ def graph(
     if op == "silu":
         return [("Sigmoid", ["x"], ["s"], {}), ("Mul", ["x", "s"], ["out"], {})]
     if op == "relu6":
-        constants |= {"low": np.float32(0), "high": np.float32(6)}
+        constants |= {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
         return [("Clip", ["x", "low", "high"], ["out"], {})]
     if op == "pad2d":
         mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge"}.get(a.get("mode", "zeros"))
@@ -163,8 +163,8 @@ def graph(
         linear = a.get("mode", "bilinear") == "bilinear"
         antialias = int(a.get("antialias", False))
         # Pillow's antialias leaves out what lies outside of the image; so must the node.
-        attrs = {"mode": "linear" if linear else "nearest"}
-        attrs |= {"antialias": antialias, "exclude_outside": antialias}
+        attrs = {"mode": "linear" if linear else "nearest", "antialias": antialias}
+        attrs["exclude_outside"] = antialias
         place = "half_pixel" if linear else "asymmetric"
         attrs["coordinate_transformation_mode"] = "align_corners" if a.get("align_corners") else place
         if not linear:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,8 @@ def prepare(problem: Problem, operands: Operands, threads: int) -> dict[str, Can
         options.graph_optimization_level = value
         options.log_severity_level = 3
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        ways[f"{level}, run"] = Candidate(
-            lambda session=session: session.run(None, fed), lambda out: onnx_model.result(problem, out[0])
-        )
+        run = partial(session.run, None, fed)
+        ways[f"{level}, run"] = Candidate(run, lambda out: onnx_model.result(problem, out[0]))
         ways[f"{level}, io_binding"] = bound(session, fed, problem)
     return ways
 

@@ -88,7 +88,7 @@ def build(problem: Problem, t: dict[str, Any]) -> Callable[[], Any]:
     import torch.nn.functional as F
 
     a, op = problem.attrs, problem.op
-    x = t.get("x")
+    x: Any = t.get("x")
     if op in ("conv2d", "depthwise_conv2d"):
         stride, dilation, padding = pair(a.get("stride", 1)), pair(a.get("dilation", 1)), symmetric(problem)
         groups = problem.shapes["x"][3] if op == "depthwise_conv2d" else a.get("groups", 1)
@@ -111,9 +111,9 @@ def build(problem: Problem, t: dict[str, Any]) -> Callable[[], Any]:
         counted = a.get("count_include_pad", True)
         return lambda: F.avg_pool2d(x, size, stride, padding, ceil, counted)
     if op == "local_response_norm":
-        size = a.get("size", 5)
-        alpha = a.get("alpha", 1e-4) * (size if a.get("alpha_mode", "sum") == "sum" else 1)
-        return lambda: F.local_response_norm(x, size, alpha, a.get("beta", 0.75), a.get("k", 2.0))
+        span = a.get("size", 5)
+        alpha = a.get("alpha", 1e-4) * (span if a.get("alpha_mode", "sum") == "sum" else 1)
+        return lambda: F.local_response_norm(x, span, alpha, a.get("beta", 0.75), a.get("k", 2.0))
     if op == "resize":
         mode, size = a.get("mode", "bilinear"), pair(a["size"])
         corners = a.get("align_corners", False) if mode == "bilinear" else None
