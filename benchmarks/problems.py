@@ -76,6 +76,13 @@ class Problem:
             shapes += 4 * [(self.shapes["x"][-1],)]
         return shapes
 
+    @property
+    def title(self) -> str:
+        """What it is called outside of its own file."""
+        return (
+            f"{self.op} {self.name}" if self.group in ("operators", "quick") else f"{self.group} {self.name}"
+        )
+
     def key(self) -> str:
         """Equal for equal calls, whatever they are named."""
         return json.dumps([self.op, self.shapes, self.attrs, self.bias], sort_keys=True)

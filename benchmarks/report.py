@@ -113,7 +113,7 @@ def table(run: Run, column: str, threads: int) -> str:
     body = []
     for row in rows(run, column, threads):
         p = row.result.problem
-        name = f"{p.group} {p.name}" if len(groups) > 1 else p.name
+        name = p.title if len(groups) > 1 else p.name
         cells = [name + (f" (x{p.count})" if p.count > 1 else ""), p.op, shape_text(row.result)]
         cells += [cell(row.result, label) for label in labels]
         if ours in labels:
@@ -178,12 +178,12 @@ def summary(run: Run) -> str:
             worst = min(made, key=lambda row: row.speedup or 1.0)
             mean = math.exp(sum(map(math.log, gains)) / len(gains))
             p = worst.result.problem
-            slowest = f"{min(gains):.2f} ({p.group} {p.name}, against {worst.best})"
+            slowest = f"{min(gains):.2f} ({p.title}, against {worst.best})"
             share = f"{100 * ahead / len(made):.0f} %"
             body.append([column, str(threads), str(len(made)), share, f"{mean:.2f}", slowest])
     wrong: dict[tuple[str, str], list[str]] = {}
     for r in run.results:
-        problem = f"{r.problem.group} {r.problem.name} ({r.problem.op}, {r.threads} threads)"
+        problem = f"{r.problem.title} (threads: {r.threads})"
         for label, m in r.measurements.items():
             if m.status in ("WRONG", "failed"):
                 wrong.setdefault((problem, f"{m.status}: {m.note}"), []).append(label)
@@ -239,10 +239,13 @@ def plot(run: Run, path: str | Path) -> None:
         gains = [row.speedup or 1.0 for row in made]
         colours = ["tab:green" if gain >= 1 else "tab:red" for gain in gains]
         axis.barh(range(len(made)), [gain - 1 for gain in gains], left=1, color=colours)
-        names = [f"{row.result.problem.group} {row.result.problem.name}" for row in made]
+        names = [row.result.problem.title for row in made]
         axis.set_yticks(range(len(made)), names, fontsize=7)
         axis.invert_yaxis()
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.tick_params(axis="x", which="both", labelsize=7)
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set_xlabel("times as fast as the best peer")
         axis.set_title(f"{column}, {threads} thread{'s' if threads > 1 else ''}")

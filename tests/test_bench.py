@@ -270,6 +270,20 @@ def test_import_brings_no_peer():
     assert out.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("problem", load("quick"), ids=lambda p: f"{p.op}-{p.name}")
+def test_quick_problems_are_calls_that_cnnfast_takes(problem):
+    import cnnfast as cf
+
+    if not hasattr(cf.ops, problem.op):
+        pytest.skip(f"cnnfast.ops has no {problem.op}")
+    operands = arrays.make(problem)
+    exact, _ = runner.float64_answer(problem, operands)
+    assert problem.out is None or exact.shape == problem.out
+    for contestant in runner.contestants(["numpy"], ["eager", "packed"])[0]:
+        measurement, _ = runner.verify(contestant, problem, operands, exact, 1)
+        assert measurement.status == "ok", (contestant.label, measurement.note)
+
+
 def test_onnx_models_hold_for_every_problem():
     pytest.importorskip("onnx")
     built = 0
