@@ -95,8 +95,8 @@ def error(problem: Problem, operands: Operands, got: np.ndarray, exact: np.ndarr
     if not np.array_equal(np.isfinite(got), np.isfinite(exact)):
         return math.inf
     if problem.macs:
-        x = operands["x"]
-        w = operands["w"] if "w" in operands else x
+        x: np.ndarray = operands["x"]
+        w: np.ndarray = operands.get("w", x)
         scale = terms(problem) * float(np.abs(x).max() * np.abs(w).max())
     else:
         # The mean of numbers around zero is far below the sums on the way to it.
