@@ -243,6 +243,7 @@ def plot(run: Run, path: str | Path) -> None:
         axis.set_yticks(range(len(made)), names, fontsize=7)
         axis.invert_yaxis()
         axis.set_xscale("log")
+        axis.margins(x=0.15, y=0.01)  # room for the labels
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("{x:g}")
         axis.tick_params(axis="x", which="both", labelsize=7)
