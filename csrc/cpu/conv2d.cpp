@@ -144,11 +144,10 @@ void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMat
   // Without packed weights: read them where they lie when few rows would reuse a packed copy.
   std::optional<PackedMatrix> made;
   MatrixView b;
-  const int vl = kernels().vl;
   const int64_t rows = s.n * s.p * s.q;
   if (packed) {
     b = packed->view();
-  } else if (columns % vl == 0 && (columns <= vl * kernels().gemm.max_vectors || rows <= 256)) {
+  } else if (reads_plain(rows, columns)) {
     b = {w, columns, s.o, s.groups, s.depth(), columns};
   } else {
     made.emplace(pack_conv2d(w, s.kh, s.kw, s.c / s.groups, s.o, s.groups));

@@ -112,7 +112,11 @@ void run_gemm(const IndirectGemm& gemm, int threads) {
   }
   const int64_t row_blocks = ceil_div(gemm.rows, block_rows);
   int64_t unit_blocks = 1;
-  if (row_blocks < 4 * threads && threads > 1) unit_blocks = std::min(units, ceil_div(4 * threads, row_blocks));
+  const bool sweep = gemm.b.row_stride && gemm.rows <= k.gemm.sweep_rows;
+  if (sweep)
+    unit_blocks = std::min<int64_t>(units, threads);  // long runs of each row of B
+  else if (row_blocks < 4 * threads && threads > 1)
+    unit_blocks = std::min(units, ceil_div(4 * threads, row_blocks));
   parallel_for(row_blocks * unit_blocks, threads, [&](int64_t task) {
     const int64_t row_block = task / unit_blocks, unit_block = task % unit_blocks;
     // Blocks of nearly equal size.
@@ -120,6 +124,14 @@ void run_gemm(const IndirectGemm& gemm, int threads) {
     run_block(gemm, first, last - first, unit_block * units / unit_blocks, (unit_block + 1) * units / unit_blocks,
               panels);
   });
+}
+
+bool reads_plain(int64_t rows, int64_t columns) {
+  const KernelTable& k = kernels();
+  if (rows <= k.gemm.sweep_rows * (columns % k.vl ? 8 : 1)) return true;
+  // Tiles read whole vectors of B. A single panel lies in memory as if packed; of several, few rows
+  // (about 96, measured) do not repay the packing.
+  return columns % k.vl == 0 && (columns <= k.vl * k.gemm.max_vectors || rows <= 96);
 }
 
 void dense_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue& epilogue, float* out,

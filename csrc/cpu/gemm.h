@@ -45,6 +45,9 @@ void run_gemm(const IndirectGemm& gemm, int threads);
 void dense_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue& epilogue, float* out,
                 int threads);
 
+// Whether B (row-major, not packed) is better read where it lies than packed for this one call.
+bool reads_plain(int64_t rows, int64_t columns);
+
 // Nanoseconds one thread needs for `flops`, roughly; decides how many threads are woken.
 inline double gemm_nanoseconds(double flops) { return flops / 60; }
 

@@ -12,7 +12,6 @@ namespace cnnfast {
 void linear(int64_t rows, int64_t in, int64_t out, const float* x, const float* w, const PackedMatrix* packed,
             const Epilogue& epilogue, float* y) {
   if (rows * out == 0) return;
-  const int vl = kernels().vl;
   // A single row streams the weights once: its time is that of memory.
   const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out);
   const double nanoseconds = std::max(gemm_nanoseconds(flops), static_cast<double>(in * out) * 0.25);
@@ -21,7 +20,7 @@ void linear(int64_t rows, int64_t in, int64_t out, const float* x, const float* 
   MatrixView b;
   if (packed) {
     b = packed->view();
-  } else if (out % vl == 0 && rows <= 256) {
+  } else if (reads_plain(rows, out)) {
     b = {w, 0, out, 1, in, out};
   } else {
     made.emplace(w, 1, in, out, 0, out, 1, threads);

@@ -31,6 +31,7 @@ struct GemmBlock {
 struct GemmKernels {
   int max_vectors;        // widest panel in vectors
   int tile_rows;          // rows worth keeping together in one block
+  int sweep_rows;         // up to this many rows a plain B of any width is read as it lies
   // Panels split the columns evenly: panel p of P begins at vector p * V / P.
   void (*block)(const GemmBlock*);
   // Rows k_first..k_last of B (depth x n, row stride ldb, column stride cs) into packed panels.

@@ -163,9 +163,74 @@ static const TileFn kHalfTiles[6][kMaxTileRows + 1] = {
 };
 #endif
 
+// Few rows against a plain matrix: whole rows of B stream by once and the sums wait in the first-level
+// cache. The order of summation is that of the tiles, so the bits are the same.
+constexpr int kSweepRows = 4, kSweepColumns = 1024;
+
+static void gemm_sweep(const cnnfast::GemmBlock* g, int64_t first_row, int64_t column, int64_t n) {
+  const int64_t rows = min_int(kSweepRows, g->m - first_row);
+  const float* const* a_rows = g->rows + first_row;
+  float* const* out = g->out + first_row;
+  float sums[kSweepRows][kSweepColumns];
+  const int64_t whole = n / VL * VL;
+  const int tail = static_cast<int>(n - whole);
+  for (int64_t m = 0; m < rows; ++m)
+    for (int64_t j = 0; j < n; ++j) sums[m][j] = 0.0f;
+  for (int64_t tap = 0; tap < g->taps; ++tap) {
+    const float* b = g->b + (g->k0 + tap * g->len) * g->ldb + column;
+    for (int64_t k = 0; k < g->len; k += 4) {
+      const int64_t steps = min_int(4, g->len - k);
+      for (int64_t m = 0; m < rows; ++m) {
+        const float* a = a_rows[tap * g->row_stride + m] + g->offset + k;
+        float* sum = sums[m];
+        if (steps == 4) {
+          const vf a0 = splat(a[0]), a1 = splat(a[1]), a2 = splat(a[2]), a3 = splat(a[3]);
+          const float *b0 = b, *b1 = b + g->ldb, *b2 = b + 2 * g->ldb, *b3 = b + 3 * g->ldb;
+          for (int64_t j = 0; j < whole; j += VL) {
+            vf x = fma(a0, load(b0 + j), load(sum + j));
+            x = fma(a1, load(b1 + j), x);
+            x = fma(a2, load(b2 + j), x);
+            store(sum + j, fma(a3, load(b3 + j), x));
+          }
+        } else {
+          for (int64_t i = 0; i < steps; ++i)
+            for (int64_t j = 0; j < whole; j += VL)
+              store(sum + j, fma(splat(a[i]), load(b + i * g->ldb + j), load(sum + j)));
+        }
+        if (tail)
+          for (int64_t i = 0; i < steps; ++i)
+            store_n(sum + whole, fma(splat(a[i]), load_n(b + i * g->ldb + whole, tail), load_n(sum + whole, tail)),
+                    tail);
+      }
+      b += 4 * g->ldb;
+    }
+  }
+  for (int64_t m = 0; m < rows; ++m) {
+    float* c = out[m] + column;
+    for (int64_t j = 0; j < n; j += VL) {
+      const int lanes = static_cast<int>(min_int(VL, n - j));
+      vf x = load_n(sums[m] + j, lanes);
+      if (!g->first) x = load_n(c + j, lanes) + x;
+      if (g->last) {
+        if (g->bias) x += load_n(g->bias + column + j, lanes);
+        if (g->has_residual) x += load_n(c + g->residual_delta + j, lanes);
+        x = activate(g->activation, x, g->slope);
+      }
+      store_n(c + j, x, lanes);
+    }
+  }
+}
+
 static void gemm_block(const cnnfast::GemmBlock* g) {
   const int64_t vectors = (g->n + VL - 1) / VL;
   const int64_t panels = (vectors + kMaxVectors - 1) / kMaxVectors;
+  if (g->ldb && (g->m <= kSweepRows || g->n % VL != 0)) {
+    const int64_t end = min_int(g->n, g->panel_last * vectors / panels * VL);
+    for (int64_t m = 0; m < g->m; m += kSweepRows)
+      for (int64_t j = g->panel_first * vectors / panels * VL; j < end; j += kSweepColumns)
+        gemm_sweep(g, m, j, min_int(kSweepColumns, end - j));
+    return;
+  }
   for (int64_t p = g->panel_first; p < g->panel_last; ++p) {
     const int64_t v0 = p * vectors / panels, v1 = (p + 1) * vectors / panels;
     const int nv = static_cast<int>(v1 - v0);
@@ -290,7 +355,7 @@ static void gram_block(const float* x, int64_t depth, int64_t n, int64_t i_first
 }
 
 constexpr cnnfast::GemmKernels gemm_kernels() {
-  return {kMaxVectors, 24, gemm_block, gemm_pack, gram_block};
+  return {kMaxVectors, 24, kSweepRows, gemm_block, gemm_pack, gram_block};
 }
 
 }  // namespace
