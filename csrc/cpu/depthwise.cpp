@@ -1,4 +1,4 @@
-// Depthwise convolution: one output row per kernel call, bands of rows over threads.
+// Depthwise convolution: bands of output rows, and blocks of channels where those are few, over threads.
 #include <algorithm>
 
 #include "core/threads.h"
@@ -7,6 +7,8 @@
 
 namespace cnnfast {
 namespace {
+
+constexpr int64_t kBand = 14;  // output rows
 
 // With a channel multiplier every input channel is written M times, then the plain kernel runs.
 Buffer repeat_channels(const float* x, int64_t pixels, int64_t c, int64_t m) {
@@ -29,26 +31,36 @@ void depthwise_conv2d(const Conv2dSpec& s, const float* x, const float* w, const
     repeated = repeat_channels(x, s.n * s.h * s.w, s.c, s.o / s.c);
     x = repeated.floats();
   }
-  const int64_t c = s.o, lines = s.n * s.p;
-  const float* zero = zeros(static_cast<size_t>(s.w * c));
+  const int64_t c = s.o;
+  const KernelTable& k = kernels();
+  DepthwiseImage image{};
+  image.weights = w;
+  image.bias = epilogue.bias;
+  image.zero = zeros(static_cast<size_t>(k.vl));
+  image.h = s.h, image.w = s.w, image.c = c, image.p = s.p, image.q = s.q;
+  image.kh = s.kh, image.kw = s.kw, image.sh = s.sh, image.sw = s.sw, image.dh = s.dh, image.dw = s.dw;
+  image.pt = s.pt, image.pl = s.pl;
+  image.activation = epilogue.activation, image.slope = epilogue.slope;
+  image.skip_padding = std::all_of(w, w + s.kh * s.kw * c, [](float v) { return v - v == 0; });
+
   // Memory, not arithmetic, sets the pace: count both.
-  const double nanoseconds = s.flops() / 25 + static_cast<double>(s.n * (s.h * s.w + s.p * s.q) * c) * 0.1;
+  const double nanoseconds = s.flops() / 60 + static_cast<double>(s.n * (s.h * s.w + s.p * s.q) * c) * 0.05;
   const int threads = threads_for(nanoseconds);
-  const int64_t band = std::max<int64_t>(1, std::min<int64_t>(8, lines / (4 * threads)));
-  parallel_for((lines + band - 1) / band, threads, [&](int64_t task) {
-    auto** rows = static_cast<const float**>(thread_scratch(Slot::kRows, static_cast<size_t>(s.kh) * sizeof(float*)));
-    DepthwiseRow row{rows, w, nullptr, epilogue.bias, nullptr, s.w, c, s.q, s.kh, s.kw, s.sw, s.dw, s.pl,
-                     epilogue.activation, epilogue.slope};
-    for (int64_t line = task * band; line < std::min(lines, (task + 1) * band); ++line) {
-      const int64_t image = line / s.p, p = line % s.p;
-      for (int64_t i = 0; i < s.kh; ++i) {
-        const int64_t iy = p * s.sh - s.pt + i * s.dh;
-        rows[i] = iy < 0 || iy >= s.h ? zero : x + (image * s.h + iy) * s.w * c;
-      }
-      row.y = y + line * s.q * c;
-      row.residual = epilogue.residual ? epilogue.residual + line * s.q * c : nullptr;
-      kernels().depthwise.row(&row);
-    }
+  // Tall bands read few rows twice; short ones keep a band's input in the second-level cache.
+  const int64_t bands = (s.p + kBand - 1) / kBand;
+  // Small pictures are split by channels too, two vectors at least: the last ones overlap.
+  const int64_t vectors = (c + k.vl - 1) / k.vl;
+  int64_t blocks = 1;
+  if (threads > 1 && s.n * bands < 4 * threads)
+    blocks = std::max<int64_t>(1, std::min(vectors / 2, (4 * threads + s.n * bands - 1) / (s.n * bands)));
+  parallel_for(s.n * bands * blocks, threads, [&](int64_t task) {
+    const int64_t block = task % blocks, band = task / blocks % bands, n = task / blocks / bands;
+    DepthwiseImage one = image;
+    one.x = x + n * s.h * s.w * c;
+    one.y = y + n * s.p * s.q * c;
+    one.residual = epilogue.residual ? epilogue.residual + n * s.p * s.q * c : nullptr;
+    k.depthwise.band(&one, band * s.p / bands, (band + 1) * s.p / bands, block * vectors / blocks * k.vl,
+                     std::min(c, (block + 1) * vectors / blocks * k.vl));
   });
 }
 

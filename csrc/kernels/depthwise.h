@@ -3,21 +3,26 @@
 
 namespace cnnfast {
 
-// One output row of a depthwise convolution.
-struct DepthwiseRow {
-  const float* const* x;  // kh input rows, each w pixels of c channels; rows in the padding are zeros
+// Depthwise convolution of one picture.
+struct DepthwiseImage {
+  const float* x;         // h x w pixels of c channels
   const float* weights;   // kh x kw x c
-  float* y;               // q pixels of c channels
+  float* y;               // p x q pixels of c channels
   const float* bias;      // c values or null
   const float* residual;  // as y, or null
-  int64_t w, c, q;
-  int64_t kh, kw, sw, dw, pl;
+  const float* zero;      // a vector of zeros, read instead of padding
+  int64_t h, w, c, p, q;
+  int64_t kh, kw, sh, sw, dh, dw, pt, pl;
   int activation;
   float slope;
+  // Padding may be left out of the sums: false where a weight is not finite, for 0 * inf is NaN.
+  bool skip_padding;
 };
 
 struct DepthwiseKernels {
-  void (*row)(const DepthwiseRow*);
+  // Output rows p0 .. p1 and channels c0 .. c1; c0 is a multiple of the vector length, and the last
+  // channels must come with a whole vector before them, which they may overlap.
+  void (*band)(const DepthwiseImage*, int64_t p0, int64_t p1, int64_t c0, int64_t c1);
 };
 
 }  // namespace cnnfast

@@ -1,8 +1,10 @@
-// Depthwise convolution, one output row at a time. Algorithm: channels across lanes; a tile of
-// kTile neighbouring pixels is summed in registers, so each weight is loaded once per tile and each
-// input vector once per kernel row. Pixels whose window leaves the row sum their valid taps alone.
-// Accumulators: one vector per pixel, taps in row-major order. The last channels overlap their
-// neighbours instead of being masked (they are computed twice, with the same result).
+// Depthwise convolution. Algorithm: channels across lanes. 3x3 kernels with stride 1 or 2 walk down
+// strips of up to kStripWidth output columns: each input row is read once and added to the sums of
+// all output rows that it touches, which wait in registers (rolling accumulators); the nine weights
+// stay in registers too. Other kernels sum one output row of a strip at a time.
+// Accumulators: per output pixel one vector, taps in row-major order.
+// At the borders of the picture the strip reads zeros through selected pointers. The last channels
+// overlap their neighbours instead of being masked (computed twice, with the same result).
 #pragma once
 #include "kernels/activation.inl"
 #include "kernels/depthwise.h"
@@ -11,104 +13,274 @@
 namespace {
 
 #if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_NEON)
-constexpr int kDepthwiseTile = 8;
+constexpr int kStripWidth = 6;
 #else
-constexpr int kDepthwiseTile = 4;
+constexpr int kStripWidth = 4;
 #endif
 
-CNNFAST_INLINE void depthwise_finish(const cnnfast::DepthwiseRow* r, int64_t q, int64_t c, vf sum, int lanes) {
-  if (r->bias) sum += load_n(r->bias + c, lanes);
-  if (r->residual) sum += load_n(r->residual + q * r->c + c, lanes);
-  store_n(r->y + q * r->c + c, activate(r->activation, sum, r->slope), lanes);
+// What follows the sums, with every pointer ready for one channel vector of one strip.
+struct DepthwiseOut {
+  float* y;
+  const float* residual;
+  vf bias;
+  int64_t row, column;  // strides
+  int activation;
+  float slope;
+};
+
+CNNFAST_INLINE DepthwiseOut depthwise_out(const cnnfast::DepthwiseImage* a, int64_t q0, int64_t c) {
+  DepthwiseOut o;
+  o.y = a->y + q0 * a->c + c;
+  o.residual = a->residual ? a->residual + q0 * a->c + c : nullptr;
+  o.bias = a->bias ? load(a->bias + c) : vf{};
+  o.row = a->q * a->c;
+  o.column = a->c;
+  o.activation = a->activation;
+  o.slope = a->slope;
+  return o;
 }
 
-static void depthwise_pixel(const cnnfast::DepthwiseRow* r, int64_t q, int64_t c, int lanes) {
-  const int64_t x0 = q * r->sw - r->pl;
-  int64_t j0 = 0, j1 = r->kw;
-  if (x0 < 0) j0 = min_int(r->kw, (-x0 + r->dw - 1) / r->dw);
-  while (j1 > j0 && x0 + (j1 - 1) * r->dw >= r->w) --j1;
-  vf sum = {};
-  for (int64_t i = 0; i < r->kh; ++i) {
-    const float* x = r->x[i] + c;
-    const float* w = r->weights + i * r->kw * r->c + c;
-    for (int64_t j = j0; j < j1; ++j)
-      sum = fma(load_n(x + (x0 + j * r->dw) * r->c, lanes), load_n(w + j * r->c, lanes), sum);
-  }
-  depthwise_finish(r, q, c, sum, lanes);
-}
-
-template <int KW, int S, int T>
-static void depthwise_tile(const cnnfast::DepthwiseRow* r, int64_t q, int64_t c) {
-  const int64_t step = r->c;
-  vf acc[T];
+template <int T>
+CNNFAST_INLINE void depthwise_finish(const DepthwiseOut& o, int64_t p, const vf* sums) {
+  float* y = o.y + p * o.row;
+  vf v[T];
   CNNFAST_UNROLL
-  for (int t = 0; t < T; ++t) acc[t] = vf{};
-  for (int64_t i = 0; i < r->kh; ++i) {
-    const float* x = r->x[i] + (q * S - r->pl) * step + c;
-    const float* w = r->weights + i * KW * step + c;
-    vf in[(T - 1) * S + KW];
+  for (int t = 0; t < T; ++t) v[t] = sums[t] + o.bias;
+  if (o.residual) {
+    const float* r = o.residual + p * o.row;
     CNNFAST_UNROLL
-    for (int t = 0; t < (T - 1) * S + KW; ++t) in[t] = load(x + t * step);
-    CNNFAST_UNROLL
-    for (int j = 0; j < KW; ++j) {
-      vf weight = load(w + j * step);
-      CNNFAST_UNROLL
-      for (int t = 0; t < T; ++t) acc[t] = fma(in[t * S + j], weight, acc[t]);
-    }
+    for (int t = 0; t < T; ++t) v[t] += load(r + t * o.column);
   }
-  const vf bias = r->bias ? load(r->bias + c) : vf{};
+  if (o.activation == cnnfast::kRelu || o.activation == cnnfast::kRelu6) {
+    const vf top = splat(o.activation == cnnfast::kRelu6 ? 6.0f : __builtin_inff());
+    CNNFAST_UNROLL
+    for (int t = 0; t < T; ++t) v[t] = vmin(top, vmax(vf{}, v[t]));
+  }
   CNNFAST_UNROLL
-  for (int t = 0; t < T; ++t) {
-    vf sum = r->bias ? acc[t] + bias : acc[t];
-    if (r->residual) sum += load(r->residual + (q + t) * step + c);
-    if (r->activation == cnnfast::kRelu)
-      sum = vmax(vf{}, sum);
-    else if (r->activation == cnnfast::kRelu6)
-      sum = vmin(splat(6.0f), vmax(vf{}, sum));
-    store(r->y + (q + t) * step + c, sum);
-  }
-  if (r->activation > cnnfast::kRelu6)
+  for (int t = 0; t < T; ++t) store(y + t * o.column, v[t]);
+  if (o.activation > cnnfast::kRelu6)
     for (int t = 0; t < T; ++t) {
-      float* y = r->y + (q + t) * step + c;
-      store(y, activate(r->activation, load(y), r->slope));
+      float* at = y + t * o.column;
+      store(at, activate(o.activation, load(at), o.slope));
     }
 }
 
-template <int KW, int S>
-static int64_t depthwise_interior(const cnnfast::DepthwiseRow* r, int64_t q, int64_t q_end) {
-  auto sweep = [&](auto tile, int64_t width) {
-    for (; q + width <= q_end; q += width)
-      for (int64_t c = 0; c < r->c; c += VL) tile(r, q, min_int(c, r->c - VL));
-  };
-  sweep(depthwise_tile<KW, S, kDepthwiseTile>, kDepthwiseTile);
-  sweep(depthwise_tile<KW, S, kDepthwiseTile / 2>, kDepthwiseTile / 2);
-  sweep(depthwise_tile<KW, S, 1>, 1);
-  return q;
-}
+// The N input vectors of one row that a strip looks at; EDGE: some columns lie outside.
+template <int N, bool EDGE>
+struct DepthwiseColumns {
+  int64_t offset[EDGE ? N : 1];
+  bool inside[EDGE ? N : 1];
+  int64_t first, step;
 
-static void depthwise_row(const cnnfast::DepthwiseRow* r) {
-  auto pixels = [&](int64_t q, int64_t q_end) {
-    for (; q < q_end; ++q)
-      for (int64_t c = 0; c < r->c; c += VL)
-        depthwise_pixel(r, q, c, static_cast<int>(min_int(VL, r->c - c)));
-  };
-  // Pixels q0..q1 have their whole window inside the row.
-  const int64_t span = (r->kw - 1) * r->dw + 1;
-  const int64_t q0 = min_int(r->q, (r->pl + r->sw - 1) / r->sw);
-  const int64_t room = r->w - span + r->pl;
-  const int64_t q1 = room < 0 ? q0 : max_int(q0, min_int(r->q, room / r->sw + 1));
-  pixels(0, q0);
-  int64_t q = q0;
-  if (r->c >= VL && r->dw == 1) {
-    if (r->kw == 3 && r->sw == 1) q = depthwise_interior<3, 1>(r, q, q1);
-    if (r->kw == 3 && r->sw == 2) q = depthwise_interior<3, 2>(r, q, q1);
-    if (r->kw == 5 && r->sw == 1) q = depthwise_interior<5, 1>(r, q, q1);
-    if (r->kw == 5 && r->sw == 2) q = depthwise_interior<5, 2>(r, q, q1);
-    if (r->kw == 7 && r->sw == 1) q = depthwise_interior<7, 1>(r, q, q1);
+  static inline __attribute__((always_inline)) DepthwiseColumns make(const cnnfast::DepthwiseImage* a, int64_t column, int64_t c) {
+    DepthwiseColumns d;
+    d.first = column * a->c + c;
+    d.step = a->c;
+    if (EDGE)
+      for (int i = 0; i < N; ++i) {
+        d.inside[i] = column + i >= 0 && column + i < a->w;
+        d.offset[i] = d.first + i * a->c;
+      }
+    return d;
   }
-  pixels(q, r->q);
+  inline __attribute__((always_inline)) void read(const float* row, const float* zero, vf* x) const {
+    CNNFAST_UNROLL
+    for (int i = 0; i < N; ++i)
+      x[i] = load(EDGE ? (inside[i] ? row + offset[i] : zero) : row + first + i * step);
+  }
+};
+
+// 3x3, stride S: walks down output rows p0 .. p1 of T columns.
+template <int S, int T, bool EDGE>
+static __attribute__((noinline)) void depthwise_3x3(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1,
+                                                   int64_t q0, int64_t c) {
+  constexpr int N = (T - 1) * S + 3;
+  const auto columns = DepthwiseColumns<N, EDGE>::make(a, q0 * S - a->pl, c);
+  const DepthwiseOut out = depthwise_out(a, q0, c);
+  vf w[9];
+  CNNFAST_UNROLL
+  for (int i = 0; i < 9; ++i) w[i] = load(a->weights + i * a->c + c);
+  const int64_t stride = a->w * a->c, top = p0 * S - a->pt;
+  const float *x = a->x, *zero = a->zero;
+  const int64_t h = a->h;
+
+  // Adds input row `top + k` times kernel row i to the sums.
+  auto add = [&](const vf* in, int i, vf* sums, const vf* before) {
+    CNNFAST_UNROLL
+    for (int t = 0; t < T; ++t) {
+      vf s = before ? before[t] : vf{};
+      s = fma(in[t * S], w[3 * i], s);
+      s = fma(in[t * S + 1], w[3 * i + 1], s);
+      sums[t] = fma(in[t * S + 2], w[3 * i + 2], s);
+    }
+  };
+  auto row_inside = [&](int64_t k) { return top + k >= 0 && top + k < h; };
+  auto read = [&](int64_t k, vf* in) { columns.read(x + (top + k) * stride, zero, in); };
+
+  const int64_t n = p1 - p0;
+  vf in[N], current[T], next[T];
+  if (S == 1) {
+    // current: rows 0 and 1 of the kernel are in; next: row 0 is in.
+    CNNFAST_UNROLL
+    for (int t = 0; t < T; ++t) current[t] = next[t] = vf{};
+    if (row_inside(0)) {
+      read(0, in);
+      add(in, 0, current, nullptr);
+    }
+    if (row_inside(1)) {
+      read(1, in);
+      add(in, 1, current, current);
+      add(in, 0, next, nullptr);
+    }
+    for (int64_t j = 0; j < n; ++j) {
+      vf done[T];
+      if (row_inside(j + 2)) {
+        read(j + 2, in);
+        add(in, 2, done, current);
+        add(in, 1, current, next);
+        add(in, 0, next, nullptr);
+      } else {
+        CNNFAST_UNROLL
+        for (int t = 0; t < T; ++t) {
+          done[t] = current[t];
+          current[t] = next[t];
+          next[t] = vf{};
+        }
+      }
+      depthwise_finish<T>(out, p0 + j, done);
+    }
+  } else {
+    // next: row 0 of the kernel is in, from the input row shared with the output row above.
+    CNNFAST_UNROLL
+    for (int t = 0; t < T; ++t) next[t] = vf{};
+    if (row_inside(0)) {
+      read(0, in);
+      add(in, 0, next, nullptr);
+    }
+    for (int64_t j = 0; j < n; ++j) {
+      CNNFAST_UNROLL
+      for (int t = 0; t < T; ++t) current[t] = next[t];
+      if (row_inside(2 * j + 1)) {
+        read(2 * j + 1, in);
+        add(in, 1, current, current);
+      }
+      if (row_inside(2 * j + 2)) {
+        read(2 * j + 2, in);
+        add(in, 2, current, current);
+        add(in, 0, next, nullptr);
+      } else {
+        CNNFAST_UNROLL
+        for (int t = 0; t < T; ++t) next[t] = vf{};
+      }
+      depthwise_finish<T>(out, p0 + j, current);
+    }
+  }
 }
 
-constexpr cnnfast::DepthwiseKernels depthwise_kernels() { return {depthwise_row}; }
+// Kernel width KW, stride S along the row, any height, vertical stride and vertical dilation.
+template <int KW, int S, int T, bool EDGE>
+static __attribute__((noinline)) void depthwise_rows(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1,
+                                                    int64_t q0, int64_t c) {
+  constexpr int N = (T - 1) * S + KW;
+  const auto columns = DepthwiseColumns<N, EDGE>::make(a, q0 * S - a->pl, c);
+  const DepthwiseOut out = depthwise_out(a, q0, c);
+  const int64_t step = a->c;
+  for (int64_t p = p0; p < p1; ++p) {
+    vf acc[T];
+    CNNFAST_UNROLL
+    for (int t = 0; t < T; ++t) acc[t] = vf{};
+    for (int64_t i = 0; i < a->kh; ++i) {
+      const int64_t iy = p * a->sh - a->pt + i * a->dh;
+      if (iy < 0 || iy >= a->h) continue;
+      vf in[N];
+      columns.read(a->x + iy * a->w * step, a->zero, in);
+      const float* w = a->weights + i * KW * step + c;
+      CNNFAST_UNROLL
+      for (int j = 0; j < KW; ++j) {
+        const vf weight = load(w + j * step);
+        CNNFAST_UNROLL
+        for (int t = 0; t < T; ++t) acc[t] = fma(in[t * S + j], weight, acc[t]);
+      }
+    }
+    depthwise_finish<T>(out, p, acc);
+  }
+}
+
+// Any kernel, one pixel and up to a vector of channels at a time.
+static void depthwise_pixel(const cnnfast::DepthwiseImage* a, int64_t p, int64_t q, int64_t c, int lanes) {
+  vf sum = {};
+  for (int64_t i = 0; i < a->kh; ++i) {
+    const int64_t iy = p * a->sh - a->pt + i * a->dh;
+    for (int64_t j = 0; j < a->kw; ++j) {
+      const int64_t ix = q * a->sw - a->pl + j * a->dw;
+      const bool inside = iy >= 0 && iy < a->h && ix >= 0 && ix < a->w;
+      if (!inside && a->skip_padding) continue;
+      const vf x = inside ? load_n(a->x + (iy * a->w + ix) * a->c + c, lanes) : vf{};
+      sum = fma(x, load_n(a->weights + (i * a->kw + j) * a->c + c, lanes), sum);
+    }
+  }
+  const int64_t at = (p * a->q + q) * a->c + c;
+  if (a->bias) sum += load_n(a->bias + c, lanes);
+  if (a->residual) sum += load_n(a->residual + at, lanes);
+  store_n(a->y + at, activate(a->activation, sum, a->slope), lanes);
+}
+
+typedef void (*DepthwiseStripFn)(const cnnfast::DepthwiseImage*, int64_t, int64_t, int64_t, int64_t);
+struct DepthwiseStrips {
+  DepthwiseStripFn inner[kStripWidth + 1], edge[kStripWidth + 1];
+};
+
+#if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_NEON)
+#define CNNFAST_STRIPS(F, ...)                                                                            \
+  {{nullptr, F<__VA_ARGS__, 1, false>, F<__VA_ARGS__, 2, false>, F<__VA_ARGS__, 3, false>,                \
+    F<__VA_ARGS__, 4, false>, F<__VA_ARGS__, 5, false>, F<__VA_ARGS__, 6, false>},                        \
+   {nullptr, F<__VA_ARGS__, 1, true>, F<__VA_ARGS__, 2, true>, F<__VA_ARGS__, 3, true>,                   \
+    F<__VA_ARGS__, 4, true>, F<__VA_ARGS__, 5, true>, F<__VA_ARGS__, 6, true>}}
+#else
+#define CNNFAST_STRIPS(F, ...)                                                                            \
+  {{nullptr, F<__VA_ARGS__, 1, false>, F<__VA_ARGS__, 2, false>, F<__VA_ARGS__, 3, false>,                \
+    F<__VA_ARGS__, 4, false>},                                                                            \
+   {nullptr, F<__VA_ARGS__, 1, true>, F<__VA_ARGS__, 2, true>, F<__VA_ARGS__, 3, true>,                   \
+    F<__VA_ARGS__, 4, true>}}
+#endif
+
+static const DepthwiseStrips kStrips3x3s1 = CNNFAST_STRIPS(depthwise_3x3, 1);
+static const DepthwiseStrips kStrips3x3s2 = CNNFAST_STRIPS(depthwise_3x3, 2);
+static const DepthwiseStrips kStrips3s1 = CNNFAST_STRIPS(depthwise_rows, 3, 1);
+static const DepthwiseStrips kStrips5s1 = CNNFAST_STRIPS(depthwise_rows, 5, 1);
+static const DepthwiseStrips kStrips5s2 = CNNFAST_STRIPS(depthwise_rows, 5, 2);
+static const DepthwiseStrips kStrips7s1 = CNNFAST_STRIPS(depthwise_rows, 7, 1);
+
+static const DepthwiseStrips* depthwise_strips(const cnnfast::DepthwiseImage* a) {
+  if (a->c < VL || a->dw != 1 || !a->skip_padding) return nullptr;
+  const bool square = a->kh == 3 && a->dh == 1 && a->sh == a->sw;
+  if (a->kw == 3 && a->sw == 1) return square ? &kStrips3x3s1 : &kStrips3s1;
+  if (a->kw == 3 && a->sw == 2 && square) return &kStrips3x3s2;
+  if (a->kw == 5 && a->sw == 1) return &kStrips5s1;
+  if (a->kw == 5 && a->sw == 2) return &kStrips5s2;
+  if (a->kw == 7 && a->sw == 1) return &kStrips7s1;
+  return nullptr;
+}
+
+static void depthwise_band(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1, int64_t c0, int64_t c1) {
+  const DepthwiseStrips* strips = depthwise_strips(a);
+  if (!strips) {
+    for (int64_t p = p0; p < p1; ++p)
+      for (int64_t q = 0; q < a->q; ++q)
+        for (int64_t c = c0; c < c1; c += VL)
+          depthwise_pixel(a, p, q, c, static_cast<int>(min_int(VL, c1 - c)));
+    return;
+  }
+  // Strips of nearly equal width.
+  const int64_t count = (a->q + kStripWidth - 1) / kStripWidth;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t q0 = i * a->q / count, q1 = (i + 1) * a->q / count;
+    const int64_t first = q0 * a->sw - a->pl, last = (q1 - 1) * a->sw - a->pl + a->kw - 1;
+    const DepthwiseStripFn strip = (first < 0 || last >= a->w ? strips->edge : strips->inner)[q1 - q0];
+    for (int64_t c = c0; c < c1; c += VL) strip(a, p0, p1, q0, min_int(c, c1 - VL));
+  }
+}
+
+constexpr cnnfast::DepthwiseKernels depthwise_kernels() { return {depthwise_band}; }
 
 }  // namespace
