@@ -1,5 +1,6 @@
 // Depthwise convolution: bands of output rows, and blocks of channels where those are few, over threads.
 #include <algorithm>
+#include <cstring>
 
 #include "core/threads.h"
 #include "cpu/conv2d.h"
@@ -20,6 +21,42 @@ Buffer repeat_channels(const float* x, int64_t pixels, int64_t c, int64_t m) {
       for (int64_t k = 0; k < m; ++k) *to++ = x[i];
   });
   return out;
+}
+
+// Neighbouring pixels that lie a multiple of 4 KiB apart share one set of the first-level cache, which
+// then holds only a few of them: such a band runs on packed copies of 64 channels at a time.
+constexpr int64_t kPageFloats = 1024, kCopied = 64;
+
+void copy_pixels(const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t pixels) {
+  for (int64_t i = 0; i < pixels; ++i)
+    std::memcpy(to + i * to_stride, from + i * from_stride, kCopied * sizeof(float));
+}
+
+void band_by_copies(const DepthwiseImage& image, int64_t p0, int64_t p1, int64_t c0, int64_t c1) {
+  const int64_t first = std::max<int64_t>(0, p0 * image.sh - image.pt);
+  const int64_t last = std::min(image.h, (p1 - 1) * image.sh - image.pt + (image.kh - 1) * image.dh + 1);
+  const int64_t in = std::max<int64_t>(0, last - first) * image.w, out = (p1 - p0) * image.q;
+  const int64_t taps = image.kh * image.kw, residual = image.residual ? out : 0;
+  auto* scratch = static_cast<float*>(thread_scratch(
+      Slot::kImage, static_cast<size_t>((in + out + residual + taps + 1) * kCopied) * sizeof(float)));
+  DepthwiseImage part = image;
+  float *x = scratch, *y = x + in * kCopied, *r = y + out * kCopied, *w = r + residual * kCopied,
+        *bias = w + taps * kCopied;
+  part.c = kCopied;
+  part.h = last - first, part.p = p1 - p0;
+  part.pt = image.pt - p0 * image.sh + first;
+  part.x = x, part.y = y, part.weights = w;
+  if (image.bias) part.bias = bias;
+  if (image.residual) part.residual = r;
+  for (int64_t c = c0; c < c1; c += kCopied) {
+    copy_pixels(image.x + first * image.w * image.c + c, image.c, x, kCopied, in);
+    copy_pixels(image.weights + c, image.c, w, kCopied, taps);
+    if (image.bias) std::memcpy(bias, image.bias + c, kCopied * sizeof(float));
+    const int64_t to = p0 * image.q * image.c + c;
+    if (image.residual) copy_pixels(image.residual + to, image.c, r, kCopied, out);
+    kernels().depthwise.band(&part, 0, part.p, 0, kCopied);
+    copy_pixels(y, kCopied, image.y + to, image.c, out);
+  }
 }
 
 }  // namespace
@@ -50,17 +87,23 @@ void depthwise_conv2d(const Conv2dSpec& s, const float* x, const float* w, const
   const int64_t bands = (s.p + kBand - 1) / kBand;
   // Small pictures are split by channels too, two vectors at least: the last ones overlap.
   const int64_t vectors = (c + k.vl - 1) / k.vl;
+  const bool aliased = c % kPageFloats == 0 && s.q > 1;
+  const int64_t copies = c / kCopied;
   int64_t blocks = 1;
   if (threads > 1 && s.n * bands < 4 * threads)
-    blocks = std::max<int64_t>(1, std::min(vectors / 2, (4 * threads + s.n * bands - 1) / (s.n * bands)));
+    blocks = std::max<int64_t>(1, std::min(aliased ? copies : vectors / 2, (4 * threads + s.n * bands - 1) / (s.n * bands)));
   parallel_for(s.n * bands * blocks, threads, [&](int64_t task) {
     const int64_t block = task % blocks, band = task / blocks % bands, n = task / blocks / bands;
     DepthwiseImage one = image;
     one.x = x + n * s.h * s.w * c;
     one.y = y + n * s.p * s.q * c;
     one.residual = epilogue.residual ? epilogue.residual + n * s.p * s.q * c : nullptr;
-    k.depthwise.band(&one, band * s.p / bands, (band + 1) * s.p / bands, block * vectors / blocks * k.vl,
-                     std::min(c, (block + 1) * vectors / blocks * k.vl));
+    const int64_t p0 = band * s.p / bands, p1 = (band + 1) * s.p / bands;
+    if (aliased)
+      band_by_copies(one, p0, p1, block * copies / blocks * kCopied, (block + 1) * copies / blocks * kCopied);
+    else
+      k.depthwise.band(&one, p0, p1, block * vectors / blocks * k.vl,
+                       std::min(c, (block + 1) * vectors / blocks * k.vl));
   });
 }
 
