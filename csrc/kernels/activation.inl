@@ -11,11 +11,11 @@ namespace {
 
 // top / (1 + exp(-|x|)), times exp(-|x|) where x < 0: sigmoid for top = 1, SiLU for top = x.
 CNNFAST_INLINE vf logistic(vf x, vf top) {
-  const vf zero = {};
   const ExpParts e = exp_parts(vmax(splat(-110.0f), -vabs(x)));
   const vf denominator = scale_by_power(e.p, e) + splat(1.0f);
-  const vf left = scale_by_power(top * e.p / denominator, e);
-  return select(x < zero, left, top / denominator);
+  const vi left = x < vf{};
+  const vf ratio = select(left, top * e.p, top) / denominator;
+  return select(left, scale_by_power(ratio, e), ratio);
 }
 
 CNNFAST_INLINE vf sigmoid(vf x) { return logistic(x, splat(1.0f)); }

@@ -33,14 +33,14 @@ struct ExpParts {
   vi k;
 };
 
-// |x| at most 2^20, or NaN (then p is NaN).
-CNNFAST_INLINE ExpParts exp_parts(vf x) {
+// exp(x + correction); |x| at most 2^20, or NaN (then p is NaN); the correction is tiny against 1.
+CNNFAST_INLINE ExpParts exp_parts(vf x, vf correction) {
   const vf magic = splat(12582912.0f);
   const vf shifted = fma(x, splat(1.442695041f), magic);
   const vf whole = shifted - magic;
   // ln 2 in two parts; the first has so few bits that its product with k is exact without FMA too.
   vf r = fma(whole, splat(-0.693359375f), x);
-  r = fma(whole, splat(2.12194440e-4f), r);
+  r = fma(whole, splat(2.12194440e-4f), r) + correction;
   vf p = fma(splat(1.381459879e-3f), r, splat(8.368716575e-3f));
   p = fma(p, r, splat(4.166838899e-2f));
   p = fma(p, r, splat(1.666652113e-1f));
@@ -48,6 +48,11 @@ CNNFAST_INLINE ExpParts exp_parts(vf x) {
   p = fma(p, r, splat(1.0f));
   p = fma(p, r, splat(1.0f));
   return {p, whole, bits_of(shifted) - splat_int(0x4b400000)};
+}
+
+CNNFAST_INLINE ExpParts exp_parts(vf x) {
+  // -0 as the correction is no operation at all: the compiler may drop it.
+  return exp_parts(x, -vf{});
 }
 
 // v * 2^k for -250 <= k <= 250, rounded once: two factors where one would leave the range of floats.
@@ -61,16 +66,137 @@ CNNFAST_INLINE vf scale_by_power(vf v, const ExpParts& e) {
 #endif
 }
 
-// exp(x) for x <= 88, to the bottom of the subnormal numbers; -Inf gives 0, NaN comes through.
-CNNFAST_INLINE vf exp_nonpositive(vf x) {
-  const ExpParts e = exp_parts(vmax(splat(-110.0f), x));
-  return scale_by_power(e.p, e);
-}
-
 // exp(x) for -87 <= x <= 87, or NaN.
 CNNFAST_INLINE vf exp_in_range(vf x) {
   const ExpParts e = exp_parts(x);
   return from_bits(bits_of(e.p) + (e.k << 23));
+}
+
+// exp(x - m) for x <= m, to the bottom of the subnormal numbers. The rounding error of the difference
+// is found exactly and put into the exponent, where it would cost |x - m| / 2 units. NaN and what
+// Inf - Inf gives come through; x = -Inf gives 0.
+CNNFAST_INLINE vf exp_of_difference(vf x, vf m) {
+  const vf d = x - m, back = d - x;
+  const vf error = (x - (d - back)) - (m + back);
+  const vf lowest = splat(-110.0f);
+  const ExpParts e = exp_parts(vmax(lowest, d), select(d > lowest, error, vf{}));
+  return scale_by_power(e.p, e);
+}
+
+// Whether all lanes of a comparison are true.
+CNNFAST_INLINE bool all_lanes(vi mask) {
+#if defined(CNNFAST_LEVEL_V4)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask)) == 0xffff;
+#elif defined(CNNFAST_LEVEL_V3)
+  return _mm256_movemask_ps(reinterpret_cast<__m256>(mask)) == 0xff;
+#elif defined(CNNFAST_LEVEL_V2)
+  return _mm_movemask_ps(reinterpret_cast<__m128>(mask)) == 0xf;
+#else
+  int32_t all = -1;
+  for (int i = 0; i < VL; ++i) all &= mask[i];
+  return all != 0;
+#endif
+}
+
+// x / d^0.75, within a few units; lanes where d is not a number of ordinary size are NaN or wrong.
+CNNFAST_INLINE vf divide_by_three_quarters(vf x, vf d) {
+#if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_V3)
+  // q ~ d^(-1/4) from two approximate roots; with h = 1 - d q^4 the answer is x q^3 (1 - h)^(-3/4),
+  // and three terms of that series leave less than a unit.
+#if defined(CNNFAST_LEVEL_V4)
+  const vf root = _mm512_rsqrt14_ps(d);
+  const vf q = root * vf(_mm512_rsqrt14_ps(root));
+#else
+  const vf root = _mm256_rsqrt_ps(d);
+  const vf q = root * vf(_mm256_rsqrt_ps(root));
+#endif
+  const vf q2 = q * q;
+  const vf h = fma(-(d * q2), q2, splat(1.0f));
+  const vf y = x * (q2 * q);
+  return fma(y, h * fma(h, splat(21.0f / 32), splat(0.75f)), y);
+#else
+  const vf root = vsqrt(d);
+  return x / (root * vsqrt(root));
+#endif
+}
+
+// --- double precision, for logarithms whose error an exponential would multiply ---------------------
+
+// Half as many lanes: as long as a vector of floats.
+typedef double vd __attribute__((vector_size(VL * 4)));
+typedef uint64_t vu64 __attribute__((vector_size(VL * 4)));
+typedef int64_t vi64 __attribute__((vector_size(VL * 4)));
+typedef float vf_half __attribute__((vector_size(VL * 2)));
+typedef float vf_half_unaligned __attribute__((vector_size(VL * 2), aligned(4), may_alias));
+
+CNNFAST_INLINE vd splat_double(double s) { return s - vd{}; }
+CNNFAST_INLINE vd load_wide(const float* p) {
+  return __builtin_convertvector(static_cast<vf_half>(*reinterpret_cast<const vf_half_unaligned*>(p)), vd);
+}
+CNNFAST_INLINE void store_narrow(float* p, vd v) {
+  *reinterpret_cast<vf_half_unaligned*>(p) = __builtin_convertvector(v, vf_half);
+}
+CNNFAST_INLINE vd select_double(vi64 mask, vd yes, vd no) {
+  return reinterpret_cast<vd>((mask & reinterpret_cast<vi64>(yes)) | (~mask & reinterpret_cast<vi64>(no)));
+}
+
+// ln(x) for finite x > 0 in the normal range of doubles, relative error below 1e-10. x = 2^e m with m
+// in [0.7, 1.42]; ln m = 2 artanh(t), t = (m - 1) / (m + 1), by its power series to t^13.
+CNNFAST_INLINE vd log_double(vd x) {
+  const vu64 below = vu64{} + 0x3fe6a09e667f3bcd;  // bits of sqrt(1/2)
+  const vu64 from = reinterpret_cast<vu64>(x) - below;
+  const vd m = reinterpret_cast<vd>((from & (vu64{} + 0xfffffffffffff)) + below);
+  // e + 1024, moved to the front of the bits of 2^52, gives 2^52 + e + 1024 as a double.
+  const vu64 biased = (from + (vu64{} + 0x4000000000000000)) >> 52;
+  const vd e = reinterpret_cast<vd>(biased + 0x4330000000000000) - splat_double(4503599627370496.0 + 1024.0);
+  const vd one = splat_double(1.0);
+  const vd t = (m - one) / (m + one), s = t * t;
+  vd p = splat_double(2.0 / 13) * s + splat_double(2.0 / 11);
+  p = p * s + splat_double(2.0 / 9);
+  p = p * s + splat_double(2.0 / 7);
+  p = p * s + splat_double(2.0 / 5);
+  p = p * s + splat_double(2.0 / 3);
+  p = p * s + splat_double(2.0);
+  return e * splat_double(0.69314718055994531) + t * p;
+}
+
+// ln(1 + x) for finite x >= 0, relative error below 1e-10; NaN comes through.
+CNNFAST_INLINE vd log1p_double(vd x) {
+  const vd one = splat_double(1.0);
+  const vd small = x * (one - x * (splat_double(0.5) - x * splat_double(1.0 / 3)));
+  const vd result = select_double(x < splat_double(1e-4), small, log_double(one + x));
+  return select_double(x == x, result, x);
+}
+
+// ln(1 + a + b) of floats, the sum in double precision.
+CNNFAST_INLINE vf log1p_of_sum(vf a, vf b) {
+  float as[VL], bs[VL];
+  store(as, a), store(bs, b);
+  for (int i = 0; i < VL; i += VL / 2) store_narrow(as + i, log1p_double(load_wide(as + i) + load_wide(bs + i)));
+  return load(as);
+}
+
+// v * x^power for normal x > 0, wherever the result lies; the power alone may be out of range.
+CNNFAST_INLINE vf times_power(vf v, vf x, double power) {
+  float high[VL], low[VL];
+  store(high, x);
+  for (int i = 0; i < VL; i += VL / 2) {
+    vd t = log_double(load_wide(high + i)) * splat_double(power);
+    const vd limit = splat_double(280.0);  // exp(280) takes the smallest float beyond the largest
+    t = select_double(t < limit, t, limit);
+    t = select_double(t > -limit, t, -limit);
+    store_narrow(high + i, t);
+    store_narrow(low + i, t - load_wide(high + i));
+  }
+  const ExpParts e = exp_parts(load(high), load(low));
+  v *= e.p;
+#if defined(CNNFAST_LEVEL_V4)
+  return scale_by_power(v, e);
+#else
+  const vi quarter = e.k >> 2, bias = splat_int(127);
+  const vf step = from_bits((quarter + bias) << 23);
+  return v * step * step * step * from_bits((e.k - quarter - quarter - quarter + bias) << 23);
+#endif
 }
 
 }  // namespace

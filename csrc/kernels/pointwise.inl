@@ -1,9 +1,93 @@
+// Element-by-element operators. Algorithm: one pass, four vectors a step so that the long latencies
+// of division and polynomials overlap; the rest of a row is masked. No accumulators.
 #pragma once
+#include "kernels/activation.inl"
 #include "kernels/pointwise.h"
 #include "kernels/simd.h"
 
 namespace {
 
-constexpr cnnfast::PointwiseKernels pointwise_kernels() { return {0}; }
+// y[i] = f(i-th vector of whatever f reads); f(i, load) gets the offset and how to load there.
+template <class F>
+CNNFAST_INLINE void each_vector(float* y, int64_t n, F f) {
+  constexpr int kStep = 4;
+  const auto whole = [](const float* p) __attribute__((always_inline)) { return load(p); };
+  int64_t i = 0;
+  for (; i + kStep * VL <= n; i += kStep * VL) {
+    vf out[kStep];
+    CNNFAST_UNROLL
+    for (int v = 0; v < kStep; ++v) out[v] = f(i + v * VL, whole);
+    CNNFAST_UNROLL
+    for (int v = 0; v < kStep; ++v) store(y + i + v * VL, out[v]);
+  }
+  for (; i + VL <= n; i += VL) store(y + i, f(i, whole));
+  if (i < n) {
+    const int lanes = static_cast<int>(n - i);
+    const auto part = [lanes](const float* p) __attribute__((always_inline)) { return load_n(p, lanes); };
+    store_n(y + i, f(i, part), lanes);
+  }
+}
+
+#define CNNFAST_EACH(expression) \
+  each_vector(y, n, [&](int64_t i, auto read) __attribute__((always_inline)) { return expression; })
+
+static void activate_all(int kind, float slope, const float* x, float* y, int64_t n) {
+  switch (kind) {
+    case cnnfast::kRelu:
+      return CNNFAST_EACH(vmax(vf{}, read(x + i)));
+    case cnnfast::kRelu6:
+      return CNNFAST_EACH(vmin(splat(6.0f), vmax(vf{}, read(x + i))));
+    case cnnfast::kLeakyRelu:
+      return CNNFAST_EACH(activate(cnnfast::kLeakyRelu, read(x + i), slope));
+    case cnnfast::kSigmoid:
+      return CNNFAST_EACH(sigmoid(read(x + i)));
+    case cnnfast::kTanh:
+      return CNNFAST_EACH(tanh(read(x + i)));
+    case cnnfast::kSilu:
+      return CNNFAST_EACH(silu(read(x + i)));
+    case cnnfast::kHardSwish:
+      return CNNFAST_EACH(hard_swish(read(x + i)));
+    default:
+      return CNNFAST_EACH(read(x + i));
+  }
+}
+
+template <class Operation, class Finish>
+CNNFAST_INLINE void binary_rows(const cnnfast::BinaryRows* t, Operation operation, Finish finish) {
+  const int64_t n = t->n;
+  for (int64_t r = 0; r < t->rows; ++r) {
+    const float *a = t->a + r * t->a_step, *b = t->b + r * t->b_step;
+    float* y = t->y + r * t->y_step;
+    if (t->b_scalar) {
+      const vf s = splat(*b);
+      CNNFAST_EACH(finish(operation(read(a + i), s)));
+    } else {
+      CNNFAST_EACH(finish(operation(read(a + i), read(b + i))));
+    }
+  }
+}
+
+#define CNNFAST_LAMBDA(result, ...) [=](__VA_ARGS__) __attribute__((always_inline)) { return result; }
+
+static void add_rows(const cnnfast::BinaryRows* t) {
+  const auto sum = CNNFAST_LAMBDA(a + b, vf a, vf b);
+  switch (t->activation) {
+    case cnnfast::kNone:
+      return binary_rows(t, sum, CNNFAST_LAMBDA(v, vf v));
+    case cnnfast::kRelu:
+      return binary_rows(t, sum, CNNFAST_LAMBDA(vmax(vf{}, v), vf v));
+    default:
+      return binary_rows(t, sum, CNNFAST_LAMBDA(activate(t->activation, v, t->slope), vf v));
+  }
+}
+
+static void mul_rows(const cnnfast::BinaryRows* t) {
+  binary_rows(t, CNNFAST_LAMBDA(a * b, vf a, vf b), CNNFAST_LAMBDA(v, vf v));
+}
+
+#undef CNNFAST_LAMBDA
+#undef CNNFAST_EACH
+
+constexpr cnnfast::PointwiseKernels pointwise_kernels() { return {activate_all, add_rows, mul_rows}; }
 
 }  // namespace

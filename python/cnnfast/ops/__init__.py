@@ -1,5 +1,7 @@
 """Operators on NumPy arrays: activations N,H,W,C, weights KH,KW,C_in/groups,C_out."""
 
+from .activations import hard_swish, leaky_relu, relu, relu6, sigmoid, silu, tanh
+from .arithmetic import add, mul
 from .conv import (
     PackedWeights,
     conv2d,
@@ -9,22 +11,37 @@ from .conv import (
     pack_conv2d_transpose,
 )
 from .linear import gram_matrix, linear, pack_linear
+from .norm import batch_norm, local_response_norm
 from .pad import pad2d
 from .registry import OPERATORS, Cost, Op, cost
+from .softmax import log_softmax, softmax
 
 __all__ = [
     "OPERATORS",
     "Cost",
     "Op",
     "PackedWeights",
+    "add",
+    "batch_norm",
     "conv2d",
     "conv2d_transpose",
     "cost",
     "depthwise_conv2d",
     "gram_matrix",
+    "hard_swish",
+    "leaky_relu",
     "linear",
+    "local_response_norm",
+    "log_softmax",
+    "mul",
     "pack_conv2d",
     "pack_conv2d_transpose",
     "pack_linear",
     "pad2d",
+    "relu",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "tanh",
 ]

@@ -1,0 +1,165 @@
+"""Addition and multiplication with broadcasting."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .activations import ACTIVATION_CODES, apply_activation
+from .registry import F32, F64, Array, Cost, Op, array, cached, choice, elements, fail, native
+
+_INFINITE = 2.0**128 - 2.0**103  # from here on float64 rounds to infinity in float32
+
+
+@dataclass(frozen=True)
+class BinarySpec:
+    """Two shapes, the shape they broadcast to, and the native description."""
+
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+    out: tuple[int, ...]
+    activation: str | None
+    native: Any
+
+
+def broadcast_shape(op: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """The common shape by NumPy's rules: axes are matched from the last, and 1 fits everything."""
+    out = []
+    for i in range(1, max(len(a), len(b)) + 1):
+        m = a[-i] if i <= len(a) else 1
+        n = b[-i] if i <= len(b) else 1
+        if m != n and 1 not in (m, n):
+            fail(op, f"sizes {m} and {n} of axis {-i} do not broadcast", x=a, y=b)
+        out.append(n if m == 1 else m)
+    return tuple(reversed(out))
+
+
+def _infer(op: str, a: tuple[int, ...], b: tuple[int, ...], activation: str | None = None) -> BinarySpec:
+    if activation is not None:
+        choice(op, "activation", activation, tuple(name for name in ACTIVATION_CODES if name))
+    out = broadcast_shape(op, a, b)
+    elements(op, *out)
+    for shape in (a, b):
+        elements(op, *shape)
+    module = native()
+    return BinarySpec(a, b, out, activation, None if module is None else module.Broadcast(a, b))
+
+
+@cached
+def infer_add(a: tuple[int, ...], b: tuple[int, ...], activation: str | None = None) -> BinarySpec:
+    """Validate an addition; see :func:`add`."""
+    return _infer("add", a, b, activation)
+
+
+@cached
+def infer_mul(a: tuple[int, ...], b: tuple[int, ...]) -> BinarySpec:
+    """Validate a multiplication; see :func:`mul`."""
+    return _infer("mul", a, b)
+
+
+def reference_add(s: BinarySpec, a: Array, b: Array) -> Array:
+    """act(a + b)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        y = np.asarray(a + b)
+    return y if s.activation is None else np.asarray(apply_activation(s.activation, y))
+
+
+def reference_mul(s: BinarySpec, a: Array, b: Array) -> Array:
+    """The product a * b."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return np.asarray(a * b)
+
+
+def _native_add(s: BinarySpec, a: Array, b: Array) -> Array:
+    return native().add(s.native, a, b, ACTIVATION_CODES[s.activation], 0.01)
+
+
+def _native_mul(s: BinarySpec, a: Array, b: Array) -> Array:
+    return native().mul(s.native, a, b, 0, 0.0)
+
+
+def _cost(s: BinarySpec) -> Cost:
+    out, a, b = (float(np.prod(shape, dtype=float)) for shape in (s.out, s.a, s.b))
+    return Cost(out * (1 if s.activation is None else 2), 4 * (out + a + b))
+
+
+ADD = Op("add", infer_add, reference_add, _native_add, _cost)
+MUL = Op("mul", infer_mul, reference_mul, _native_mul, _cost)
+
+
+def _operands(op: str, x: Any, y: Any) -> tuple[Array, Array]:
+    """Both as arrays of one type; a Python number takes the type of the other operand."""
+    if type(y) in (int, float):
+        x = array(op, "x", x)
+        return x, _scalar(op, y, x)
+    if type(x) in (int, float):
+        y = array(op, "y", y)
+        return _scalar(op, x, y), y
+    x = array(op, "x", x)
+    return x, array(op, "y", y, x)
+
+
+def _scalar(op: str, value: float, like: Array) -> Array:
+    try:
+        wide = float(value)
+    except OverflowError:
+        fail(op, "the number is beyond float64")
+    if like.dtype is F64:
+        return np.array(wide, F64)
+    if abs(wide) >= _INFINITE:
+        wide = math.copysign(math.inf, wide)
+    return np.array(wide, F32)
+
+
+def add(x: Any, y: Any, *, activation: str | None = None) -> Array:
+    """act(x + y) with NumPy broadcasting, e.g. the end of a residual block in one pass.
+
+    Parameters
+    ----------
+    x, y : array_like or Python number
+        float32 (native kernels) or float64 (NumPy reference), both of one type; axes are matched from
+        the last, and size 1 is repeated. A number takes the type of the other operand.
+    activation : str, optional
+        "relu", "relu6", "leaky_relu" (slope .01), "sigmoid", "tanh", "silu" or "hard_swish".
+
+    Returns
+    -------
+    ndarray, the common shape
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    References
+    ----------
+    He et al., "Deep residual learning for image recognition", 2016, equation 1.
+    """
+    x, y = _operands("add", x, y)
+    return ADD(infer_add(x.shape, y.shape, activation), x, y)
+
+
+def mul(x: Any, y: Any) -> Array:
+    """Product x * y with NumPy broadcasting, e.g. (N, H, W, C) by squeeze-and-excitation gates (N, 1, 1, C).
+
+    Parameters
+    ----------
+    x, y : array_like or Python number
+        As for :func:`add`.
+
+    Returns
+    -------
+    ndarray, the common shape
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    References
+    ----------
+    Hu et al., "Squeeze-and-excitation networks", 2018, equation 4.
+    """
+    x, y = _operands("mul", x, y)
+    return MUL(infer_mul(x.shape, y.shape), x, y)

@@ -1,0 +1,125 @@
+"""Softmax and its logarithm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .registry import Array, Cost, Op, array, cached, elements, fail, integer, native
+
+
+@dataclass(frozen=True)
+class SoftmaxSpec:
+    """A checked softmax: the axis, and the sizes before, along and after it."""
+
+    out: tuple[int, ...]
+    axis: int
+    outer: int
+    k: int
+    inner: int
+
+
+def _infer(op: str, x: tuple[int, ...], axis: Any) -> SoftmaxSpec:
+    if not x:
+        fail(op, "x must have at least one dimension", x=x)
+    rank = len(x)
+    axis = integer(op, "axis", axis, -(1 << 62))
+    if not -rank <= axis < rank:
+        fail(op, f"axis must be from {-rank} to {rank - 1}, got {axis}", x=x)
+    axis %= rank
+    if x[axis] == 0:
+        fail(op, "x has no elements along the axis", x=x, axis=axis)
+    elements(op, *x)
+    return SoftmaxSpec(x, axis, elements(op, *x[:axis]), x[axis], elements(op, *x[axis + 1 :]))
+
+
+@cached
+def infer_softmax(x: tuple[int, ...], axis: Any = -1) -> SoftmaxSpec:
+    """Validate a softmax; see :func:`softmax`."""
+    return _infer("softmax", x, axis)
+
+
+@cached
+def infer_log_softmax(x: tuple[int, ...], axis: Any = -1) -> SoftmaxSpec:
+    """Validate the logarithm of a softmax; see :func:`log_softmax`."""
+    return _infer("log_softmax", x, axis)
+
+
+def _shifted_exp(x: Array, m: Array) -> Array:
+    """exp(x - m); in float32 the difference is taken in float64, where it is exact enough."""
+    return np.exp(x.astype(np.float64) - m).astype(x.dtype) if x.dtype == np.float32 else np.exp(x - m)
+
+
+def reference_softmax(s: SoftmaxSpec, x: Array) -> Array:
+    """exp(x - max) over its sum."""
+    with np.errstate(all="ignore"):
+        e = _shifted_exp(x, x.max(axis=s.axis, keepdims=True))
+        return e / e.sum(axis=s.axis, keepdims=True, dtype=np.float64).astype(x.dtype)
+
+
+def reference_log_softmax(s: SoftmaxSpec, x: Array) -> Array:
+    """Difference x - max - log(1 + rest), where rest sums exp(x - max) over all elements but one largest."""
+    with np.errstate(all="ignore"):
+        m = x.max(axis=s.axis, keepdims=True)
+        top = x == m
+        e = _shifted_exp(x, m)
+        # Only finite maxima count as ties: Inf - Inf is NaN, and stays so.
+        rest = np.where(top & (e == e), 0, e).sum(axis=s.axis, keepdims=True, dtype=np.float64)
+        rest += top.sum(axis=s.axis, keepdims=True) - 1
+        return (x - m) - np.log1p(rest).astype(x.dtype)
+
+
+def _native_softmax(s: SoftmaxSpec, x: Array) -> Array:
+    return native().softmax(x, s.outer, s.k, s.inner, False)
+
+
+def _native_log_softmax(s: SoftmaxSpec, x: Array) -> Array:
+    return native().softmax(x, s.outer, s.k, s.inner, True)
+
+
+def _cost(s: SoftmaxSpec) -> Cost:
+    n = float(np.prod(s.out, dtype=float))
+    return Cost(5 * n, 8 * n)
+
+
+SOFTMAX = Op("softmax", infer_softmax, reference_softmax, _native_softmax, _cost)
+LOG_SOFTMAX = Op("log_softmax", infer_log_softmax, reference_log_softmax, _native_log_softmax, _cost)
+
+
+def softmax(x: Any, axis: int = -1) -> Array:
+    """exp(x) divided by its sum along an axis, without overflow.
+
+    Parameters
+    ----------
+    x : array_like, at least one dimension
+        float32 (native kernels) or float64 (NumPy reference).
+    axis : int
+        Must not be empty.
+
+    Returns
+    -------
+    ndarray, shape of x
+        The relative error is at most 1e-6 where the result is a normal number. -Inf gives 0; a NaN, a
+        +Inf or nothing but -Inf along the axis makes all results along it NaN.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    References
+    ----------
+    Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
+    """
+    x = array("softmax", "x", x)
+    return SOFTMAX(infer_softmax(x.shape, axis), x)
+
+
+def log_softmax(x: Any, axis: int = -1) -> Array:
+    """Logarithm of :func:`softmax`, exact also where the softmax is close to 0 or 1.
+
+    Parameters, result and errors as for :func:`softmax`, with -Inf in place of 0.
+    """
+    x = array("log_softmax", "x", x)
+    return LOG_SOFTMAX(infer_log_softmax(x.shape, axis), x)
