@@ -2,6 +2,7 @@
 
 from .activations import hard_swish, leaky_relu, relu, relu6, sigmoid, silu, tanh
 from .arithmetic import add, mul
+from .boxes import batched_nms, box_convert, box_iou, nms, soft_nms, weighted_nms
 from .conv import (
     PackedWeights,
     conv2d,
@@ -23,6 +24,9 @@ __all__ = [
     "PackedWeights",
     "add",
     "batch_norm",
+    "batched_nms",
+    "box_convert",
+    "box_iou",
     "conv2d",
     "conv2d_transpose",
     "cost",
@@ -34,6 +38,7 @@ __all__ = [
     "local_response_norm",
     "log_softmax",
     "mul",
+    "nms",
     "pack_conv2d",
     "pack_conv2d_transpose",
     "pack_linear",
@@ -42,6 +47,8 @@ __all__ = [
     "relu6",
     "sigmoid",
     "silu",
+    "soft_nms",
     "softmax",
     "tanh",
+    "weighted_nms",
 ]
