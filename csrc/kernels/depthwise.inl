@@ -1,7 +1,7 @@
 // Depthwise convolution. Algorithm: channels across lanes. 3x3 kernels with stride 1 or 2 walk down
-// strips of up to kStripWidth output columns: each input row is read once and added to the sums of
+// strips of up to kRollingWidth output columns: each input row is read once and added to the sums of
 // all output rows that it touches, which wait in registers (rolling accumulators); the nine weights
-// stay in registers too. Other kernels sum one output row of a strip at a time.
+// stay in registers too. Other kernels sum one output row of up to kRowsWidth columns at a time.
 // Accumulators: per output pixel one vector, taps in row-major order.
 // At the borders of the picture the strip reads zeros through selected pointers. The last channels
 // overlap their neighbours instead of being masked (computed twice, with the same result).
@@ -13,10 +13,11 @@
 namespace {
 
 #if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_NEON)
-constexpr int kStripWidth = 6;
+constexpr int kRollingWidth = 6, kRowsWidth = 8;
 #else
-constexpr int kStripWidth = 4;
+constexpr int kRollingWidth = 4, kRowsWidth = 4;
 #endif
+constexpr int kStripWidth = 8;  // room in the tables
 
 // What follows the sums, with every pointer ready for one channel vector of one strip.
 struct DepthwiseOut {
@@ -227,29 +228,30 @@ static void depthwise_pixel(const cnnfast::DepthwiseImage* a, int64_t p, int64_t
 
 typedef void (*DepthwiseStripFn)(const cnnfast::DepthwiseImage*, int64_t, int64_t, int64_t, int64_t);
 struct DepthwiseStrips {
+  int width;  // widest strip
   DepthwiseStripFn inner[kStripWidth + 1], edge[kStripWidth + 1];
 };
 
-#if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_NEON)
-#define CNNFAST_STRIPS(F, ...)                                                                            \
-  {{nullptr, F<__VA_ARGS__, 1, false>, F<__VA_ARGS__, 2, false>, F<__VA_ARGS__, 3, false>,                \
-    F<__VA_ARGS__, 4, false>, F<__VA_ARGS__, 5, false>, F<__VA_ARGS__, 6, false>},                        \
-   {nullptr, F<__VA_ARGS__, 1, true>, F<__VA_ARGS__, 2, true>, F<__VA_ARGS__, 3, true>,                   \
-    F<__VA_ARGS__, 4, true>, F<__VA_ARGS__, 5, true>, F<__VA_ARGS__, 6, true>}}
-#else
-#define CNNFAST_STRIPS(F, ...)                                                                            \
-  {{nullptr, F<__VA_ARGS__, 1, false>, F<__VA_ARGS__, 2, false>, F<__VA_ARGS__, 3, false>,                \
-    F<__VA_ARGS__, 4, false>},                                                                            \
-   {nullptr, F<__VA_ARGS__, 1, true>, F<__VA_ARGS__, 2, true>, F<__VA_ARGS__, 3, true>,                   \
-    F<__VA_ARGS__, 4, true>}}
-#endif
+#define CNNFAST_STRIP_IF(F, width, T, edge, ...) (width) >= (T) ? F<__VA_ARGS__, ((width) >= (T) ? (T) : 1), edge> : nullptr
+#define CNNFAST_STRIP_ROW(F, width, edge, ...)                                                             \
+  {nullptr,                                                                                                \
+   CNNFAST_STRIP_IF(F, width, 1, edge, __VA_ARGS__),                                                       \
+   CNNFAST_STRIP_IF(F, width, 2, edge, __VA_ARGS__),                                                       \
+   CNNFAST_STRIP_IF(F, width, 3, edge, __VA_ARGS__),                                                       \
+   CNNFAST_STRIP_IF(F, width, 4, edge, __VA_ARGS__),                                                       \
+   CNNFAST_STRIP_IF(F, width, 5, edge, __VA_ARGS__),                                                       \
+   CNNFAST_STRIP_IF(F, width, 6, edge, __VA_ARGS__),                                                       \
+   CNNFAST_STRIP_IF(F, width, 7, edge, __VA_ARGS__),                                                       \
+   CNNFAST_STRIP_IF(F, width, 8, edge, __VA_ARGS__)}
+#define CNNFAST_STRIPS(F, width, ...) \
+  {width, CNNFAST_STRIP_ROW(F, width, false, __VA_ARGS__), CNNFAST_STRIP_ROW(F, width, true, __VA_ARGS__)}
 
-static const DepthwiseStrips kStrips3x3s1 = CNNFAST_STRIPS(depthwise_3x3, 1);
-static const DepthwiseStrips kStrips3x3s2 = CNNFAST_STRIPS(depthwise_3x3, 2);
-static const DepthwiseStrips kStrips3s1 = CNNFAST_STRIPS(depthwise_rows, 3, 1);
-static const DepthwiseStrips kStrips5s1 = CNNFAST_STRIPS(depthwise_rows, 5, 1);
-static const DepthwiseStrips kStrips5s2 = CNNFAST_STRIPS(depthwise_rows, 5, 2);
-static const DepthwiseStrips kStrips7s1 = CNNFAST_STRIPS(depthwise_rows, 7, 1);
+static const DepthwiseStrips kStrips3x3s1 = CNNFAST_STRIPS(depthwise_3x3, kRollingWidth, 1);
+static const DepthwiseStrips kStrips3x3s2 = CNNFAST_STRIPS(depthwise_3x3, kRollingWidth, 2);
+static const DepthwiseStrips kStrips3s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 3, 1);
+static const DepthwiseStrips kStrips5s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 5, 1);
+static const DepthwiseStrips kStrips5s2 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 5, 2);
+static const DepthwiseStrips kStrips7s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 7, 1);
 
 static const DepthwiseStrips* depthwise_strips(const cnnfast::DepthwiseImage* a) {
   if (a->c < VL || a->dw != 1 || !a->skip_padding) return nullptr;
@@ -272,7 +274,7 @@ static void depthwise_band(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t
     return;
   }
   // Strips of nearly equal width.
-  const int64_t count = (a->q + kStripWidth - 1) / kStripWidth;
+  const int64_t count = (a->q + strips->width - 1) / strips->width;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t q0 = i * a->q / count, q1 = (i + 1) * a->q / count;
     const int64_t first = q0 * a->sw - a->pl, last = (q1 - 1) * a->sw - a->pl + a->kw - 1;
