@@ -130,7 +130,7 @@ void say_choice(const char* op, const char* chosen, const char* why) {
 PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_group, int64_t o, int64_t groups) {
   const int64_t depth = kh * kw * c_per_group, columns = o / groups;
   const double nanoseconds = static_cast<double>(depth * o) * 0.5;
-  return PackedMatrix(w, groups, depth, columns, columns, o, 1, threads_for(nanoseconds));
+  return PackedMatrix(&w, 1, depth, groups, columns, columns, o, 1, threads_for(nanoseconds));
 }
 
 void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMatrix* packed,
@@ -139,20 +139,10 @@ void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMat
   const Choice& choice = choose(s);
   if (choice.algorithm == Algorithm::kDepthwise && w) return depthwise_conv2d(s, x, w, epilogue, y);
   const int threads = threads_for(gemm_nanoseconds(s.flops()));
-  const int64_t columns = s.o / s.groups;
-
-  // Without packed weights: read them where they lie when few rows would reuse a packed copy.
-  std::optional<PackedMatrix> made;
-  MatrixView b;
   const int64_t rows = s.n * s.p * s.q;
-  if (packed) {
-    b = packed->view();
-  } else if (reads_plain(rows, columns)) {
-    b = {w, columns, s.o, s.groups, s.depth(), columns};
-  } else {
-    made.emplace(pack_conv2d(w, s.kh, s.kw, s.c / s.groups, s.o, s.groups));
-    b = made->view();
-  }
+  std::optional<CallWeights> own;
+  if (!packed) own.emplace(w, rows, s.groups, s.depth(), s.o / s.groups, threads);
+  const MatrixView b = packed ? packed->view() : own->view();
 
   if (choice.algorithm == Algorithm::kPointwise) return dense_gemm(x, rows, b, epilogue, y, threads);
 
@@ -172,7 +162,8 @@ void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMat
     taps = s.kh;
     len = s.kw * s.c;
   }
-  run_gemm({fill_conv, &r, rows, taps, len, b, y, epilogue}, threads);
+  const IndirectGemm gemm{fill_conv, &r, rows, taps, len, b, y, epilogue};
+  run_gemms(&gemm, 1, threads);
 }
 
 }  // namespace cnnfast

@@ -15,15 +15,14 @@ PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_g
 // w KH,KW,C,M; spec.groups = c, spec.o = c * M.
 void depthwise_conv2d(const Conv2dSpec& spec, const float* x, const float* w, const Epilogue& epilogue, float* y);
 
-// w KH,KW,O/groups,C. Transpose convolution has one matrix per output phase, packed together.
+// w KH,KW,O/groups,C: one packed matrix per phase of output pixels that see the same taps.
 class PackedTranspose {
  public:
   PackedTranspose(const ConvTransposeSpec& spec, const float* w, int threads);
   PackedTranspose(PackedTranspose&&) = default;
-  MatrixView phase(int64_t i, int64_t j) const { return phases_[static_cast<size_t>(i * sw_ + j)].view(); }
+  MatrixView phase(size_t i) const { return phases_[i].view(); }
 
  private:
-  int64_t sw_;
   std::vector<PackedMatrix> phases_;
 };
 void conv2d_transpose(const ConvTransposeSpec& spec, const float* x, const PackedTranspose& w,

@@ -9,12 +9,23 @@
 namespace cnnfast {
 namespace {
 
-// Kernel indices k with k * dilation = phase (mod stride).
-std::vector<int64_t> phase_taps(int64_t k, int64_t stride, int64_t dilation, int64_t phase) {
+// The taps of one axis by phase: kernel indices k with k * dilation = remainder (mod stride). At most
+// one entry per tap, however large the stride; output pixels of other phases have no taps.
+struct AxisPhase {
+  int64_t remainder;
   std::vector<int64_t> taps;
-  for (int64_t i = 0; i < k; ++i)
-    if (i * dilation % stride == phase) taps.push_back(i);
-  return taps;
+};
+
+std::vector<AxisPhase> axis_phases(int64_t k, int64_t stride, int64_t dilation) {
+  std::vector<AxisPhase> phases;
+  for (int64_t i = 0; i < k; ++i) {
+    const int64_t remainder = i * dilation % stride;
+    auto same = std::find_if(phases.begin(), phases.end(),
+                             [&](const AxisPhase& phase) { return phase.remainder == remainder; });
+    if (same == phases.end()) same = phases.insert(phases.end(), AxisPhase{remainder, {}});
+    same->taps.push_back(i);
+  }
+  return phases;
 }
 
 struct PhaseRows {
@@ -36,8 +47,6 @@ void fill_phase(const void* context, int64_t first, int64_t count, const float**
     float* to = r.y + ((image * s.p + p) * s.q + q) * s.o;
     for (int64_t k = 0; k < run; ++k) out[done + k] = to + k * s.sw * s.o;
     const float** row = rows + done;
-    if (r.ty->empty() || r.tx->empty())
-      for (int64_t k = 0; k < run; ++k) row[k] = r.zero;
     for (int64_t i : *r.ty) {
       // Exact: the taps of this phase make the difference a multiple of the stride.
       const int64_t iy = (p + s.pt - i * s.dh) / s.sh;
@@ -54,30 +63,30 @@ void fill_phase(const void* context, int64_t first, int64_t count, const float**
   }
 }
 
+void fill_with_bias(const ConvTransposeSpec& s, const float* bias, float* y, int threads) {
+  const int64_t lines = s.n * s.p;
+  parallel_for(lines, threads, [&](int64_t line) {
+    float* to = y + line * s.q * s.o;
+    for (int64_t q = 0; q < s.q; ++q, to += s.o) {
+      if (bias)
+        std::copy_n(bias, s.o, to);
+      else
+        std::fill_n(to, s.o, 0.0f);
+    }
+  });
+}
+
 }  // namespace
 
-PackedTranspose::PackedTranspose(const ConvTransposeSpec& s, const float* w, int threads) : sw_(s.sw) {
+PackedTranspose::PackedTranspose(const ConvTransposeSpec& s, const float* w, int threads) {
   const int64_t cg = s.c / s.groups, og = s.o / s.groups;
-  for (int64_t i = 0; i < s.sh; ++i)
-    for (int64_t j = 0; j < s.sw; ++j) {
-      const std::vector<int64_t> ty = phase_taps(s.kh, s.sh, s.dh, i), tx = phase_taps(s.kw, s.sw, s.dw, j);
-      // A phase without taps keeps one of zeros, so that its pixels still get the epilogue.
-      const int64_t taps = std::max<int64_t>(1, static_cast<int64_t>(ty.size() * tx.size()));
-      Buffer matrix(static_cast<size_t>(s.groups * taps * cg * og) * sizeof(float));
-      std::fill_n(matrix.floats(), s.groups * taps * cg * og, 0.0f);
-      for (int64_t g = 0; g < s.groups; ++g) {
-        float* to = matrix.floats() + g * taps * cg * og;
-        for (int64_t a : ty)
-          for (int64_t b : tx) {
-            const float* from = w + (a * s.kw + b) * og * s.c + g * cg;
-            // Blocks of 16 channels, so that both sides stay in cache lines already touched.
-            for (int64_t c0 = 0; c0 < cg; c0 += 16)
-              for (int64_t o = 0; o < og; ++o)
-                for (int64_t c = c0; c < std::min(cg, c0 + 16); ++c) to[c * og + o] = from[o * s.c + c];
-            to += cg * og;
-          }
-      }
-      phases_.emplace_back(matrix.floats(), s.groups, taps * cg, og, taps * cg * og, og, 1, threads);
+  for (const AxisPhase& y : axis_phases(s.kh, s.sh, s.dh))
+    for (const AxisPhase& x : axis_phases(s.kw, s.sw, s.dw)) {
+      std::vector<const float*> sources;
+      for (int64_t i : y.taps)
+        for (int64_t j : x.taps) sources.push_back(w + (i * s.kw + j) * og * s.c);
+      phases_.emplace_back(sources.data(), static_cast<int64_t>(sources.size()), cg, s.groups, og, cg, 1, s.c,
+                           threads);
     }
 }
 
@@ -89,15 +98,26 @@ void conv2d_transpose(const ConvTransposeSpec& s, const float* x, const PackedTr
                        static_cast<double>(s.c) * static_cast<double>(s.o / s.groups);
   const int threads = threads_for(gemm_nanoseconds(flops));
   const float* zero = zeros(static_cast<size_t>(s.c));
-  for (int64_t i = 0; i < std::min(s.sh, s.p); ++i)
-    for (int64_t j = 0; j < std::min(s.sw, s.q); ++j) {
-      const int64_t pi = (i + s.pt) % s.sh, pj = (j + s.pl) % s.sw;
-      const std::vector<int64_t> ty = phase_taps(s.kh, s.sh, s.dh, pi), tx = phase_taps(s.kw, s.sw, s.dw, pj);
-      PhaseRows rows{&s, x, zero, y, &ty, &tx, i, j, (s.p - i + s.sh - 1) / s.sh, (s.q - j + s.sw - 1) / s.sw};
-      const int64_t taps = std::max<int64_t>(1, static_cast<int64_t>(ty.size() * tx.size()));
-      run_gemm({fill_phase, &rows, s.n * rows.rows * rows.columns, taps, s.c / s.groups, w.phase(pi, pj), y, epilogue},
-               threads);
+  const std::vector<AxisPhase> ys = axis_phases(s.kh, s.sh, s.dh), xs = axis_phases(s.kw, s.sw, s.dw);
+  std::vector<PhaseRows> rows;
+  rows.reserve(ys.size() * xs.size());
+  std::vector<IndirectGemm> gemms;
+  for (size_t i = 0; i < ys.size(); ++i)
+    for (size_t j = 0; j < xs.size(); ++j) {
+      // First output row and column whose taps have these remainders.
+      const int64_t p = ((ys[i].remainder - s.pt) % s.sh + s.sh) % s.sh;
+      const int64_t q = ((xs[j].remainder - s.pl) % s.sw + s.sw) % s.sw;
+      if (p >= s.p || q >= s.q) continue;
+      rows.push_back({&s, x, zero, y, &ys[i].taps, &xs[j].taps, p, q, (s.p - p + s.sh - 1) / s.sh,
+                      (s.q - q + s.sw - 1) / s.sw});
+      const int64_t taps = static_cast<int64_t>(ys[i].taps.size() * xs[j].taps.size());
+      gemms.push_back({fill_phase, &rows.back(), s.n * rows.back().rows * rows.back().columns, taps,
+                       s.c / s.groups, w.phase(i * xs.size() + j), y, epilogue});
     }
+  // Pixels without a tap hold the bias alone.
+  if (static_cast<int64_t>(ys.size()) < s.sh || static_cast<int64_t>(xs.size()) < s.sw)
+    fill_with_bias(s, epilogue.bias, y, threads);
+  if (!gemms.empty()) run_gemms(gemms.data(), static_cast<int64_t>(gemms.size()), threads);
 }
 
 }  // namespace cnnfast

@@ -13,6 +13,9 @@ constexpr int64_t kChunk = 512;
 // Rows of one block: their slice of A stays in the second-level cache while all panels pass.
 constexpr int64_t kBlockRows = 96;
 
+// Up to this many output rows plain weights are not worth packing for one call.
+constexpr int64_t kPlainRows = 96;
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t unit_first, int64_t unit_last,
@@ -51,6 +54,7 @@ void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t u
     for (int64_t i = 0; i < count; ++i) out[i] += shift - shifted;
     shifted = shift;
     block.b = gemm.b.data + group * gemm.b.group_stride;
+    block.b_tail = gemm.b.tail + group * gemm.b.tail_stride;
     block.bias = gemm.epilogue.bias ? gemm.epilogue.bias + shift : nullptr;
     for (int64_t tap = 0; tap < gemm.taps; tap += taps_at_once) {
       block.rows = rows + tap * count;
@@ -85,59 +89,86 @@ void fill_plain(const void* context, int64_t first, int64_t count, const float**
 
 }  // namespace
 
-PackedMatrix::PackedMatrix(const float* source, int64_t groups, int64_t depth, int64_t columns,
-                           int64_t group_stride, int64_t row_stride, int64_t column_stride, int threads)
-    : groups_(groups), depth_(depth), columns_(columns) {
+PackedMatrix::PackedMatrix(const float* const* sources, int64_t slices, int64_t slice_rows, int64_t groups,
+                           int64_t columns, int64_t group_stride, int64_t row_stride, int64_t column_stride,
+                           int threads)
+    : groups_(groups), depth_(slices * slice_rows), columns_(columns) {
   const KernelTable& k = kernels();
-  group_floats_ = packed_floats(depth, columns, k.vl);
+  group_floats_ = packed_floats(depth_, columns, k.vl);
   data_ = Buffer(static_cast<size_t>(groups * group_floats_) * sizeof(float));
-  const int64_t panels = panel_count(columns, k.vl, k.gemm.max_vectors);
-  parallel_for(groups * panels, threads, [&](int64_t unit) {
-    const int64_t group = unit / panels;
-    k.gemm.pack(source + group * group_stride, row_stride, column_stride, depth, columns, unit % panels,
-                data_.floats() + group * group_floats_);
+  const int64_t panels = panel_count(columns, k.vl, k.gemm.max_vectors, false);
+  // Pieces of a few hundred rows: neighbouring panels then read the same pages of the source.
+  const int64_t pieces = ceil_div(slice_rows, 256);
+  parallel_for(groups * slices * pieces, threads, [&](int64_t task) {
+    const int64_t group = task / (slices * pieces), slice = task / pieces % slices, piece = task % pieces;
+    const int64_t k0 = piece * slice_rows / pieces, k1 = (piece + 1) * slice_rows / pieces;
+    const float* from = sources[slice] + group * group_stride + k0 * row_stride;
+    for (int64_t panel = 0; panel < panels; ++panel)
+      k.gemm.pack(from, row_stride, column_stride, k1 - k0, slice * slice_rows + k0, depth_, columns, panel,
+                  data_.floats() + group * group_floats_);
   });
 }
 
-void run_gemm(const IndirectGemm& gemm, int threads) {
+CallWeights::CallWeights(const float* w, int64_t rows, int64_t groups, int64_t depth, int64_t columns,
+                         int threads) {
   const KernelTable& k = kernels();
-  const int64_t panels = panel_count(gemm.b.columns, k.vl, k.gemm.max_vectors);
-  const int64_t units = panels * gemm.b.groups;
-  if (gemm.rows == 0 || units == 0) return;
+  const int64_t tail = columns % k.vl;
+  // A single whole panel lies in memory as if packed; of several, few rows (measured) do not repay packing.
+  const bool single = columns * groups <= k.vl * k.gemm.max_vectors && tail == 0;
+  if (!single && rows > kPlainRows) {
+    packed_.emplace(&w, 1, depth, groups, columns, columns, columns * groups, 1, threads);
+    view_ = packed_->view();
+    return;
+  }
+  view_ = {w, nullptr, columns, columns * groups, 0, groups, depth, columns};
+  if (tail && rows > k.gemm.sweep_rows) {
+    view_.tail_stride = depth * k.vl;
+    tail_ = Buffer(static_cast<size_t>(groups * view_.tail_stride) * sizeof(float));
+    for (int64_t g = 0; g < groups; ++g)
+      k.gemm.pack(w + g * columns + columns - tail, columns * groups, 1, depth, 0, depth, tail, 0,
+                  tail_.floats() + g * view_.tail_stride);
+    view_.tail = tail_.floats();
+  }
+}
+
+void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
+  const KernelTable& k = kernels();
+  const MatrixView& b = gemms[0].b;  // all have the same groups and columns
+  const int64_t panels = panel_count(b.columns, k.vl, k.gemm.max_vectors, b.row_stride != 0);
+  const int64_t units = panels * b.groups;
+  int64_t rows = 0;
+  for (int64_t i = 0; i < count; ++i) rows = std::max(rows, gemms[i].rows);
+  if (rows == 0 || units == 0) return;
   // Enough blocks that the threads end together, but none so small that B is read for few rows.
   int64_t block_rows = kBlockRows;
-  if (threads > 1 && gemm.rows < 8 * kBlockRows * threads) {
-    block_rows = ceil_div(ceil_div(gemm.rows, 4 * threads), k.gemm.tile_rows) * k.gemm.tile_rows;
+  if (threads > 1 && rows < 8 * kBlockRows * threads) {
+    block_rows = ceil_div(ceil_div(rows, 4 * threads), k.gemm.tile_rows) * k.gemm.tile_rows;
     block_rows = std::max<int64_t>(std::min(block_rows, kBlockRows), 2 * k.gemm.tile_rows);
   }
-  const int64_t row_blocks = ceil_div(gemm.rows, block_rows);
+  const int64_t row_blocks = ceil_div(rows, block_rows);
   int64_t unit_blocks = 1;
-  const bool sweep = gemm.b.row_stride && gemm.rows <= k.gemm.sweep_rows;
-  if (sweep)
+  if (b.row_stride && rows <= k.gemm.sweep_rows)
     unit_blocks = std::min<int64_t>(units, threads);  // long runs of each row of B
   else if (row_blocks < 4 * threads && threads > 1)
     unit_blocks = std::min(units, ceil_div(4 * threads, row_blocks));
   parallel_for(row_blocks * unit_blocks, threads, [&](int64_t task) {
     const int64_t row_block = task / unit_blocks, unit_block = task % unit_blocks;
-    // Blocks of nearly equal size.
-    const int64_t first = row_block * gemm.rows / row_blocks, last = (row_block + 1) * gemm.rows / row_blocks;
-    run_block(gemm, first, last - first, unit_block * units / unit_blocks, (unit_block + 1) * units / unit_blocks,
-              panels);
+    for (int64_t i = 0; i < count; ++i) {
+      // Blocks of nearly equal size.
+      const int64_t first = row_block * gemms[i].rows / row_blocks;
+      const int64_t last = (row_block + 1) * gemms[i].rows / row_blocks;
+      if (last > first)
+        run_block(gemms[i], first, last - first, unit_block * units / unit_blocks,
+                  (unit_block + 1) * units / unit_blocks, panels);
+    }
   });
-}
-
-bool reads_plain(int64_t rows, int64_t columns) {
-  const KernelTable& k = kernels();
-  if (rows <= k.gemm.sweep_rows * (columns % k.vl ? 8 : 1)) return true;
-  // Tiles read whole vectors of B. A single panel lies in memory as if packed; of several, few rows
-  // (about 96, measured) do not repay the packing.
-  return columns % k.vl == 0 && (columns <= k.vl * k.gemm.max_vectors || rows <= 96);
 }
 
 void dense_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue& epilogue, float* out,
                 int threads) {
   PlainRows plain{a, b.groups * b.depth, out, b.groups * b.columns};
-  run_gemm({fill_plain, &plain, rows, 1, b.depth, b, out, epilogue}, threads);
+  const IndirectGemm gemm{fill_plain, &plain, rows, 1, b.depth, b, out, epilogue};
+  run_gemms(&gemm, 1, threads);
 }
 
 }  // namespace cnnfast

@@ -1,6 +1,7 @@
 // Packed weights and the blocked driver that convolution, dense layers and transpose convolution share.
 #pragma once
 #include <cstdint>
+#include <optional>
 
 #include "core/arena.h"
 #include "core/epilogue.h"
@@ -8,23 +9,39 @@
 namespace cnnfast {
 
 // A matrix B per group, depth x columns. Either panels of the level in use (row_stride 0) or plain
-// row-major memory that is read where it lies.
+// row-major memory that is read where it lies; then the columns past the last whole vector are
+// repeated in `tail`, packed.
 struct MatrixView {
   const float* data;
-  int64_t group_stride, row_stride;
+  const float* tail;
+  int64_t group_stride, row_stride, tail_stride;
   int64_t groups, depth, columns;
 };
 
 class PackedMatrix {
  public:
-  // Element (group, k, j) is source[group * group_stride + k * row_stride + j * column_stride].
-  PackedMatrix(const float* source, int64_t groups, int64_t depth, int64_t columns, int64_t group_stride,
-               int64_t row_stride, int64_t column_stride, int threads);
-  MatrixView view() const { return {data_.floats(), group_floats_, 0, groups_, depth_, columns_}; }
+  // The rows come in `slices` of equal length, each with its own source: element (k, j) of slice s in
+  // group g is sources[s][g * group_stride + k * row_stride + j * column_stride].
+  PackedMatrix(const float* const* sources, int64_t slices, int64_t slice_rows, int64_t groups, int64_t columns,
+               int64_t group_stride, int64_t row_stride, int64_t column_stride, int threads);
+  MatrixView view() const { return {data_.floats(), nullptr, group_floats_, 0, 0, groups_, depth_, columns_}; }
 
  private:
   int64_t groups_, depth_, columns_, group_floats_;
   Buffer data_;
+};
+
+// Weights for one call that are not packed yet: read where they lie, or packed first, whichever is
+// quicker for `rows` output rows. Matrix (groups side by side) with `stride` values per row.
+class CallWeights {
+ public:
+  CallWeights(const float* w, int64_t rows, int64_t groups, int64_t depth, int64_t columns, int threads);
+  const MatrixView& view() const { return view_; }
+
+ private:
+  std::optional<PackedMatrix> packed_;
+  Buffer tail_;
+  MatrixView view_;
 };
 
 // C = epilogue(A B) with A given by row pointers: for output rows first .. first + count,
@@ -39,14 +56,12 @@ struct IndirectGemm {
   const float* out_base;  // where the output begins; the residual is laid out alike
   Epilogue epilogue;
 };
-void run_gemm(const IndirectGemm& gemm, int threads);
+// Several at once, block by block, so that neighbouring blocks of all of them share the cache.
+void run_gemms(const IndirectGemm* gemms, int64_t count, int threads);
 
 // Plain rows: A is rows x (groups * depth), C is rows x (groups * columns), both contiguous.
 void dense_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue& epilogue, float* out,
                 int threads);
-
-// Whether B (row-major, not packed) is better read where it lies than packed for this one call.
-bool reads_plain(int64_t rows, int64_t columns);
 
 // Nanoseconds one thread needs for `flops`, roughly; decides how many threads are woken.
 inline double gemm_nanoseconds(double flops) { return flops / 60; }

@@ -16,16 +16,9 @@ void linear(int64_t rows, int64_t in, int64_t out, const float* x, const float* 
   const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out);
   const double nanoseconds = std::max(gemm_nanoseconds(flops), static_cast<double>(in * out) * 0.25);
   const int threads = threads_for(nanoseconds);
-  std::optional<PackedMatrix> made;
-  MatrixView b;
-  if (packed) {
-    b = packed->view();
-  } else if (reads_plain(rows, out)) {
-    b = {w, 0, out, 1, in, out};
-  } else {
-    made.emplace(w, 1, in, out, 0, out, 1, threads);
-    b = made->view();
-  }
+  std::optional<CallWeights> own;
+  if (!packed) own.emplace(w, rows, 1, in, out, threads);
+  const MatrixView b = packed ? packed->view() : own->view();
   dense_gemm(x, rows, b, epilogue, y, threads);
 }
 
@@ -34,15 +27,19 @@ void gram_matrix(int64_t n, int64_t rows, int64_t c, const float* x, float* y) {
   const KernelTable& k = kernels();
   const double flops = static_cast<double>(n * rows) * static_cast<double>(c) * static_cast<double>(c);
   const int threads = threads_for(gemm_nanoseconds(flops));
-  constexpr int64_t kRows = 24, kDepth = 512;
+  // A slice of x passes under all tiles of a task while it is in the second-level cache.
+  constexpr int64_t kRows = 24;
+  const int64_t depth = std::max<int64_t>(64, std::min<int64_t>(512, 65536 / c));
   const int64_t blocks = (c + kRows - 1) / kRows;
-  parallel_for(n * blocks, threads, [&](int64_t task) {
-    // The first tiles are the longest, so they start first.
-    const int64_t image = task / blocks, i = task % blocks * kRows;
+  const int64_t parts = threads == 1 ? 1 : std::min<int64_t>(blocks, 4 * threads);
+  parallel_for(n * parts, threads, [&](int64_t task) {
+    const int64_t image = task / parts, part = task % parts;
     float* to = y + image * c * c;
-    if (rows == 0) std::fill_n(to + i * c, std::min(kRows, c - i) * c, 0.0f);
-    for (int64_t r = 0; r < rows; r += kDepth)
-      k.gemm.gram(x + (image * rows + r) * c, std::min(kDepth, rows - r), c, i, std::min(c, i + kRows), to, r == 0);
+    if (rows == 0 && part == 0) std::fill_n(to, c * c, 0.0f);
+    for (int64_t r = 0; r < rows; r += depth)
+      // Dealt out like cards: the first blocks of the triangle are the longest.
+      for (int64_t i = part * kRows; i < c; i += parts * kRows)
+        k.gemm.gram(x + (image * rows + r) * c, std::min(depth, rows - r), c, i, std::min(c, i + kRows), to, r == 0);
   });
   parallel_for(n * blocks, threads, [&](int64_t task) {
     const int64_t image = task / blocks, i0 = task % blocks * kRows;

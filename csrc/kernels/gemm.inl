@@ -165,24 +165,21 @@ static const TileFn kHalfTiles[6][kMaxTileRows + 1] = {
 
 // Few rows against a plain matrix: whole rows of B stream by once and the sums wait in the first-level
 // cache. The order of summation is that of the tiles, so the bits are the same.
-constexpr int kSweepRows = 4, kSweepColumns = 1024;
+constexpr int kSweepRows = 4, kSweepFloats = 8192;
 
-static void gemm_sweep(const cnnfast::GemmBlock* g, int64_t first_row, int64_t column, int64_t n) {
-  const int64_t rows = min_int(kSweepRows, g->m - first_row);
-  const float* const* a_rows = g->rows + first_row;
-  float* const* out = g->out + first_row;
-  float sums[kSweepRows][kSweepColumns];
+static void gemm_sweep(const cnnfast::GemmBlock* g, int64_t column, int64_t n) {
+  float all_sums[kSweepFloats];
   const int64_t whole = n / VL * VL;
   const int tail = static_cast<int>(n - whole);
-  for (int64_t m = 0; m < rows; ++m)
-    for (int64_t j = 0; j < n; ++j) sums[m][j] = 0.0f;
+  for (int64_t m = 0; m < g->m; ++m)
+    for (int64_t j = 0; j < n; ++j) all_sums[m * n + j] = 0.0f;
   for (int64_t tap = 0; tap < g->taps; ++tap) {
     const float* b = g->b + (g->k0 + tap * g->len) * g->ldb + column;
     for (int64_t k = 0; k < g->len; k += 4) {
       const int64_t steps = min_int(4, g->len - k);
-      for (int64_t m = 0; m < rows; ++m) {
-        const float* a = a_rows[tap * g->row_stride + m] + g->offset + k;
-        float* sum = sums[m];
+      for (int64_t m = 0; m < g->m; ++m) {
+        const float* a = g->rows[tap * g->row_stride + m] + g->offset + k;
+        float* sum = all_sums + m * n;
         if (steps == 4) {
           const vf a0 = splat(a[0]), a1 = splat(a[1]), a2 = splat(a[2]), a3 = splat(a[3]);
           const float *b0 = b, *b1 = b + g->ldb, *b2 = b + 2 * g->ldb, *b3 = b + 3 * g->ldb;
@@ -197,19 +194,20 @@ static void gemm_sweep(const cnnfast::GemmBlock* g, int64_t first_row, int64_t c
             for (int64_t j = 0; j < whole; j += VL)
               store(sum + j, fma(splat(a[i]), load(b + i * g->ldb + j), load(sum + j)));
         }
-        if (tail)
-          for (int64_t i = 0; i < steps; ++i)
-            store_n(sum + whole, fma(splat(a[i]), load_n(b + i * g->ldb + whole, tail), load_n(sum + whole, tail)),
-                    tail);
+        if (tail) {
+          vf x = load_n(sum + whole, tail);
+          for (int64_t i = 0; i < steps; ++i) x = fma(splat(a[i]), load_n(b + i * g->ldb + whole, tail), x);
+          store_n(sum + whole, x, tail);
+        }
       }
       b += 4 * g->ldb;
     }
   }
-  for (int64_t m = 0; m < rows; ++m) {
-    float* c = out[m] + column;
+  for (int64_t m = 0; m < g->m; ++m) {
+    float* c = g->out[m] + column;
     for (int64_t j = 0; j < n; j += VL) {
       const int lanes = static_cast<int>(min_int(VL, n - j));
-      vf x = load_n(sums[m] + j, lanes);
+      vf x = load_n(all_sums + m * n + j, lanes);
       if (!g->first) x = load_n(c + j, lanes) + x;
       if (g->last) {
         if (g->bias) x += load_n(g->bias + column + j, lanes);
@@ -221,72 +219,93 @@ static void gemm_sweep(const cnnfast::GemmBlock* g, int64_t first_row, int64_t c
   }
 }
 
-static void gemm_block(const cnnfast::GemmBlock* g) {
-  const int64_t vectors = (g->n + VL - 1) / VL;
-  const int64_t panels = (vectors + kMaxVectors - 1) / kMaxVectors;
-  if (g->ldb && (g->m <= kSweepRows || g->n % VL != 0)) {
-    const int64_t end = min_int(g->n, g->panel_last * vectors / panels * VL);
-    for (int64_t m = 0; m < g->m; m += kSweepRows)
-      for (int64_t j = g->panel_first * vectors / panels * VL; j < end; j += kSweepColumns)
-        gemm_sweep(g, m, j, min_int(kSweepColumns, end - j));
-    return;
-  }
-  for (int64_t p = g->panel_first; p < g->panel_last; ++p) {
-    const int64_t v0 = p * vectors / panels, v1 = (p + 1) * vectors / panels;
-    const int nv = static_cast<int>(v1 - v0);
-    TileArgs t;
-    t.g = g;
-    t.column = v0 * VL;
-    t.tail = v1 == vectors ? static_cast<int>(g->n - (vectors - 1) * VL) : VL;
-    if (g->ldb) {
-      t.b = g->b + g->k0 * g->ldb + t.column;
-      t.ldb = g->ldb;
-    } else {
-      t.b = g->b + v0 * VL * g->depth + g->k0 * nv * VL;
-      t.ldb = nv * VL;
-    }
-    const TileFn* tiles = kTiles[nv];
-    int height = kTileRows[nv];
+// Runs all rows of a block against one panel of nv vectors.
+static void gemm_panel(TileArgs* t, int nv) {
+  const cnnfast::GemmBlock* g = t->g;
+  const TileFn* tiles = kTiles[nv];
+  int height = kTileRows[nv];
 #if defined(CNNFAST_LEVEL_V4)
-    const int halves = 2 * nv - (t.tail <= 8);
-    if (halves < 6 && kHalfTileRows[halves]) {
-      tiles = kHalfTiles[halves];
-      height = kHalfTileRows[halves];
-      t.tail = t.tail <= 8 ? t.tail : t.tail - 8;
-    }
+  const int halves = 2 * nv - (t->tail <= 8);
+  if (halves < 6 && kHalfTileRows[halves]) {
+    tiles = kHalfTiles[halves];
+    height = kHalfTileRows[halves];
+    if (t->tail > 8) t->tail -= 8;
+  }
 #endif
-    // Tiles of nearly equal height, so that no thin tile is left at the end.
-    const int64_t count = (g->m + height - 1) / height;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t m0 = i * g->m / count, m1 = (i + 1) * g->m / count;
-      t.rows = g->rows + m0;
-      t.out = g->out + m0;
-      tiles[m1 - m0](&t);
-    }
+  // Tiles of nearly equal height, so that no thin tile is left at the end.
+  const int64_t count = (g->m + height - 1) / height;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t m0 = i * g->m / count, m1 = (i + 1) * g->m / count;
+    t->rows = g->rows + m0;
+    t->out = g->out + m0;
+    tiles[m1 - m0](t);
   }
 }
 
-static void gemm_pack(const float* b, int64_t ldb, int64_t cs, int64_t depth, int64_t n, int64_t p, float* out) {
+static void gemm_block(const cnnfast::GemmBlock* g) {
+  const bool plain = g->ldb != 0;
+  const int64_t vectors = plain ? g->n / VL : (g->n + VL - 1) / VL;
+  const int64_t panels = (vectors + kMaxVectors - 1) / kMaxVectors;
+  if (plain && g->m <= kSweepRows) {
+    const int64_t first = g->panel_first < panels ? g->panel_first * vectors / panels * VL : vectors * VL;
+    const int64_t last = g->panel_last <= panels ? g->panel_last * vectors / panels * VL : g->n;
+    const int64_t columns = kSweepFloats / g->m;
+    for (int64_t j = first; j < last; j += columns) gemm_sweep(g, j, min_int(columns, last - j));
+    return;
+  }
+  for (int64_t p = g->panel_first; p < g->panel_last; ++p) {
+    TileArgs t;
+    t.g = g;
+    t.tail = VL;
+    int nv = 1;
+    if (p < panels) {
+      const int64_t v0 = p * vectors / panels, v1 = (p + 1) * vectors / panels;
+      nv = static_cast<int>(v1 - v0);
+      t.column = v0 * VL;
+      t.b = plain ? g->b + g->k0 * g->ldb + t.column : g->b + t.column * g->depth + g->k0 * nv * VL;
+      t.ldb = plain ? g->ldb : nv * VL;
+      if (!plain && v1 == vectors) t.tail = static_cast<int>(g->n - (vectors - 1) * VL);
+    } else {
+      t.column = vectors * VL;
+      t.b = g->b_tail + g->k0 * VL;
+      t.ldb = VL;
+      t.tail = static_cast<int>(g->n - t.column);
+    }
+    gemm_panel(&t, nv);
+  }
+}
+
+static void gemm_pack(const float* b, int64_t rs, int64_t cs, int64_t rows, int64_t k0, int64_t depth, int64_t n,
+                      int64_t p, float* out) {
   const int64_t vectors = (n + VL - 1) / VL;
   const int64_t panels = (vectors + kMaxVectors - 1) / kMaxVectors;
   const int64_t v0 = p * vectors / panels, v1 = (p + 1) * vectors / panels;
   const int64_t column = v0 * VL, width = (v1 - v0) * VL;
   const int64_t used = min_int(width, n - column);
-  out += column * depth;
-  for (int64_t k = 0; k < depth; ++k) {
-    const float* row = b + k * ldb + column * cs;
-    int64_t j = 0;
-    if (cs == 1) {
+  out += column * depth + k0 * width;
+  b += column * cs;
+  if (cs == 1) {
+    for (int64_t k = 0; k < rows; ++k) {
+      const float* row = b + k * rs;
+      int64_t j = 0;
       for (; j + VL <= used; j += VL) store(out + j, load(row + j));
       if (j < used) {
         store(out + j, load_n(row + j, static_cast<int>(used - j)));
         j += VL;
       }
-    } else {
-      for (; j < used; ++j) out[j] = row[j * cs];
+      for (; j < width; j += VL) store(out + j, vf{});
+      out += width;
     }
-    for (; j < width; ++j) out[j] = 0.0f;
-    out += width;
+    return;
+  }
+  // Transposed source: sixteen values of a column lie together, and sixteen packed rows stay in the cache.
+  for (int64_t k = 0; k < rows; k += 16) {
+    const int64_t steps = min_int(16, rows - k);
+    for (int64_t j = 0; j < width; ++j) {
+      const float* column_of = b + k * rs + j * cs;
+      float* to = out + k * width + j;
+      for (int64_t i = 0; i < steps; ++i) to[i * width] = j < used ? column_of[i * rs] : 0.0f;
+    }
   }
 }
 
