@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ def _infer(op: str, x: tuple[int, ...], axis: Any) -> SoftmaxSpec:
     if x[axis] == 0:
         fail(op, "x has no elements along the axis", x=x, axis=axis)
     elements(op, *x)
-    return SoftmaxSpec(x, axis, elements(op, *x[:axis]), x[axis], elements(op, *x[axis + 1 :]))
+    return SoftmaxSpec(x, axis, math.prod(x[:axis]), x[axis], math.prod(x[axis + 1 :]))
 
 
 @cached
