@@ -14,6 +14,7 @@ from .conv import (
 from .linear import gram_matrix, linear, pack_linear
 from .norm import batch_norm, local_response_norm
 from .pad import pad2d
+from .pool import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
 from .registry import OPERATORS, Cost, Op, cost
 from .softmax import log_softmax, softmax
 
@@ -23,6 +24,7 @@ __all__ = [
     "Op",
     "PackedWeights",
     "add",
+    "avg_pool2d",
     "batch_norm",
     "batched_nms",
     "box_convert",
@@ -31,12 +33,15 @@ __all__ = [
     "conv2d_transpose",
     "cost",
     "depthwise_conv2d",
+    "global_avg_pool2d",
+    "global_max_pool2d",
     "gram_matrix",
     "hard_swish",
     "leaky_relu",
     "linear",
     "local_response_norm",
     "log_softmax",
+    "max_pool2d",
     "mul",
     "nms",
     "pack_conv2d",
