@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import config
 from .activations import ACTIVATION_CODES, apply_activation
 from .pad import pad2d
 from .registry import (
@@ -379,7 +380,7 @@ def reference_conv2d_transpose(
 def _native_conv2d(
     s: Conv2dSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None, residual: Array | None = None
 ) -> Array:
-    return native().conv2d(s.native, x, w, packed, b, residual, ACTIVATION_CODES[s.activation], 0.01)
+    return config._cpu.conv2d(s.native, x, w, packed, b, residual, ACTIVATION_CODES[s.activation], 0.01)
 
 
 def _native_conv2d_transpose(
@@ -484,9 +485,11 @@ def conv2d(
         residual = array("conv2d", "residual", residual, x)
     if padding_mode != "zeros":
         x, padding = _pad_by_mode(x, w, stride, padding, dilation, padding_mode)
-    s = infer_conv2d(
-        x.shape, w.shape, shape_of(b), shape_of(residual), stride, padding, dilation, groups, activation
-    )
+    key = (x.shape, w.shape, shape_of(b), shape_of(residual), stride, padding, dilation, groups, activation)
+    try:
+        s = infer_conv2d.quick(*key)
+    except TypeError:  # a list among the parameters, or a wrong one that is now reported
+        s = infer_conv2d(*key)
     return CONV2D(s, x, w, packed, b, residual)
 
 

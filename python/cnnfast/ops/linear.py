@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import config
 from .activations import ACTIVATION_CODES, apply_activation
 from .conv import PackedWeights, own_weight, unpack
 from .registry import (
@@ -84,7 +85,7 @@ def reference_linear(
 
 
 def _native_linear(s: LinearSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None) -> Array:
-    return native().linear(x, s.w[1], w, packed, b, ACTIVATION_CODES[s.activation], 0.01)
+    return config._cpu.linear(x, s.w[1], w, packed, b, ACTIVATION_CODES[s.activation], 0.01)
 
 
 def reference_gram_matrix(s: GramSpec, x: Array) -> Array:
@@ -150,7 +151,7 @@ def linear(x: Any, w: Any, b: Any = None, *, activation: str | None = None) -> A
     x = array("linear", "x", x)
     w, packed = unpack("linear", w, x, ())
     b = optional("linear", "bias", b, x)
-    return LINEAR(infer_linear(x.shape, w.shape, shape_of(b), activation), x, w, packed, b)
+    return LINEAR(infer_linear.quick(x.shape, w.shape, shape_of(b), activation), x, w, packed, b)
 
 
 def gram_matrix(x: Any) -> Array:

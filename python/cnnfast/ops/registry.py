@@ -11,12 +11,12 @@ import functools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import numpy as np
 
 from .. import config
-from ..config import current_backend
+from ..config import _State, current_backend
 from ..errors import DTypeError, ShapeError
 
 Array = np.ndarray
@@ -52,7 +52,7 @@ class Op:
 
     def __call__(self, spec: Any, x: Array, *arrays: Any) -> Any:
         """Run on checked arrays: float32 on the backend in use, float64 on the reference."""
-        if x.dtype == F32 and current_backend() == "cpu":
+        if x.dtype == F32 and (_State.backend or current_backend()) == "cpu":
             return self.native(spec, x, *arrays)
         return self.reference(spec, x, *arrays)
 
@@ -106,7 +106,6 @@ def shape_of(a: Array | None) -> tuple[int, ...] | None:
     return None if a is None else a.shape
 
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _hashable(value: Any) -> Any:
@@ -117,8 +116,11 @@ def _hashable(value: Any) -> Any:
     return value
 
 
-def cached(infer: _F) -> _F:
-    """Cache a shape rule by its arguments; lists count as tuples."""
+def cached(infer: Callable[..., Any]) -> Any:
+    """Cache a shape rule by its arguments; lists count as tuples.
+
+    ``wrapper.quick`` is the cache alone: it raises TypeError for lists, and costs half as much.
+    """
     remembered = functools.lru_cache(maxsize=4096, typed=True)(infer)
 
     @functools.wraps(infer)
@@ -131,7 +133,8 @@ def cached(infer: _F) -> _F:
         args = tuple(_hashable(a) for a in args)
         return remembered(*args, **{k: _hashable(v) for k, v in kwargs.items()})
 
-    return wrapper  # type: ignore[return-value]
+    wrapper.quick = remembered  # type: ignore[attr-defined]
+    return wrapper
 
 
 def fail(op: str, message: str, **shapes: Any) -> NoReturn:
