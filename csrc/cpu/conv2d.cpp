@@ -13,47 +13,117 @@
 namespace cnnfast {
 namespace {
 
+// Taps shorter than this are not worth tiles of their own at the edges.
+constexpr int64_t kSkipLength = 16;
+
 struct ConvRows {
   const Conv2dSpec* s;
-  const float* x;     // first value of the image that `h`, `w` measure
-  int64_t h, w;       // of x, which may be a padded copy
-  int64_t pt, pl;     // padding still to be done by pointers
-  int64_t kw;         // taps per kernel row: 1 when a whole kernel row is one run
+  const float* x;
+  int64_t kw, len;  // taps and values per kernel row: 1 and KW * C when a whole kernel row is one run
   const float* zero;
   float* y;
+  // Output columns and rows whose window reaches into the padding; 0 when nothing is gained by
+  // handling them apart.
+  int64_t left, right, top, bottom;
 };
 
-// Pointers to the input values under each tap for a run of output pixels.
-void fill_conv(const void* context, int64_t first, int64_t count, const float** rows, float** out) {
+// A run of output pixels: (p, q), (p + dp, q + dq), ...
+struct Run {
+  int64_t image, p, q, dp, dq, count;
+  bool ends_segment;
+};
+
+// Pixels are taken in an order that keeps those with the same taps in the padding together: first the
+// edge columns, top to bottom, then the rows between them. A tile then skips such taps altogether.
+Run run_at(const ConvRows& r, int64_t index, int64_t limit) {
+  const Conv2dSpec& s = *r.s;
+  const int64_t pixels = s.p * s.q, image = index / pixels, edges = r.left + r.right;
+  int64_t i = index % pixels;
+  if (i < edges * s.p) {
+    const int64_t column = i / s.p, p = i % s.p, count = std::min(limit, s.p - p);
+    return {image, p, column < r.left ? column : s.q - edges + column, 1, 0, count, true};
+  }
+  i -= edges * s.p;
+  const int64_t width = s.q - edges, p = i / width, q = i % width, count = std::min(limit, width - q);
+  const bool row_done = q + count == width;
+  const bool edge = p < r.top || p + 1 == s.p - r.bottom || p >= s.p - r.bottom || p + 1 == s.p;
+  return {image, p, r.left + q, 0, 1, count, row_done && edge};
+}
+
+// Kernel rows that reach out of the picture are copied, zeros included; `patch` is where the next goes.
+const float* patch_row(const ConvRows& r, const float* line, int64_t ix, float** patch) {
+  const Conv2dSpec& s = *r.s;
+  float* to = *patch;
+  *patch += r.len;
+  const int64_t j0 = std::max<int64_t>(0, -ix), j1 = std::min(s.kw, s.w - ix);
+  std::memset(to, 0, static_cast<size_t>(r.len) * sizeof(float));
+  std::memcpy(to + j0 * s.c, line + (ix + j0) * s.c, static_cast<size_t>((j1 - j0) * s.c) * sizeof(float));
+  return to;
+}
+
+// The steps k of first + k * step that stay in 0 .. last_allowed, cut to begin .. end.
+void inside_range(int64_t first, int64_t step, int64_t last_allowed, int64_t* begin, int64_t* end) {
+  if (last_allowed < 0 || (step == 0 && (first < 0 || first > last_allowed))) *end = *begin;
+  if (step == 0 || *end == *begin) return;
+  if (first < 0) *begin = std::min(*end, std::max(*begin, (-first + step - 1) / step));
+  const int64_t room = last_allowed - first;
+  *end = room < 0 ? *begin : std::max(*begin, std::min(*end, room / step + 1));
+}
+
+// Pointers to the input values under each tap for a block of output pixels.
+int64_t fill_conv(const void* context, int64_t first, int64_t count, const float** rows, float** out,
+                  int64_t* ends) {
   const auto& r = *static_cast<const ConvRows*>(context);
   const Conv2dSpec& s = *r.s;
-  for (int64_t i = 0; i < count; ++i) out[i] = r.y + (first + i) * s.o;
+  const bool whole_rows = r.kw != s.kw;
+  float* patch = nullptr;
+  if (whole_rows)
+    patch = static_cast<float*>(
+        thread_scratch(Slot::kImage, static_cast<size_t>(count * s.kh * r.len) * sizeof(float)));
+  int64_t segments = 0;
   for (int64_t done = 0; done < count;) {
-    const int64_t index = first + done, line = index / s.q, q = index % s.q;
-    const int64_t run = std::min(count - done, s.q - q);
-    const int64_t image = line / s.p, p = line % s.p;
-    const float* base = r.x + image * r.h * r.w * s.c;
+    const Run run = run_at(r, first + done, count - done);
+    float* to = r.y + ((run.image * s.p + run.p) * s.q + run.q) * s.o;
+    const int64_t out_step = (run.dp * s.q + run.dq) * s.o;
+    for (int64_t k = 0; k < run.count; ++k) out[done + k] = to + k * out_step;
+
+    const float* base = r.x + run.image * s.h * s.w * s.c;
+    const int64_t dy = run.dp * s.sh, dx = run.dq * s.sw, span = whole_rows ? s.kw : 1;
     for (int64_t i = 0; i < s.kh; ++i) {
-      const int64_t iy = p * s.sh - r.pt + i * s.dh;
+      const int64_t iy = run.p * s.sh - s.pt + i * s.dh;
       for (int64_t j = 0; j < r.kw; ++j) {
         const float** row = rows + (i * r.kw + j) * count + done;
-        if (iy < 0 || iy >= r.h) {
-          for (int64_t k = 0; k < run; ++k) row[k] = r.zero;
-          continue;
-        }
-        const float* line_base = base + iy * r.w * s.c;
-        int64_t ix = q * s.sw - r.pl + j * s.dw;
-        if (ix >= 0 && ix + (run - 1) * s.sw < r.w) {
-          const float* at = line_base + ix * s.c;
-          for (int64_t k = 0; k < run; ++k, at += s.sw * s.c) row[k] = at;
-        } else {
-          for (int64_t k = 0; k < run; ++k, ix += s.sw)
-            row[k] = ix >= 0 && ix < r.w ? line_base + ix * s.c : r.zero;
-        }
+        const int64_t ix = run.q * s.sw - s.pl + j * s.dw;
+        // Steps begin .. end lie wholly inside the picture, the others in the padding or across its border.
+        int64_t begin = 0, end = run.count;
+        inside_range(iy, dy, s.h - 1, &begin, &end);
+        inside_range(ix, dx, s.w - span, &begin, &end);
+        auto outer = [&](int64_t k, int64_t k_end) {
+          for (; k < k_end; ++k) {
+            const int64_t y = iy + k * dy, x = ix + k * dx;
+            if (y < 0 || y >= s.h || x + span <= 0 || x >= s.w)
+              row[k] = r.zero;
+            else
+              row[k] = patch_row(r, base + y * s.w * s.c, x, &patch);
+          }
+        };
+        outer(0, begin);
+        for (int64_t k = begin; k < end; ++k) row[k] = base + ((iy + k * dy) * s.w + ix + k * dx) * s.c;
+        outer(end, run.count);
       }
     }
-    done += run;
+    done += run.count;
+    if (run.ends_segment || done == count) ends[segments++] = done;
   }
+  return segments;
+}
+
+// Output positions along one axis whose window begins before the picture, and ends after it.
+void edge_counts(int64_t n, int64_t out, int64_t k, int64_t stride, int64_t dilation, int64_t pad, int64_t* before,
+                 int64_t* after) {
+  *before = std::min(out, (pad + stride - 1) / stride);
+  *after = 0;
+  while (*after < out - *before && (out - 1 - *after) * stride - pad + (k - 1) * dilation >= n) ++*after;
 }
 
 // One list, in order; the first that accepts is taken.
@@ -89,30 +159,6 @@ const Choice& choose(const Conv2dSpec& s) {
   std::abort();  // the last entry accepts everything
 }
 
-// Copy of x with its padding written out, so that kernel rows can be read as runs.
-Buffer padded_copy(const Conv2dSpec& s, const float* x, int64_t rows, int64_t columns, int threads) {
-  Buffer copy(static_cast<size_t>(s.n * rows * columns * s.c) * sizeof(float));
-  const int64_t width = columns * s.c, used = std::min(s.w, columns - s.pl) * s.c;
-  const int64_t band = std::max<int64_t>(1, 16384 / std::max<int64_t>(width, 1));
-  const int64_t bands = (rows + band - 1) / band;
-  parallel_for(s.n * bands, threads, [&](int64_t task) {
-    const int64_t image = task / bands, begin = task % bands * band;
-    for (int64_t r = begin; r < std::min(rows, begin + band); ++r) {
-      float* to = copy.floats() + (image * rows + r) * width;
-      const int64_t iy = r - s.pt;
-      if (iy < 0 || iy >= s.h) {
-        std::memset(to, 0, static_cast<size_t>(width) * sizeof(float));
-        continue;
-      }
-      std::memset(to, 0, static_cast<size_t>(s.pl * s.c) * sizeof(float));
-      std::memcpy(to + s.pl * s.c, x + (image * s.h + iy) * s.w * s.c, static_cast<size_t>(used) * sizeof(float));
-      const int64_t end = s.pl * s.c + used;
-      std::memset(to + end, 0, static_cast<size_t>(width - end) * sizeof(float));
-    }
-  });
-  return copy;
-}
-
 }  // namespace
 
 bool verbose() {
@@ -146,23 +192,17 @@ void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMat
 
   if (choice.algorithm == Algorithm::kPointwise) return dense_gemm(x, rows, b, epilogue, y, threads);
 
-  ConvRows r{&s, x, s.h, s.w, s.pt, s.pl, s.kw, zeros(static_cast<size_t>(s.c)), y};
-  int64_t taps = s.kh * s.kw, len = s.c / s.groups;
-  Buffer copy;
+  ConvRows r{&s, x, s.kw, s.c / s.groups, nullptr, y, 0, 0, 0, 0};
   if (choice.algorithm == Algorithm::kKernelRows) {
-    const int64_t need_h = (s.p - 1) * s.sh + (s.kh - 1) * s.dh + 1, need_w = (s.q - 1) * s.sw + s.kw;
-    if (s.pt > 0 || s.pl > 0 || need_h > s.h || need_w > s.w) {
-      copy = padded_copy(s, x, need_h, need_w, threads);
-      r.x = copy.floats();
-      r.h = need_h;
-      r.w = need_w;
-      r.pt = r.pl = 0;
-    }
     r.kw = 1;
-    taps = s.kh;
-    len = s.kw * s.c;
+    r.len = s.kw * s.c;
   }
-  const IndirectGemm gemm{fill_conv, &r, rows, taps, len, b, y, epilogue};
+  r.zero = zeros(static_cast<size_t>(std::max(s.c, r.len)));
+  if (b.finite && r.len >= kSkipLength) {
+    edge_counts(s.h, s.p, s.kh, s.sh, s.dh, s.pt, &r.top, &r.bottom);
+    if (r.kw > 1) edge_counts(s.w, s.q, s.kw, s.sw, s.dw, s.pl, &r.left, &r.right);
+  }
+  const IndirectGemm gemm{fill_conv, &r, r.zero, rows, s.kh * r.kw, r.len, b, y, epilogue};
   run_gemms(&gemm, 1, threads);
 }
 

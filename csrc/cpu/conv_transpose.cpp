@@ -37,7 +37,8 @@ struct PhaseRows {
   int64_t rows, columns;               // output rows and columns of the phase, per image
 };
 
-void fill_phase(const void* context, int64_t first, int64_t count, const float** rows, float** out) {
+int64_t fill_phase(const void* context, int64_t first, int64_t count, const float** rows, float** out,
+                   int64_t* ends) {
   const auto& r = *static_cast<const PhaseRows*>(context);
   const ConvTransposeSpec& s = *r.s;
   for (int64_t done = 0; done < count;) {
@@ -61,6 +62,8 @@ void fill_phase(const void* context, int64_t first, int64_t count, const float**
     }
     done += run;
   }
+  ends[0] = count;
+  return 1;
 }
 
 void fill_with_bias(const ConvTransposeSpec& s, const float* bias, float* y, int threads) {
@@ -111,7 +114,7 @@ void conv2d_transpose(const ConvTransposeSpec& s, const float* x, const PackedTr
       rows.push_back({&s, x, zero, y, &ys[i].taps, &xs[j].taps, p, q, (s.p - p + s.sh - 1) / s.sh,
                       (s.q - q + s.sw - 1) / s.sw});
       const int64_t taps = static_cast<int64_t>(ys[i].taps.size() * xs[j].taps.size());
-      gemms.push_back({fill_phase, &rows.back(), s.n * rows.back().rows * rows.back().columns, taps,
+      gemms.push_back({fill_phase, &rows.back(), zero, s.n * rows.back().rows * rows.back().columns, taps,
                        s.c / s.groups, w.phase(i * xs.size() + j), y, epilogue});
     }
   // Pixels without a tap hold the bias alone.

@@ -1,6 +1,7 @@
 #include "cpu/gemm.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/threads.h"
 #include "kernels/table.h"
@@ -21,12 +22,15 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t unit_first, int64_t unit_last,
                int64_t panels) {
   const KernelTable& k = kernels();
-  const size_t pointers = static_cast<size_t>(count * (gemm.taps + 1));
+  const size_t pointers = static_cast<size_t>(count * (gemm.taps + 2));  // rows, out, ends
   auto** rows = static_cast<const float**>(thread_scratch(Slot::kRows, pointers * sizeof(float*)));
   auto** out = const_cast<float**>(rows + count * gemm.taps);
-  gemm.fill(gemm.context, first, count, rows, out);
+  auto* ends = reinterpret_cast<int64_t*>(out + count);
 
   GemmBlock block{};
+  block.segments = gemm.fill(gemm.context, first, count, rows, out, ends);
+  block.ends = ends;
+  block.zero = gemm.b.finite ? gemm.zero : nullptr;
   block.rows = rows;
   block.row_stride = count;
   block.m = count;
@@ -79,12 +83,15 @@ struct PlainRows {
   int64_t out_stride;
 };
 
-void fill_plain(const void* context, int64_t first, int64_t count, const float** rows, float** out) {
+int64_t fill_plain(const void* context, int64_t first, int64_t count, const float** rows, float** out,
+                   int64_t* ends) {
   const auto& plain = *static_cast<const PlainRows*>(context);
   for (int64_t i = 0; i < count; ++i) {
     rows[i] = plain.a + (first + i) * plain.a_stride;
     out[i] = plain.out + (first + i) * plain.out_stride;
   }
+  ends[0] = count;
+  return 1;
 }
 
 }  // namespace
@@ -99,14 +106,17 @@ PackedMatrix::PackedMatrix(const float* const* sources, int64_t slices, int64_t 
   const int64_t panels = panel_count(columns, k.vl, k.gemm.max_vectors, false);
   // Pieces of a few hundred rows: neighbouring panels then read the same pages of the source.
   const int64_t pieces = ceil_div(slice_rows, 256);
+  std::atomic<bool> finite{true};
   parallel_for(groups * slices * pieces, threads, [&](int64_t task) {
     const int64_t group = task / (slices * pieces), slice = task / pieces % slices, piece = task % pieces;
     const int64_t k0 = piece * slice_rows / pieces, k1 = (piece + 1) * slice_rows / pieces;
     const float* from = sources[slice] + group * group_stride + k0 * row_stride;
     for (int64_t panel = 0; panel < panels; ++panel)
-      k.gemm.pack(from, row_stride, column_stride, k1 - k0, slice * slice_rows + k0, depth_, columns, panel,
-                  data_.floats() + group * group_floats_);
+      if (!k.gemm.pack(from, row_stride, column_stride, k1 - k0, slice * slice_rows + k0, depth_, columns, panel,
+                       data_.floats() + group * group_floats_))
+        finite.store(false, std::memory_order_relaxed);
   });
+  finite_ = finite.load();
 }
 
 CallWeights::CallWeights(const float* w, int64_t rows, int64_t groups, int64_t depth, int64_t columns,
@@ -120,7 +130,7 @@ CallWeights::CallWeights(const float* w, int64_t rows, int64_t groups, int64_t d
     view_ = packed_->view();
     return;
   }
-  view_ = {w, nullptr, columns, columns * groups, 0, groups, depth, columns};
+  view_ = {w, nullptr, columns, columns * groups, 0, groups, depth, columns, false};
   if (tail && rows > k.gemm.sweep_rows) {
     view_.tail_stride = depth * k.vl;
     tail_ = Buffer(static_cast<size_t>(groups * view_.tail_stride) * sizeof(float));
@@ -167,7 +177,7 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
 void dense_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue& epilogue, float* out,
                 int threads) {
   PlainRows plain{a, b.groups * b.depth, out, b.groups * b.columns};
-  const IndirectGemm gemm{fill_plain, &plain, rows, 1, b.depth, b, out, epilogue};
+  const IndirectGemm gemm{fill_plain, &plain, nullptr, rows, 1, b.depth, b, out, epilogue};
   run_gemms(&gemm, 1, threads);
 }
 

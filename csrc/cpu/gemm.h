@@ -16,6 +16,7 @@ struct MatrixView {
   const float* tail;
   int64_t group_stride, row_stride, tail_stride;
   int64_t groups, depth, columns;
+  bool finite;  // known to hold neither infinity nor NaN, so that zeros of A may be skipped
 };
 
 class PackedMatrix {
@@ -24,10 +25,11 @@ class PackedMatrix {
   // group g is sources[s][g * group_stride + k * row_stride + j * column_stride].
   PackedMatrix(const float* const* sources, int64_t slices, int64_t slice_rows, int64_t groups, int64_t columns,
                int64_t group_stride, int64_t row_stride, int64_t column_stride, int threads);
-  MatrixView view() const { return {data_.floats(), nullptr, group_floats_, 0, 0, groups_, depth_, columns_}; }
+  MatrixView view() const { return {data_.floats(), nullptr, group_floats_, 0, 0, groups_, depth_, columns_, finite_}; }
 
  private:
   int64_t groups_, depth_, columns_, group_floats_;
+  bool finite_;
   Buffer data_;
 };
 
@@ -45,11 +47,15 @@ class CallWeights {
 };
 
 // C = epilogue(A B) with A given by row pointers: for output rows first .. first + count,
-// fill(context, first, count, rows, out) writes rows[t * count + i] for every tap t, each pointing at
-// `len` values (plus g * len for group g), and out[i]. The order of summation depends on taps and len only.
+// fill(context, first, count, rows, out, ends) writes rows[t * count + i] for every tap t, each pointing
+// at `len` values (plus g * len for group g), and out[i]. It returns the number of segments whose ends
+// it wrote: tiles do not reach from one segment into the next. The order of summation depends on taps
+// and len only.
 struct IndirectGemm {
-  void (*fill)(const void* context, int64_t first, int64_t count, const float** rows, float** out);
+  int64_t (*fill)(const void* context, int64_t first, int64_t count, const float** rows, float** out,
+                  int64_t* ends);
   const void* context;
+  const float* zero;  // what rows in the padding point at, or null
   int64_t rows;
   int64_t taps, len;
   MatrixView b;

@@ -12,6 +12,9 @@ struct GemmBlock {
   const float* const* rows;  // rows[t * row_stride + m]
   int64_t row_stride;
   int64_t m;
+  const int64_t* ends;  // the rows fall into segments; no tile reaches over the end of one
+  int64_t segments;
+  const float* zero;    // a tap whose rows all point here adds nothing and is skipped; null: never skip
   int64_t taps, len, offset;
   // B: either packed panels (ldb = 0), or a plain row-major matrix (ldb = n of all groups) whose
   // columns past the last whole vector are in `b_tail`, packed (depth x vector).
@@ -39,7 +42,8 @@ struct GemmKernels {
   void (*block)(const GemmBlock*);
   // Panel `panel` of B (n columns in all): `rows` rows from k0 on, of `depth`. b points at the first of
   // these rows; element (k, j) is b[k * row_stride + j * column_stride].
-  void (*pack)(const float* b, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t k0, int64_t depth,
+  // Returns whether all values are finite.
+  bool (*pack)(const float* b, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t k0, int64_t depth,
                int64_t n, int64_t panel, float* out);
   // y[i, j] (+)= sum over k < depth of x[k * ldx + i] * x[k * ldx + j] for one tile of rows
   // i_first..i_last and all j >= i_first rounded down to a vector: the upper part of a Gram matrix.

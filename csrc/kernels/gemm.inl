@@ -46,6 +46,14 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
   const int64_t ldb = t->ldb, len = g.len;
   for (int64_t tap = 0; tap < g.taps; ++tap) {
     const float* const* rows = t->rows + tap * g.row_stride;
+    if (rows[0] == g.zero) {
+      bool all = true;
+      for (int m = 1; m < M; ++m) all &= rows[m] == g.zero;
+      if (all) {
+        b += len * ldb;
+        continue;
+      }
+    }
     const float* a[M];
     CNNFAST_UNROLL
     for (int m = 0; m < M; ++m) a[m] = rows[m] + g.offset;
@@ -232,13 +240,17 @@ static void gemm_panel(TileArgs* t, int nv) {
     if (t->tail > 8) t->tail -= 8;
   }
 #endif
-  // Tiles of nearly equal height, so that no thin tile is left at the end.
-  const int64_t count = (g->m + height - 1) / height;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t m0 = i * g->m / count, m1 = (i + 1) * g->m / count;
-    t->rows = g->rows + m0;
-    t->out = g->out + m0;
-    tiles[m1 - m0](t);
+  int64_t begin = 0;
+  for (int64_t segment = 0; segment < g->segments; ++segment) {
+    // Tiles of nearly equal height, so that no thin tile is left at the end.
+    const int64_t rows = g->ends[segment] - begin, count = (rows + height - 1) / height;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t m0 = begin + i * rows / count, m1 = begin + (i + 1) * rows / count;
+      t->rows = g->rows + m0;
+      t->out = g->out + m0;
+      tiles[m1 - m0](t);
+    }
+    begin += rows;
   }
 }
 
@@ -275,7 +287,7 @@ static void gemm_block(const cnnfast::GemmBlock* g) {
   }
 }
 
-static void gemm_pack(const float* b, int64_t rs, int64_t cs, int64_t rows, int64_t k0, int64_t depth, int64_t n,
+static bool gemm_pack(const float* b, int64_t rs, int64_t cs, int64_t rows, int64_t k0, int64_t depth, int64_t n,
                       int64_t p, float* out) {
   const int64_t vectors = (n + VL - 1) / VL;
   const int64_t panels = (vectors + kMaxVectors - 1) / kMaxVectors;
@@ -283,20 +295,27 @@ static void gemm_pack(const float* b, int64_t rs, int64_t cs, int64_t rows, int6
   const int64_t column = v0 * VL, width = (v1 - v0) * VL;
   const int64_t used = min_int(width, n - column);
   out += column * depth + k0 * width;
+  vf check = {};
   b += column * cs;
   if (cs == 1) {
     for (int64_t k = 0; k < rows; ++k) {
       const float* row = b + k * rs;
       int64_t j = 0;
-      for (; j + VL <= used; j += VL) store(out + j, load(row + j));
+      for (; j + VL <= used; j += VL) {
+        const vf v = load(row + j);
+        check += v * 0.0f;  // NaN once a value is not finite
+        store(out + j, v);
+      }
       if (j < used) {
-        store(out + j, load_n(row + j, static_cast<int>(used - j)));
+        const vf v = load_n(row + j, static_cast<int>(used - j));
+        check += v * 0.0f;
+        store(out + j, v);
         j += VL;
       }
       for (; j < width; j += VL) store(out + j, vf{});
       out += width;
     }
-    return;
+    return sum_lanes(check) == 0.0f;
   }
   // Transposed source: sixteen values of a column lie together, and sixteen packed rows stay in the cache.
   for (int64_t k = 0; k < rows; k += 16) {
@@ -306,7 +325,9 @@ static void gemm_pack(const float* b, int64_t rs, int64_t cs, int64_t rows, int6
       float* to = out + k * width + j;
       for (int64_t i = 0; i < steps; ++i) to[i * width] = j < used ? column_of[i * rs] : 0.0f;
     }
+    for (int64_t j = 0; j < steps * width; j += VL) check += load(out + k * width + j) * 0.0f;
   }
+  return sum_lanes(check) == 0.0f;
 }
 
 // Gram tile: rows are columns of x, so M neighbouring values of one row of x are broadcast against
