@@ -1,0 +1,30 @@
+"""Programs in processes of their own, for what must not happen to the one that runs the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+SANITIZED = any(name in os.environ.get("LD_PRELOAD", "") for name in ("libasan", "libtsan", "libubsan"))
+
+
+def run_python(program: str, *arguments: str, timeout: float = 120, **environment: str | None) -> subprocess.CompletedProcess[str]:
+    """Run a program with more, other or (None) fewer environment variables; it must end within the timeout."""
+    env = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        env={k: v for k, v in env.items() if v is not None},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def output_of(program: str, *arguments: str, timeout: float = 120, **environment: str | None) -> str:
+    """What a program prints; it must succeed."""
+    done = run_python(program, *arguments, timeout=timeout, **environment)
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()

@@ -1,0 +1,191 @@
+"""Threads: many Python threads at once, fork, the GIL, Ctrl-C. No test asserts a speed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from processes import SANITIZED, output_of
+
+import cnnfast as cf
+
+
+def problems(rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, dict[str, object]]]:
+    """Large enough for several threads, and small ones that run alone."""
+
+    def random(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    return [
+        (random(2, 40, 40, 32), random(3, 3, 32, 64), {"padding": 1, "activation": "relu"}),
+        (random(1, 28, 28, 96), random(3, 3, 1, 96), {"groups": 96, "padding": "same"}),
+        (random(1, 60, 60, 3), random(7, 7, 3, 32), {"stride": 2, "padding": 3}),
+        (random(1, 5, 5, 17), random(1, 1, 17, 9), {}),
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_eight_python_threads_at_once(native: None, rng: np.random.Generator, threads: int) -> None:
+    cf.set_num_threads(threads)
+    cases = problems(rng)
+    expected = [cf.ops.conv2d(x, w, **kw) for x, w, kw in cases]
+    start = threading.Barrier(8)
+
+    def work(seed: int) -> int:
+        order = np.random.default_rng(seed).integers(len(cases), size=30)
+        start.wait()
+        wrong = 0
+        for i in order:
+            x, w, kw = cases[i]
+            wrong += not np.array_equal(cf.ops.conv2d(x, w, **kw), expected[i])
+        return wrong
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(work, range(8))) == 0
+
+
+def test_thread_count_changed_while_others_compute(native: None, rng: np.random.Generator) -> None:
+    cases = problems(rng)
+    expected = [cf.ops.conv2d(x, w, **kw) for x, w, kw in cases]
+    stop = threading.Event()
+
+    def change() -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            cf.set_num_threads(1 + n % 4)
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        for _ in range(20):
+            for (x, w, kw), y in zip(cases, expected, strict=True):
+                assert np.array_equal(cf.ops.conv2d(x, w, **kw), y)
+    finally:
+        stop.set()
+        changer.join()
+
+
+def test_other_threads_advance_during_a_native_call(native: None) -> None:
+    cf.set_num_threads(1)
+    x, w = np.ones((1, 96, 96, 64), np.float32), np.ones((11, 11, 64, 64), np.float32)
+    done = threading.Event()
+
+    def call() -> None:
+        cf.ops.conv2d(x, w)
+        done.set()
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    ticks = 0
+    while not done.is_set():
+        ticks += 1
+    thread.join()
+    # With the GIL held this loop would stand still from the first kernel to the last.
+    assert ticks > 1000
+
+
+FORK = """
+import os, signal, sys, threading, time
+import numpy as np, cnnfast as cf
+
+threads, busy = int(sys.argv[1]), sys.argv[2] == "busy"
+cf.set_num_threads(threads)
+rng = np.random.default_rng(0)
+x = rng.standard_normal((2, 40, 40, 32)).astype(np.float32)
+w = rng.standard_normal((3, 3, 32, 64)).astype(np.float32)
+expected = cf.ops.conv2d(x, w, padding=1)
+stop = threading.Event()
+
+def compute():
+    while not stop.is_set():
+        cf.ops.conv2d(x, w, padding=1)
+
+others = [threading.Thread(target=compute) for _ in range(2 if busy else 0)]
+for other in others:
+    other.start()
+for _ in range(10):
+    child = os.fork()
+    if child == 0:
+        for _ in range(3):
+            same = np.array_equal(cf.ops.conv2d(x, w, padding=1), expected)
+        # A child of the child, too.
+        grandchild = os.fork()
+        if grandchild == 0:
+            os._exit(not np.array_equal(cf.ops.conv2d(x, w, padding=1), expected))
+        os._exit(not same or os.waitpid(grandchild, 0)[1] != 0)
+    deadline = time.monotonic() + 60
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            stop.set()
+            raise SystemExit("the child hangs")
+        time.sleep(0.005)
+    if status:
+        stop.set()
+        raise SystemExit(f"the child ended with {status}")
+    if not busy:
+        assert np.array_equal(cf.ops.conv2d(x, w, padding=1), expected)
+stop.set()
+for other in others:
+    other.join()
+print("fine")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif("libtsan" in os.environ.get("LD_PRELOAD", ""), reason="TSan does not follow threads into a fork")
+@pytest.mark.parametrize("when", ["idle", "busy"])
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_fork_after_threads_ran(native: None, threads: int, when: str) -> None:
+    # "busy" forks while other Python threads compute. NumPy's own locks are free there: the threads
+    # spend their time in native calls.
+    assert output_of(FORK, str(threads), when, timeout=300) == "fine"
+
+
+INTERRUPT = """
+import sys, time
+import numpy as np, cnnfast as cf
+
+cf.set_num_threads(int(sys.argv[1]))
+x, w = np.ones((1, 512, 512, 64), np.float32), np.ones((63, 63, 64, 64), np.float32)
+small = np.ones((1, 40, 40, 32), np.float32), np.ones((3, 3, 32, 64), np.float32)
+before = cf.ops.conv2d(*small)
+print("ready", flush=True)
+try:
+    cf.ops.conv2d(x, w, padding=31)   # more than a minute on one thread
+except KeyboardInterrupt:
+    assert np.array_equal(cf.ops.conv2d(*small), before)
+    print("interrupted", flush=True)
+else:
+    print("finished", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+@pytest.mark.skipif(SANITIZED, reason="kernels are too slow for the bound")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c_stops_a_long_native_call(native: None, threads: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPT, str(threads)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            threading.Event().wait(0.5)  # well inside the call, or in the packing before it
+            child.send_signal(signal.SIGINT)
+            # Under a second on an idle machine; the bound leaves room for a busy one.
+            out, err = child.communicate(timeout=15)
+        finally:
+            child.kill()
+    assert (out, child.returncode) == ("interrupted\n", 0), err
