@@ -19,6 +19,12 @@ namespace {
 constexpr size_t kCacheLimit = size_t{256} << 20;  // bytes kept in all
 constexpr size_t kHuge = size_t{2} << 20;
 constexpr int kClasses = 4 * 64;
+// Under AddressSanitizer every buffer is fresh and of its exact size, so that no overrun is hidden.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kExact = true;
+#else
+constexpr bool kExact = false;
+#endif
 
 // Four size classes per power of two: at most a quarter is wasted.
 int class_of(size_t bytes, size_t* rounded) {
@@ -63,6 +69,10 @@ Cache* make_cache() {
 }
 
 void* fresh(size_t bytes) {
+  if (kExact) {
+    void* memory = nullptr;
+    return posix_memalign(&memory, 64, bytes) == 0 ? memory : nullptr;
+  }
   size_t align = bytes >= kHuge ? kHuge : 64;
   void* memory = std::aligned_alloc(align, (bytes + align - 1) / align * align);
 #if defined(MADV_HUGEPAGE)
@@ -76,6 +86,11 @@ void* fresh(size_t bytes) {
 void* acquire_buffer(size_t bytes) {
   // More than the machine has can only end in being killed: refuse at once.
   if (bytes > physical_memory()) throw std::bad_alloc();
+  if (kExact) {
+    void* memory = fresh(bytes);
+    if (!memory) throw std::bad_alloc();
+    return memory;
+  }
   size_t rounded;
   int index = class_of(bytes, &rounded);
   Cache& c = cache();
@@ -98,6 +113,7 @@ void* acquire_buffer(size_t bytes) {
 }
 
 void release_buffer(void* buffer, size_t bytes) noexcept {
+  if (kExact) return std::free(buffer);
   size_t rounded;
   int index = class_of(bytes, &rounded);
   Cache& c = cache();
@@ -139,12 +155,12 @@ void* thread_scratch(Slot slot, size_t bytes) {
   };
   thread_local Scratch scratch;
   int i = static_cast<int>(slot);
-  if (scratch.size[i] < bytes) {
+  if (scratch.size[i] < bytes || (kExact && scratch.size[i] != bytes)) {
     std::free(scratch.data[i]);
     scratch.data[i] = nullptr;
     scratch.size[i] = 0;
-    size_t rounded = (bytes + bytes / 4 + 4095) / 4096 * 4096;
-    scratch.data[i] = std::aligned_alloc(64, rounded);
+    size_t rounded = kExact ? bytes : (bytes + bytes / 4 + 4095) / 4096 * 4096;
+    scratch.data[i] = kExact ? fresh(rounded) : std::aligned_alloc(64, rounded);
     if (!scratch.data[i]) throw std::bad_alloc();
     scratch.size[i] = rounded;
   }
@@ -160,9 +176,9 @@ const float* zeros(size_t count) {
   static std::atomic<Zeros*> current{nullptr};
   Zeros* have = current.load(std::memory_order_acquire);
   while (!have || have->count < count) {
-    size_t n = 4096;
+    size_t n = kExact ? count : 4096;
     while (n < count) n *= 2;
-    auto* data = static_cast<float*>(std::aligned_alloc(64, n * sizeof(float)));
+    auto* data = static_cast<float*>(fresh(n * sizeof(float)));
     if (!data) throw std::bad_alloc();
     std::memset(data, 0, n * sizeof(float));
     auto* made = new Zeros{data, n};

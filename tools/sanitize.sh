@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Builds the native module with a sanitizer, in a folder of its own, and runs the tests with it.
+# Usage: tools/sanitize.sh address|undefined|thread [pytest argument ...]
+#   e.g. tools/sanitize.sh address -n 2 tests/test_conv.py
+#        CNNFAST_ISA=v3 tools/sanitize.sh undefined
+# Without arguments all tests run, with `thread` those of tests/test_threads.py. PYTHON names the
+# interpreter, LEVELS the instruction levels to build (default: all).
+# Under AddressSanitizer no memory is recycled and every buffer has its exact size.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+kind=${1:-}
+case "$kind" in
+  address | undefined | thread) shift ;;
+  *) sed -n '3,4p' "$0" >&2; exit 2 ;;
+esac
+python=$(command -v "${PYTHON:-python3}")
+folder=$PWD/build/sanitize/$kind
+mkdir -p "$folder"
+cmake -S . -B "$folder" -G Ninja -DCNNFAST_NATIVE=ON -DCNNFAST_SANITIZE="$kind" -DCNNFAST_LEVELS="${LEVELS:-}" \
+  -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
+  -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >"$folder/configure.log" 2>&1 ||
+  { cat "$folder/configure.log"; exit 1; }
+cmake --build "$folder"
+
+# A package of its own beside the build, so that the module in the source tree stays what it was.
+package=$folder/package/cnnfast
+rm -rf "$package" && mkdir -p "$package"
+cp -r python/cnnfast/. "$package"
+rm -rf "$package"/*.so "$package/bench"
+cp -r benchmarks "$package/bench"
+cp "$folder"/_cpu*.so "$package"
+export PYTHONPATH=$folder/package PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1
+
+runtime() { gcc -print-file-name="$1"; }
+case "$kind" in
+  address)
+    export LD_PRELOAD="$(runtime libasan.so) $(runtime libstdc++.so.6)" PYTHONMALLOC=malloc
+    export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1:detect_stack_use_after_return=0
+    ;;
+  undefined)
+    export LD_PRELOAD="$(runtime libubsan.so) $(runtime libstdc++.so.6)" UBSAN_OPTIONS=print_stacktrace=1
+    ;;
+  thread)
+    export LD_PRELOAD="$(runtime libtsan.so) $(runtime libstdc++.so.6)"
+    export TSAN_OPTIONS=halt_on_error=0:exitcode=66:report_bugs=1:second_deadlock_stack=1
+    [ $# -gt 0 ] || set -- tests/test_threads.py
+    ;;
+esac
+[ $# -gt 0 ] || set -- tests
+exec "$python" -m pytest -p no:cacheprovider "$@"
