@@ -31,6 +31,7 @@ cp -r benchmarks "$package/bench"
 cp "$folder"/_cpu*.so "$package"
 export PYTHONPATH=$folder/package PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1
 
+default=tests
 runtime() { gcc -print-file-name="$1"; }
 case "$kind" in
   address)
@@ -43,8 +44,11 @@ case "$kind" in
   thread)
     export LD_PRELOAD="$(runtime libtsan.so) $(runtime libstdc++.so.6)"
     export TSAN_OPTIONS=halt_on_error=0:exitcode=66:report_bugs=1:second_deadlock_stack=1
-    [ $# -gt 0 ] || set -- tests/test_threads.py
+    default=tests/test_threads.py
     ;;
 esac
-[ $# -gt 0 ] || set -- tests
+case " $*" in
+  *" tests"*) ;;
+  *) set -- "$@" "$default" ;;
+esac
 exec "$python" -m pytest -p no:cacheprovider "$@"

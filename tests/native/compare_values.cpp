@@ -1,0 +1,129 @@
+// Element-by-element operators, normalisations, softmax.
+#include "harness.h"
+
+CNNFAST_EXPECT_KERNELS(PointwiseKernels, void (*activate)(); void (*add)(); void (*mul)();)
+CNNFAST_EXPECT_KERNELS(NormKernels, void (*affine)(); int64_t (*response_scratch)(); void (*response)();
+                       void (*softmax_rows)(); void (*softmax_columns)();)
+
+namespace compare {
+namespace {
+
+const int64_t kSizes[] = {1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 130};
+
+// Values of every size, and those that need care.
+Floats wide_values(int64_t n, Guard guard, Random& random) {
+  const float special[] = {0.0f, -0.0f, NAN, INFINITY, -INFINITY, 3.0f, -3.0f, 6.0f, 1e-40f, -1e-40f, 100.0f, -100.0f};
+  Floats x = random.floats(n, guard, -12, 12);
+  for (int64_t i = 0; i < n; ++i)
+    if (random.below(4) == 0) x[i] = special[random.below(sizeof special / sizeof *special)];
+  return x;
+}
+
+// Both sides are within `relative` of the true value.
+std::vector<double> relative_bounds(const Floats& expected, double relative, double least = 1e-37) {
+  std::vector<double> bounds;
+  for (float e : expected) bounds.push_back(2 * relative * std::fabs(e) + least);
+  return bounds;
+}
+
+}  // namespace
+
+void compare_pointwise(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {
+  Random random(3);
+  for (int64_t n : kSizes) {
+    for (int kind = 0; kind < 8; ++kind) {
+      const Floats x = wide_values(n, guard, random);
+      Floats expected(n, guard), got(n, guard);
+      base.pointwise.activate(kind, 0.125f, x.data(), expected.data(), n);
+      level.pointwise.activate(kind, 0.125f, x.data(), got.data(), n);
+      const bool exact = kind <= cnnfast::kLeakyRelu;
+      const std::vector<double> bounds = relative_bounds(expected, 4e-7);
+      char what[40];
+      std::snprintf(what, sizeof what, "activation %d of %d values", kind, static_cast<int>(n));
+      report.same(what, expected.data(), got.data(), n, exact ? nullptr : &bounds);
+    }
+    for (bool scalar : {false, true})
+      for (int activation = 0; activation < 8; ++activation) {
+        const int64_t rows = 3, step = n + 2;
+        const Floats a = wide_values((rows - 1) * step + n, guard, random);
+        const Floats b = wide_values(scalar ? rows : rows * n, guard, random);
+        Floats expected = filled((rows - 1) * step + n, guard, 7.0f), got = filled((rows - 1) * step + n, guard, 7.0f);
+        cnnfast::BinaryRows t{a.data(), b.data(), expected.data(), rows,       n,     step, scalar ? 1 : n,
+                              step,     scalar,   activation,      0.125f};
+        base.pointwise.add(&t);
+        t.y = got.data();
+        level.pointwise.add(&t);
+        const std::vector<double> bounds = relative_bounds(expected, 4e-7);
+        report.same("add", expected.data(), got.data(), got.size(), activation <= cnnfast::kLeakyRelu ? nullptr : &bounds);
+        t.activation = 0;
+        t.y = expected.data();
+        base.pointwise.mul(&t);
+        t.y = got.data();
+        level.pointwise.mul(&t);
+        report.same("mul", expected.data(), got.data(), got.size());
+      }
+  }
+}
+
+void compare_norm(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {
+  Random random(4);
+  for (int64_t n : kSizes) {
+    const int64_t rows = 5;
+    const Floats x = random.floats(rows * n, guard, -3, 3), mean = random.floats(n, guard);
+    const Floats factor = random.floats(n, guard), shift = random.floats(n, guard);
+    Floats expected(rows * n, guard), got(rows * n, guard);
+    cnnfast::AffineRows t{x.data(), expected.data(), mean.data(), factor.data(), shift.data(), rows, n};
+    base.norm.affine(&t);
+    t.y = got.data();
+    level.norm.affine(&t);
+    std::vector<double> bounds;
+    // One rounding of the product more or less.
+    for (int64_t i = 0; i < rows * n; ++i)
+      bounds.push_back(4 * kUnit * (std::fabs((x[i] - mean[i % n]) * factor[i % n]) + std::fabs(shift[i % n])));
+    report.same("affine", expected.data(), got.data(), rows * n, &bounds);
+  }
+
+  for (int64_t c : {1, 2, 5, 16, 17, 40, 96})
+    for (int64_t width : {1, 2, 5, 9, 16, 17, 33})
+      for (double beta : {0.75, 0.5, 1.0, 0.6}) {
+        const int64_t rows = 3, before = width / 2 < c - 1 ? width / 2 : c - 1;
+        const int64_t after = (width - 1) / 2 < c - 1 ? (width - 1) / 2 : c - 1;
+        const Floats x = random.floats(rows * c, guard, -4, 4);
+        Floats results[2] = {Floats(rows * c, guard), Floats(rows * c, guard)};
+        const KernelTable* tables[2] = {&base, &level};
+        for (int k = 0; k < 2; ++k) {
+          Floats scratch(tables[k]->norm.response_scratch(rows, c, before, after), guard);
+          cnnfast::ResponseRows t{x.data(), results[k].data(), rows, c,    before,
+                                  after,    2.0f,              1e-2f, beta, scratch.data()};
+          tables[k]->norm.response(&t);
+        }
+        // At most `width` additions of positive values, a handful of roundings, and the power.
+        const std::vector<double> bounds = relative_bounds(results[0], static_cast<double>(width + 8) * kUnit + 4e-7);
+        report.same("response", results[0].data(), results[1].data(), rows * c, &bounds);
+      }
+
+  for (int64_t k : kSizes)
+    for (bool log : {false, true})
+      for (int64_t columns : {1, 3, 16, 17, 70}) {
+        const bool by_rows = columns == 1;
+        const int64_t rows = by_rows ? 19 : 1, step = columns + (by_rows ? 0 : 1);
+        const int64_t count = by_rows ? rows * k : (k - 1) * step + columns;
+        Floats x = random.floats(count, guard, -20, 20);
+        if (random.below(3) == 0) x[random.below(count)] = NAN;
+        if (random.below(3) == 0) x[random.below(count)] = INFINITY;
+        if (random.below(3) == 0) x[random.below(count)] = -INFINITY;
+        Floats expected = filled(count, guard, 7.0f), got = filled(count, guard, 7.0f);
+        const auto softmax = [&](const KernelTable& table, const Floats& y) {
+          if (by_rows) return table.norm.softmax_rows(x.data(), y.data(), rows, k, log);
+          const cnnfast::SoftmaxColumns t{x.data(), y.data(), k, step, columns, log};
+          table.norm.softmax_columns(&t);
+        };
+        softmax(base, expected);
+        softmax(level, got);
+        // Logarithms: the difference x - max is exact to a unit of 40.
+        const std::vector<double> bounds = relative_bounds(expected, 1e-6, log ? 80 * kUnit : 1e-37);
+        report.same(log ? "log softmax" : "softmax", expected.data(), got.data(), count, &bounds);
+      }
+}
+
+}  // namespace compare
