@@ -25,20 +25,16 @@ CNNFAST_INLINE vf silu(vf x) {
   return logistic(x, vmax(splat(-110.0f), x));
 }
 
+// With m = exp(2|x|) - 1, tanh |x| = m / (m + 2). m keeps its relative precision near zero because the
+// power of two is 1 there: m = 2^k q + (2^k - 1), q = exp(r) - 1.
 CNNFAST_INLINE vf tanh(vf x) {
   const vf a = vabs(x);
-  // Near zero x + x^3 q(x^2); elsewhere 1 - 2 / (exp(2|x|) + 1), which is 1 from 9.1 on.
-  const vf u = x * x;
-  vf q = fma(splat(-5.717044231e-3f), u, splat(2.065058611e-2f));
-  q = fma(q, u, splat(-5.374349654e-2f));
-  q = fma(q, u, splat(1.333149076e-1f));
-  q = fma(q, u, splat(-3.333328366e-1f));
-  const vf near = fma(q * u, a, a);
-  const vf e = exp_in_range(vmin(splat(20.0f), a + a));
-  const vf far = splat(1.0f) - splat(2.0f) / (e + splat(1.0f));
-  // The sign of x goes on last, so -0 keeps it. A NaN takes the branch near zero.
-  const vf size = select(a >= splat(0.625f), far, near);
-  return from_bits(bits_of(size) | (bits_of(x) & splat_int(INT32_MIN)));
+  const ExpReduced e = exp_reduce(vmin(splat(20.0f), a + a));  // from 9.1 on the result is 1
+  const vf q = fma(e.r * e.r, exp_tail(e.r), e.r);
+  const vf power = from_bits((e.k + splat_int(127)) << 23);
+  const vf m = fma(power, q, power - splat(1.0f));
+  // The sign goes on last, so -0 keeps it.
+  return from_bits(bits_of(m / (m + splat(2.0f))) | (bits_of(x) & splat_int(INT32_MIN)));
 }
 
 CNNFAST_INLINE vf hard_swish(vf x) {

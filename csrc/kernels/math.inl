@@ -27,27 +27,43 @@ CNNFAST_INLINE vf vsqrt(vf x) {
 #endif
 }
 
+// x = k ln 2 + r, |r| at most 0.35; `whole` is k as a float.
+struct ExpReduced {
+  vf r, whole;
+  vi k;
+};
+
+// |x| at most 2^20, or NaN (then r is NaN).
+CNNFAST_INLINE ExpReduced exp_reduce(vf x) {
+  const vf magic = splat(12582912.0f);
+  const vf shifted = fma(x, splat(1.442695041f), magic);
+  const vf whole = shifted - magic;
+  // ln 2 in two parts; the first has so few bits that its product with k is exact without FMA too.
+  vf r = fma(whole, splat(-0.693359375f), x);
+  r = fma(whole, splat(2.12194440e-4f), r);
+  return {r, whole, bits_of(shifted) - splat_int(0x4b400000)};
+}
+
+// (exp(r) - 1 - r) / r^2.
+CNNFAST_INLINE vf exp_tail(vf r) {
+  vf p = fma(splat(1.381459879e-3f), r, splat(8.368716575e-3f));
+  p = fma(p, r, splat(4.166838899e-2f));
+  p = fma(p, r, splat(1.666652113e-1f));
+  return fma(p, r, splat(4.999999404e-1f));
+}
+
 // exp(x) = p * 2^k, p in [0.7, 1.42]; `whole` is k as a float.
 struct ExpParts {
   vf p, whole;
   vi k;
 };
 
-// exp(x + correction); |x| at most 2^20, or NaN (then p is NaN); the correction is tiny against 1.
+// exp(x + correction), where the correction is tiny against 1; x as for exp_reduce.
 CNNFAST_INLINE ExpParts exp_parts(vf x, vf correction) {
-  const vf magic = splat(12582912.0f);
-  const vf shifted = fma(x, splat(1.442695041f), magic);
-  const vf whole = shifted - magic;
-  // ln 2 in two parts; the first has so few bits that its product with k is exact without FMA too.
-  vf r = fma(whole, splat(-0.693359375f), x);
-  r = fma(whole, splat(2.12194440e-4f), r) + correction;
-  vf p = fma(splat(1.381459879e-3f), r, splat(8.368716575e-3f));
-  p = fma(p, r, splat(4.166838899e-2f));
-  p = fma(p, r, splat(1.666652113e-1f));
-  p = fma(p, r, splat(4.999999404e-1f));
-  p = fma(p, r, splat(1.0f));
-  p = fma(p, r, splat(1.0f));
-  return {p, whole, bits_of(shifted) - splat_int(0x4b400000)};
+  const ExpReduced e = exp_reduce(x);
+  const vf r = e.r + correction;
+  const vf p = fma(fma(exp_tail(r), r, splat(1.0f)), r, splat(1.0f));
+  return {p, e.whole, e.k};
 }
 
 CNNFAST_INLINE ExpParts exp_parts(vf x) {
@@ -64,12 +80,6 @@ CNNFAST_INLINE vf scale_by_power(vf v, const ExpParts& e) {
   const vi bias = splat_int(127);
   return v * from_bits((half + bias) << 23) * from_bits((rest + bias) << 23);
 #endif
-}
-
-// exp(x) for -87 <= x <= 87, or NaN.
-CNNFAST_INLINE vf exp_in_range(vf x) {
-  const ExpParts e = exp_parts(x);
-  return from_bits(bits_of(e.p) + (e.k << 23));
 }
 
 // exp(x - m) for x <= m, to the bottom of the subnormal numbers. The rounding error of the difference
