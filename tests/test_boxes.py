@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 
+import cnnfast as cf
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-import cnnfast as cf
 from cnnfast import config, ops
 from cnnfast.errors import DTypeError, ShapeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 BACKENDS = ("numpy",) if config._cpu is None else ("numpy", "cpu")
 

@@ -16,6 +16,7 @@ from .norm import batch_norm, local_response_norm
 from .pad import pad2d
 from .pool import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
 from .registry import OPERATORS, Cost, Op, cost
+from .roi import roi_align, roi_pool
 from .softmax import log_softmax, softmax
 
 __all__ = [
@@ -50,6 +51,8 @@ __all__ = [
     "pad2d",
     "relu",
     "relu6",
+    "roi_align",
+    "roi_pool",
     "sigmoid",
     "silu",
     "soft_nms",
