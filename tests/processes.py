@@ -10,8 +10,10 @@ import textwrap
 SANITIZED = any(name in os.environ.get("LD_PRELOAD", "") for name in ("libasan", "libtsan", "libubsan"))
 
 
-def run_python(program: str, *arguments: str, timeout: float = 120, **environment: str | None) -> subprocess.CompletedProcess[str]:
-    """Run a program with more, other or (None) fewer environment variables; it must end within the timeout."""
+def run_python(
+    program: str, *arguments: str, timeout: float = 120, **environment: str | None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program with changed or (None) removed environment variables, for at most `timeout` seconds."""
     env = {**os.environ, **environment}
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), *arguments],

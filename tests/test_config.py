@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import SANITIZED, output_of, run_python
 
 import cnnfast as cf
 from cnnfast import config
 from cnnfast.errors import BackendError
+from processes import SANITIZED, output_of, run_python
 
 NATIVE = config._cpu is not None
 needs_native = pytest.mark.skipif(not NATIVE, reason="the native module is not installed")
-THREADS = "import cnnfast as cf; from cnnfast import config; print(cf.get_num_threads(), config._cpu.thread_reason())"
+THREADS = """
+import cnnfast as cf
+from cnnfast import config
+print(cf.get_num_threads(), config._cpu.thread_reason())
+"""
 ONE_CALL = """
 import numpy as np, cnnfast as cf
 y = cf.ops.conv2d(np.ones((1, 4, 4, 2), np.float32), np.ones((3, 3, 2, 3), np.float32))

@@ -40,7 +40,9 @@ def test_accuracy_on_all_digits(
     backend: str, example: ModuleType, weights: dict[str, np.ndarray], assets: Path
 ) -> None:
     x, y = digits(assets)
-    read = np.concatenate([example.lenet5(weights, x[i : i + 500]).argmax(axis=1) for i in range(0, 10_000, 500)])
+    read = np.concatenate(
+        [example.lenet5(weights, x[i : i + 500]).argmax(axis=1) for i in range(0, 10_000, 500)]
+    )
     assert len(y) == 10_000
     assert (read == y).sum() == 9_907
 
@@ -56,7 +58,9 @@ def test_decisions_of_an_independent_runtime(
     np.testing.assert_allclose(got, logprob, rtol=2e-6, atol=2e-5)
 
 
-def test_backends_and_precisions_agree(example: ModuleType, weights: dict[str, np.ndarray], assets: Path) -> None:
+def test_backends_and_precisions_agree(
+    example: ModuleType, weights: dict[str, np.ndarray], assets: Path
+) -> None:
     x = digits(assets)[0][:500]
     exact = example.lenet5({k: v.astype(np.float64) for k, v in weights.items()}, x.astype(np.float64))
     assert exact.dtype == np.float64
@@ -76,7 +80,12 @@ def test_an_image_alone_gives_the_bits_of_the_batch(
 
 def test_the_example_as_printed_in_the_readme(assets: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(EXAMPLE), assets / "models" / "lenet5_mnist.pth", assets / "datasets" / "mnist_test.npz"],
+        [
+            sys.executable,
+            str(EXAMPLE),
+            assets / "models" / "lenet5_mnist.pth",
+            assets / "datasets" / "mnist_test.npz",
+        ],
         capture_output=True,
         text=True,
         timeout=300,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import cnnfast as cf
 import numpy as np
 import pytest
-from cnnfast.errors import DTypeError, ShapeError
-from cnnfast.ops import pad2d
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import cnnfast as cf
+from cnnfast.errors import DTypeError, ShapeError
+from cnnfast.ops import pad2d
 
 MODES = ("zeros", "reflect", "replicate", "circular")
 NUMPY_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}

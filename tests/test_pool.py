@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import cnnfast as cf
 import numpy as np
 import pytest
-from cnnfast.errors import DTypeError, ShapeError
-from cnnfast.ops import avg_pool2d, cost, global_avg_pool2d, global_max_pool2d, max_pool2d
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
+import cnnfast as cf
+from cnnfast.errors import DTypeError, ShapeError
+from cnnfast.ops import avg_pool2d, cost, global_avg_pool2d, global_max_pool2d, max_pool2d
 
 EPS = 2.0**-24
 SPECIAL = (np.nan, np.inf, -np.inf, -0.0)

@@ -16,7 +16,10 @@ CASES = {
     "clean": ("namespace { int f(int x) { return x + 1; } }", True),
     "C function": ('extern "C" float expf(float); namespace { float f(float x) { return expf(x); } }', True),
     "weak": ("inline int planted(int x) { return x + 1; } static int (*volatile f)(int) = planted;", False),
-    "weak template": ("template <class T> T planted(T x) { return x; } static int (*volatile f)(int) = planted<int>;", False),
+    "weak template": (
+        "template <class T> T planted(T x) { return x; } static int (*volatile f)(int) = planted<int>;",
+        False,
+    ),
     "second export": ("int planted(int x) { return x + 1; }", False),
     "C++ call": ("int planted(int); static int (*volatile f)(int) = planted;", False),
 }

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from processes import SANITIZED, output_of
 
 import cnnfast as cf
+from processes import SANITIZED, output_of
 
 
 def problems(rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, dict[str, object]]]:
@@ -144,7 +144,9 @@ print("fine")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.skipif("libtsan" in os.environ.get("LD_PRELOAD", ""), reason="TSan does not follow threads into a fork")
+@pytest.mark.skipif(
+    "libtsan" in os.environ.get("LD_PRELOAD", ""), reason="TSan does not follow threads into a fork"
+)
 @pytest.mark.parametrize("when", ["idle", "busy"])
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_fork_after_threads_ran(native: None, threads: int, when: str) -> None:
@@ -177,7 +179,10 @@ else:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ctrl_c_stops_a_long_native_call(native: None, threads: int) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPT, str(threads)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", INTERRUPT, str(threads)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as child:
         try:
             assert child.stdout is not None

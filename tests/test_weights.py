@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cnnfast.errors import WeightsError
-from cnnfast.weights import load_weights, save_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from cnnfast.errors import WeightsError
+from cnnfast.weights import load_weights, save_weights
 
 FORMATS = (".safetensors", ".npz")
 SINGLE_THREADED = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}

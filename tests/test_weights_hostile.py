@@ -11,9 +11,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy
+
 from cnnfast.errors import WeightsError
 from cnnfast.weights import limits, load_weights, save_weights
-from numpy.lib import format as npy
 
 WEIGHTS = {
     "conv.weight": np.arange(54, dtype=np.float32).reshape(3, 3, 2, 3),

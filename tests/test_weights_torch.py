@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from cnnfast.errors import WeightsError
 from cnnfast.weights import load_weights
 

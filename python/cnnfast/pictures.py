@@ -117,7 +117,9 @@ def _to_float(band: Any, channels: int) -> np.ndarray:
     if channels == 3:
         return np.asarray(band.convert("RGB"), np.float32)
     # Pillow's luma is the same sum, rounded to a whole number.
-    return np.asarray(band.convert("L" if band.mode in ("1", "L") else "RGB").convert("L"), np.float32)[..., None]
+    return np.asarray(band.convert("L" if band.mode in ("1", "L") else "RGB").convert("L"), np.float32)[
+        ..., None
+    ]
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -144,7 +146,9 @@ def picture_format(path: str | os.PathLike[str]) -> str:
     ending = os.path.splitext(os.fspath(path))[1].lower()
     name = Image.registered_extensions().get(ending)
     if name not in FORMATS or name not in Image.SAVE:
-        raise PictureError(f"{os.fspath(path)}: cannot tell the format from the ending {ending!r}, use .png or .jpg")
+        raise PictureError(
+            f"{os.fspath(path)}: cannot tell the format from the ending {ending!r}, use .png or .jpg"
+        )
     return str(name)
 
 
@@ -173,10 +177,14 @@ def save_picture(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        raise PictureError(f"save_picture: expected uint8 (H,W) or (H,W,3), got {pixels.dtype} {pixels.shape}")
+        raise PictureError(
+            f"save_picture: expected uint8 (H,W) or (H,W,3), got {pixels.dtype} {pixels.shape}"
+        )
     image = Image.fromarray(np.ascontiguousarray(pixels))
     with replace_file(name) as file:
         try:
             image.save(file, kind)
-        except ValueError as error:
-            raise PictureError(f"{name}: {error}") from None
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk, not the encoder
+            raise PictureError(f"{name}: the picture cannot be written as {kind}: {error}") from None

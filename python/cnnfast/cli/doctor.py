@@ -45,7 +45,7 @@ def examine(*, measure: bool = True) -> dict[str, Any]:
 def _blas() -> str:
     """Name and version of the BLAS that NumPy was built with."""
     try:
-        built = np.show_config(mode="dicts")  # type: ignore[call-arg]
+        built = np.show_config(mode="dicts")
         blas = built["Build Dependencies"]["blas"]
         return f"{blas['name']} {blas.get('version', '')}".strip()
     except (TypeError, KeyError):  # NumPy before 1.25 prints it only
@@ -82,10 +82,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"native    no, pure NumPy: {native['reason']}")
     for row in report.get("measured", []):
         copies = ", ".join(f"{name} {speed:g}" for name, speed in row["gb_per_s"].items())
-        plural = "s" if row["threads"] > 1 else ""
-        lines.append(
-            f"measured  {row['threads']} thread{plural}: {row['gflops']:g} GFLOP/s float32; copies in GB/s: {copies}"
-        )
+        threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+        lines.append(f"measured  {threads}: {row['gflops']:g} GFLOP/s float32; copies in GB/s: {copies}")
     lines.append("CUDA      " + ("yes" if cuda["available"] else f"no: {cuda['reason']}"))
     lines.append(f"NumPy     {report['numpy']['version']}, BLAS {blas}")
     return lines

@@ -41,8 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|ROWS",
         help=f"{', '.join(NAMES)}, or rows such as '1,0,-1;1,0,-1;1,0,-1' (default: sobel)",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="picture to write, e.g. edges.png")
-    parser.add_argument("--backend", choices=config.BACKENDS, help="default: cpu, or numpy without native module")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="picture to write, e.g. edges.png"
+    )
+    parser.add_argument(
+        "--backend", choices=config.BACKENDS, help="default: cpu, or numpy without native module"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object about what was done")
 
 
