@@ -31,6 +31,8 @@ def make(problem: Problem) -> Operands:
             made[name] = [uniform(s) for s in shape]
         elif name == "boxes" or problem.op == "box_iou":
             made[name] = boxes(rng, shape[0], roi_image(problem))
+            if problem.op.startswith("roi"):  # the first column is the picture in the batch
+                made[name] = np.insert(made[name], 0, 0, axis=1)
         else:
             made[name] = uniform(shape)
     if problem.bias:

@@ -181,7 +181,7 @@ def gram_out(p: Problem) -> Shape:
 
 def global_pool_out(p: Problem) -> Shape:
     n, _, _, c = p.shapes["x"]
-    return (n, c)
+    return (p.shapes["x"][0], 1, 1, p.shapes["x"][3])
 
 
 def resize_out(p: Problem) -> Shape:
@@ -217,7 +217,7 @@ def iou_out(p: Problem) -> Shape:
 
 
 def roi_out(p: Problem) -> Shape:
-    return (p.shapes["boxes"][0], *pair(p.attrs["size"]), p.shapes["x"][3])
+    return (p.shapes["boxes"][0], *pair(p.attrs["output_size"]), p.shapes["x"][3])
 
 
 def unknown_out(p: Problem) -> None:

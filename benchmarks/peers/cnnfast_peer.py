@@ -45,9 +45,22 @@ def call(problem: Problem, operands: Operands) -> Callable[[], Any]:
     function = getattr(cnnfast.ops, problem.op, None)
     if function is None:
         raise NotSupported("cnnfast.ops has no such operator")
-    args = [operands[name] for name in OPERATORS[problem.op].operands if name in operands]
+    args = [aligned(operands[name]) for name in OPERATORS[problem.op].operands if name in operands]
     attrs = {key: freeze(value) for key, value in problem.attrs.items()}
     return partial(function, *args, **attrs)
+
+
+def aligned(value: Any) -> Any:
+    """The operand at the start of a cache line, where cnnfast's own results lie (other runtimes copy too)."""
+    if isinstance(value, list):
+        return [aligned(v) for v in value]
+    if not isinstance(value, np.ndarray):
+        return value  # packed weights
+    memory = np.empty(value.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    copy = memory[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
+    copy[...] = value
+    return copy
 
 
 def freeze(value: Any) -> Any:

@@ -56,8 +56,6 @@ def result(problem: Problem, output: Any) -> np.ndarray:
     if problem.op == "nms":
         # OpenVINO keeps the size static and ends the list with rows of -1.
         return array[array[:, 2] >= 0][:, 2].astype(np.int64)
-    if problem.op.startswith("global"):
-        return array.reshape(array.shape[:2])
     return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
 
 

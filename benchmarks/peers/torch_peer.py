@@ -134,8 +134,8 @@ def build(problem: Problem, t: dict[str, Any]) -> Callable[[], Any]:
         return lambda: F.batch_norm(x, mean, var, scale, shift, False, 0.0, eps)
     simple: dict[str, Callable[[], Any]] = {
         "linear": lambda: F.linear(x, t["w"], t.get("b")),
-        "global_avg_pool2d": lambda: F.adaptive_avg_pool2d(x, 1).flatten(1),
-        "global_max_pool2d": lambda: F.adaptive_max_pool2d(x, 1).flatten(1),
+        "global_avg_pool2d": lambda: F.adaptive_avg_pool2d(x, 1),
+        "global_max_pool2d": lambda: F.adaptive_max_pool2d(x, 1),
         "relu": lambda: F.relu(x),
         "relu6": lambda: F.relu6(x),
         "leaky_relu": lambda: F.leaky_relu(x, 0.01),
