@@ -17,9 +17,7 @@ bool has_nan(const float* box) {
   return std::isnan(box[0]) || std::isnan(box[1]) || std::isnan(box[2]) || std::isnan(box[3]);
 }
 
-float positive(float side) { return side > 0 ? side : 0.0f; }
-
-// Values of one box, `step` floats apart; see BoxColumn.
+// Values of one box, `step` floats apart; see BoxColumn. The angle comes later.
 void box_values(const float* box, int kind, float* values, int64_t step) {
   const float w = box[2] - box[0], h = box[3] - box[1];
   for (int k = 0; k < 4; ++k) values[k * step] = box[k];
@@ -29,8 +27,6 @@ void box_values(const float* box, int kind, float* values, int64_t step) {
   values[kLowY * step] = std::min(box[1], box[3]);
   values[kHighX * step] = std::max(box[0], box[2]);
   values[kHighY * step] = std::max(box[1], box[3]);
-  if (kind == kCiou)
-    values[kAngle * step] = static_cast<float>(std::atan2(static_cast<double>(positive(w)), positive(h)));
 }
 
 // --- order of scores -------------------------------------------------------------------------------
@@ -79,6 +75,32 @@ uint64_t* sort_keys(uint64_t* keys, uint64_t* spare, int64_t n) {
 // --- memory of one call ----------------------------------------------------------------------------
 
 int64_t padded(int64_t n) { return n + kBoxPadding; }
+
+// A list of boxes in columns; see BoxColumn.
+struct Columns {
+  Columns(int64_t n, const float* boxes, int kind)
+      : n(n),
+        columns(kind == kIou ? kArea + 1 : kBoxColumns),
+        boxes(boxes),
+        buffer(static_cast<size_t>(columns * padded(n)) * sizeof(float)) {
+    for (int c = 0; c < columns; ++c) {
+      column[c] = buffer.floats() + c * padded(n);
+      std::memset(column[c] + n, 0, kBoxPadding * sizeof(float));
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      box_values(boxes + 4 * i, kind, buffer.floats() + i, padded(n));
+      any_nan |= has_nan(boxes + 4 * i);
+    }
+    if (kind == kCiou) kernels().boxes.angles(column, n);
+  }
+
+  int64_t n;
+  int columns;
+  const float* boxes;
+  Buffer buffer;
+  float* column[kBoxColumns] = {};
+  bool any_nan = false;
+};
 
 // Keys, their spare room and the columns of the kept boxes in one buffer.
 struct Workspace {
@@ -223,42 +245,31 @@ void box_iou(int64_t n, int64_t m, const float* a, const float* b, int kind, flo
   if (n == 0 || m == 0) return;
   // A single column would leave most lanes empty: fill rows of the transposed table instead.
   const bool turned = m < kBoxPadding && n > m;
-  const int64_t rows = turned ? m : n, wide = turned ? n : m;
-  const float *row_boxes = turned ? b : a, *wide_boxes = turned ? a : b;
-  const int columns = kind == kIou ? kArea + 1 : kBoxColumns;
-  const int64_t step = padded(wide);
-  Buffer buffer(static_cast<size_t>(columns * step + (turned ? rows * wide : 0)) * sizeof(float));
-  float* base = buffer.floats();
-  float* table = turned ? base + columns * step : out;
-  const float* pointers[kBoxColumns] = {};
-  for (int c = 0; c < columns; ++c) {
-    pointers[c] = base + c * step;
-    std::memset(base + c * step + wide, 0, kBoxPadding * sizeof(float));
-  }
-  bool wide_nan = false;
-  for (int64_t j = 0; j < wide; ++j) {
-    box_values(wide_boxes + 4 * j, kind, base + j, step);
-    wide_nan |= has_nan(wide_boxes + 4 * j);
-  }
+  const Columns row_boxes(turned ? m : n, turned ? b : a, kind),
+      wide_boxes(turned ? n : m, turned ? a : b, kind);
+  const int64_t rows = row_boxes.n, wide = wide_boxes.n;
+  Buffer transposed;
+  if (turned) transposed = Buffer(static_cast<size_t>(rows * wide) * sizeof(float));
+  float* table = turned ? transposed.floats() : out;
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const double each = kind == kIou ? 0.4 : 1.2;
+  const int threads = threads_for(each * static_cast<double>(rows) * static_cast<double>(wide));
   const int64_t block = std::max<int64_t>(1, 16384 / wide);
-  parallel_for((rows + block - 1) / block,
-               threads_for(each * static_cast<double>(rows) * static_cast<double>(wide)), [&](int64_t task) {
-                 for (int64_t i = task * block; i < std::min(rows, (task + 1) * block); ++i) {
-                   float values[kBoxColumns] = {};
-                   float* row = table + i * wide;
-                   if (has_nan(row_boxes + 4 * i)) {
-                     std::fill(row, row + wide, nan);
-                     continue;
-                   }
-                   box_values(row_boxes + 4 * i, kind, values, 1);
-                   kernels().boxes.iou_row(pointers, values, wide, kind, row);
-                   if (wide_nan)
-                     for (int64_t j = 0; j < wide; ++j)
-                       if (has_nan(wide_boxes + 4 * j)) row[j] = nan;
-                 }
-               });
+  parallel_for((rows + block - 1) / block, threads, [&](int64_t task) {
+    for (int64_t i = task * block; i < std::min(rows, (task + 1) * block); ++i) {
+      float* row = table + i * wide;
+      float values[kBoxColumns] = {};
+      for (int c = 0; c < row_boxes.columns; ++c) values[c] = row_boxes.column[c][i];
+      if (row_boxes.any_nan && has_nan(values)) {
+        std::fill(row, row + wide, nan);
+        continue;
+      }
+      kernels().boxes.iou_row(wide_boxes.column, values, wide, kind, row);
+      if (wide_boxes.any_nan)
+        for (int64_t j = 0; j < wide; ++j)
+          if (has_nan(wide_boxes.boxes + 4 * j)) row[j] = nan;
+    }
+  });
   if (turned)
     for (int64_t j = 0; j < wide; ++j)
       for (int64_t i = 0; i < rows; ++i) out[j * rows + i] = table[i * wide + j];

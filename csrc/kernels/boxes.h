@@ -55,6 +55,8 @@ struct BoxKernels {
   int64_t (*nms_first)(const NmsJob*, const float* box);
   // Place of the best score (the first of equal ones), or -1.
   int64_t (*soft_nms_round)(SoftNmsJob*);
+  // Fills column kAngle of n boxes from their corners, in whole vectors.
+  void (*angles)(float* const* columns, int64_t n);
 };
 
 }  // namespace cnnfast

@@ -262,8 +262,36 @@ static int64_t soft_nms_round(cnnfast::SoftNmsJob* job) {
   return found;
 }
 
+// atan(w / h) for sides clamped to 0, within 3 units in the last place: a polynomial for the shorter
+// side over the longer one, fitted at Chebyshev points; 0 where both are 0.
+static void angles(float* const* columns, int64_t n) {
+  for (int64_t j = 0; j < n; j += VL) {
+    vf w = load(columns[cnnfast::kX2] + j) - load(columns[cnnfast::kX1] + j);
+    vf h = load(columns[cnnfast::kY2] + j) - load(columns[cnnfast::kY1] + j);
+    w = select(w > vf{}, w, vf{});
+    h = select(h > vf{}, h, vf{});
+    const vi steep = h > w;
+    const vf longer = select(steep, h, w);
+    vf x = select(steep, w, h) / longer;
+    x = select(x == x, x, select(longer > vf{}, splat(1.0f), vf{}));  // inf / inf: the diagonal
+    const vf z = x * x;
+    vf p = splat(-0.00174370114f);
+    p = p * z + splat(0.0106807194f);
+    p = p * z + splat(-0.0307175089f);
+    p = p * z + splat(0.0574635578f);
+    p = p * z + splat(-0.0837206395f);
+    p = p * z + splat(0.10940199f);
+    p = p * z + splat(-0.142615737f);
+    p = p * z + splat(0.199982306f);
+    p = p * z + splat(-0.333332823f);
+    p = p * z + splat(0.999999998f);
+    const vf angle = p * x;
+    store(columns[cnnfast::kAngle] + j, select(steep | (longer == vf{}), angle, splat(1.57079633f) - angle));
+  }
+}
+
 constexpr cnnfast::BoxKernels box_kernels() {
-  return {iou_row, nms_list, nms_grid, nms_first, soft_nms_round};
+  return {iou_row, nms_list, nms_grid, nms_first, soft_nms_round, angles};
 }
 
 }  // namespace

@@ -4,9 +4,9 @@
 
 #include "harness.h"
 
-CNNFAST_EXPECT_KERNELS(BoxKernels, void (*iou_row)(); void (*nms_list)(); void (*nms_grid)(); int64_t (*nms_first)();
-                       int64_t (*soft_nms_round)();)
-CNNFAST_EXPECT_KERNELS(RoiKernels, int reserved;)
+CNNFAST_EXPECT_KERNELS(BoxKernels, void (*iou_row)(); void (*nms_list)(); void (*nms_grid)();
+                       int64_t(*nms_first)(); int64_t(*soft_nms_round)(); void (*angles)();)
+CNNFAST_EXPECT_KERNELS(RoiKernels, void (*pool_row)(); void (*align_row)();)
 
 namespace compare {
 namespace {
@@ -64,6 +64,23 @@ void compare_iou(const KernelTable& base, const KernelTable& level, int64_t m, G
     }
 }
 
+void compare_angles(const KernelTable& base, const KernelTable& level, int64_t n, Guard guard, Random& random,
+                    Report& report) {
+  const Floats boxes = crowd(n, guard, random);
+  const int64_t step = n + cnnfast::kBoxPadding;
+  Floats tables[2] = {filled(cnnfast::kBoxColumns * step, guard, 0.0f),
+                      filled(cnnfast::kBoxColumns * step, guard, 0.0f)};
+  const KernelTable* kernels[2] = {&base, &level};
+  for (int t = 0; t < 2; ++t) {
+    float* columns[cnnfast::kBoxColumns];
+    for (int k = 0; k < cnnfast::kBoxColumns; ++k) columns[k] = tables[t].data() + k * step;
+    for (int64_t i = 0; i < n; ++i) values_of(boxes.data() + 4 * i, tables[t].data() + i, step);
+    kernels[t]->boxes.angles(columns, n);
+  }
+  report.same("angles", tables[0].data() + cnnfast::kAngle * step, tables[1].data() + cnnfast::kAngle * step,
+              n);
+}
+
 struct Suppressed {
   std::vector<int64_t> kept, first;
 };
@@ -94,7 +111,14 @@ Suppressed suppress(const KernelTable& table, const Floats& boxes, float thresho
     ++start[row * cells + cell_of(0.5 * (static_cast<double>(b[0]) + b[2]), scale, cells) + 1];
   }
   for (int64_t c = 0; c < cells * cells; ++c) start[c + 1] += start[c];
-  job.grid = {start.data(), count.data(), cells, cells, 0, 0, scale, scale,
+  job.grid = {start.data(),
+              count.data(),
+              cells,
+              cells,
+              0,
+              0,
+              scale,
+              scale,
               std::max(1.0 - threshold, 0.5 * (1.0 / threshold - 1.0)) + 1e-4};
   // In two pieces, as long lists are cut.
   const auto scan = grid ? table.boxes.nms_grid : table.boxes.nms_list;
@@ -150,23 +174,68 @@ void compare_boxes(const KernelTable& base, const KernelTable& level, Guard guar
   Random random(7);
   for (int64_t n : {1, 3, 4, 8, 15, 16, 17, 33, 70, 200}) {
     compare_iou(base, level, n, guard, random, report);
+    compare_angles(base, level, n, guard, random, report);
     for (float threshold : {0.2f, 0.5f, 0.7f})
       for (bool grid : {false, true}) {
         const Floats boxes = crowd(n, guard, random);
         const Suppressed expected = suppress(base, boxes, threshold, grid, guard);
         const Suppressed got = suppress(level, boxes, threshold, grid, guard);
-        const auto kept = static_cast<int64_t>(expected.kept.size()), came = static_cast<int64_t>(got.kept.size());
+        const auto kept = static_cast<int64_t>(expected.kept.size()),
+                   came = static_cast<int64_t>(got.kept.size());
         report.same_integers("kept boxes", &kept, &came, 1);
         if (kept == came) report.same_integers("kept", expected.kept.data(), got.kept.data(), kept);
-        report.same_integers("nms_first", expected.first.data(), got.first.data(), static_cast<int64_t>(got.first.size()));
+        report.same_integers("nms_first", expected.first.data(), got.first.data(),
+                             static_cast<int64_t>(got.first.size()));
       }
     for (bool gaussian : {false, true}) compare_soft(base, level, n, gaussian, guard, random, report);
   }
 }
 
-void compare_roi(const KernelTable& base, const KernelTable&, Guard, Report& report) {
-  const float none = static_cast<float>(base.roi.reserved);
-  report.same("no kernels yet", &none, &none, 1);
+void compare_roi(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {
+  Random random(8);
+  const int64_t h = 5, w = 6, bins = 3;
+  for (int64_t c : {1, 3, 4, 7, 8, 15, 16, 17, 33, 64, 70, 130}) {
+    const Floats image = random.floats(h * w * c, guard);
+    if (c % 2) image[c] = NAN;
+    // The last bin is empty; the others reach the corners of the image.
+    Array<int64_t> left(bins, guard), right(bins, guard);
+    left[0] = 0, right[0] = 4, left[1] = 3, right[1] = w, left[2] = right[2] = w;
+    for (int64_t top : {0, 3, 5}) {
+      Floats expected(bins * c, guard), got(bins * c, guard);
+      cnnfast::RoiPoolRow row{image.data(), expected.data(), w, c, bins, top, h, left.data(), right.data()};
+      base.roi.pool_row(&row);
+      row.y = got.data();
+      level.roi.pool_row(&row);
+      report.same("roi_pool", expected.data(), got.data(), bins * c);
+    }
+    const int64_t rows = 3, taps = 5;
+    Array<int32_t> rows_read(rows, guard), columns_read(taps, guard);
+    Array<int64_t> start(bins + 1, guard);
+    rows_read[0] = 0, rows_read[1] = 1, rows_read[2] = h - 1;
+    for (int64_t j = 0; j < taps; ++j) columns_read[j] = static_cast<int32_t>(j == 4 ? w - 1 : j);
+    start[1] = 2, start[2] = start[3] = taps;
+    const Floats row_weights = random.floats(rows, guard, 0, 1),
+                 column_weights = random.floats(taps, guard, 0, 1);
+    const Floats plain = random.floats(h * w * c, guard);
+    Floats expected(bins * c, guard), got(bins * c, guard);
+    cnnfast::RoiAlignRow row{plain.data(),
+                             expected.data(),
+                             w,
+                             c,
+                             bins,
+                             rows,
+                             rows_read.data(),
+                             row_weights.data(),
+                             start.data(),
+                             columns_read.data(),
+                             column_weights.data()};
+    base.roi.align_row(&row);
+    row.y = got.data();
+    level.roi.align_row(&row);
+    // At most nine products below 1, summed with or without FMA.
+    const std::vector<double> bounds(static_cast<size_t>(bins * c), 2 * 9 * 9 * kUnit);
+    report.same("roi_align", expected.data(), got.data(), bins * c, &bounds);
+  }
 }
 
 }  // namespace compare
