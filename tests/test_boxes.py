@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 
-import cnnfast as cf
 import numpy as np
 import pytest
-from cnnfast import config, ops
-from cnnfast.errors import DTypeError, ShapeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import cnnfast as cf
+from cnnfast import config, ops
+from cnnfast.errors import DTypeError, ShapeError
 
 BACKENDS = ("numpy",) if config._cpu is None else ("numpy", "cpu")
 

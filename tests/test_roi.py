@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
-import cnnfast as cf
 import numpy as np
 import pytest
-from cnnfast import ops
-from cnnfast.errors import DTypeError, ShapeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import cnnfast as cf
+from cnnfast import ops
+from cnnfast.errors import DTypeError, ShapeError
 
 
 def half_away(value):

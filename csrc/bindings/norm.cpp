@@ -12,8 +12,8 @@ py::array_t<float> like(const Floats& x) {
 }  // namespace
 
 void bind_norm(py::module_& m) {
-  m.def("batch_norm", [](const Floats& x, const Floats& mean, const Floats& var, const std::optional<Floats>& scale,
-                         const std::optional<Floats>& shift, double eps) {
+  m.def("batch_norm", [](const Floats& x, const Floats& mean, const Floats& var,
+                         const std::optional<Floats>& scale, const std::optional<Floats>& shift, double eps) {
     auto y = like(x);
     const int64_t c = mean.size(), rows = c ? x.size() / c : 0;
     const float *xd = x.data(), *md = mean.data(), *vd = var.data();

@@ -73,7 +73,8 @@ const KernelTable* choose() {
   for (const Built& level : built()) {
     if (forced && *forced && std::string(forced) == level.table->level) {
       if (!level.supported)
-        throw std::runtime_error(std::string("CNNFAST_ISA=") + forced + ": this CPU does not have that level");
+        throw std::runtime_error(std::string("CNNFAST_ISA=") + forced +
+                                 ": this CPU does not have that level");
       return level.table;
     }
     if (level.supported) best = level.table;

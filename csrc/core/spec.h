@@ -5,8 +5,8 @@
 namespace cnnfast {
 
 struct Conv2dSpec {
-  int64_t n, h, w, c;      // input, NHWC
-  int64_t kh, kw, o;       // weight HWIO; o counts the channels of all groups
+  int64_t n, h, w, c;  // input, NHWC
+  int64_t kh, kw, o;   // weight HWIO; o counts the channels of all groups
   int64_t groups;
   int64_t sh, sw, dh, dw;  // stride, dilation
   int64_t pt, pl;          // zero rows above, zero columns left; below and right follow from p, q

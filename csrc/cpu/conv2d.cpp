@@ -119,8 +119,8 @@ int64_t fill_conv(const void* context, int64_t first, int64_t count, const float
 }
 
 // Output positions along one axis whose window begins before the picture, and ends after it.
-void edge_counts(int64_t n, int64_t out, int64_t k, int64_t stride, int64_t dilation, int64_t pad, int64_t* before,
-                 int64_t* after) {
+void edge_counts(int64_t n, int64_t out, int64_t k, int64_t stride, int64_t dilation, int64_t pad,
+                 int64_t* before, int64_t* after) {
   *before = std::min(out, (pad + stride - 1) / stride);
   *after = 0;
   while (*after < out - *before && (out - 1 - *after) * stride - pad + (k - 1) * dilation >= n) ++*after;
@@ -139,7 +139,8 @@ const Choice kChoices[] = {
      "one input channel per group"},
     {Algorithm::kPointwise, "pointwise GEMM",
      [](const Conv2dSpec& s) {
-       return s.kh == 1 && s.kw == 1 && s.sh == 1 && s.sw == 1 && s.pt == 0 && s.pl == 0 && s.p == s.h && s.q == s.w;
+       return s.kh == 1 && s.kw == 1 && s.sh == 1 && s.sw == 1 && s.pt == 0 && s.pl == 0 && s.p == s.h &&
+              s.q == s.w;
      },
      "1x1, stride 1, no padding"},
     {Algorithm::kKernelRows, "implicit GEMM over kernel rows",
@@ -173,7 +174,8 @@ void say_choice(const char* op, const char* chosen, const char* why) {
   std::fprintf(stderr, "cnnfast: %s: %s (%s)\n", op, chosen, why);
 }
 
-PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_group, int64_t o, int64_t groups) {
+PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_group, int64_t o,
+                         int64_t groups) {
   const int64_t depth = kh * kw * c_per_group, columns = o / groups;
   const double nanoseconds = static_cast<double>(depth * o) * 0.5;
   return PackedMatrix(&w, 1, depth, groups, columns, columns, o, 1, threads_for(nanoseconds));

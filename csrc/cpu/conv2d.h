@@ -10,10 +10,12 @@ namespace cnnfast {
 void conv2d(const Conv2dSpec& spec, const float* x, const float* w, const PackedMatrix* packed,
             const Epilogue& epilogue, float* y);
 // Weights HWIO packed for any input size and stride.
-PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_group, int64_t o, int64_t groups);
+PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_group, int64_t o,
+                         int64_t groups);
 
 // w KH,KW,C,M; spec.groups = c, spec.o = c * M.
-void depthwise_conv2d(const Conv2dSpec& spec, const float* x, const float* w, const Epilogue& epilogue, float* y);
+void depthwise_conv2d(const Conv2dSpec& spec, const float* x, const float* w, const Epilogue& epilogue,
+                      float* y);
 
 // w KH,KW,O/groups,C: one packed matrix per phase of output pixels that see the same taps.
 class PackedTranspose {

@@ -61,7 +61,8 @@ void band_by_copies(const DepthwiseImage& image, int64_t p0, int64_t p1, int64_t
 
 }  // namespace
 
-void depthwise_conv2d(const Conv2dSpec& s, const float* x, const float* w, const Epilogue& epilogue, float* y) {
+void depthwise_conv2d(const Conv2dSpec& s, const float* x, const float* w, const Epilogue& epilogue,
+                      float* y) {
   if (s.n * s.p * s.q * s.o == 0) return;
   Buffer repeated;
   if (s.o != s.c) {
@@ -91,7 +92,8 @@ void depthwise_conv2d(const Conv2dSpec& s, const float* x, const float* w, const
   const int64_t copies = c / kCopied;
   int64_t blocks = 1;
   if (threads > 1 && s.n * bands < 4 * threads)
-    blocks = std::max<int64_t>(1, std::min(aliased ? copies : vectors / 2, (4 * threads + s.n * bands - 1) / (s.n * bands)));
+    blocks = std::max<int64_t>(
+        1, std::min(aliased ? copies : vectors / 2, (4 * threads + s.n * bands - 1) / (s.n * bands)));
   parallel_for(s.n * bands * blocks, threads, [&](int64_t task) {
     const int64_t block = task % blocks, band = task / blocks % bands, n = task / blocks / bands;
     DepthwiseImage one = image;

@@ -46,7 +46,7 @@ void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t u
   block.activation = gemm.epilogue.activation;
   block.slope = gemm.epilogue.slope;
 
-  const int64_t parts = ceil_div(gemm.len, kChunk);                            // of one tap
+  const int64_t parts = ceil_div(gemm.len, kChunk);  // of one tap
   const int64_t taps_at_once = parts > 1 ? 1 : std::max<int64_t>(1, kChunk / gemm.len);
   int64_t shifted = 0;
   for (int64_t unit = unit_first; unit < unit_last;) {
@@ -112,8 +112,8 @@ PackedMatrix::PackedMatrix(const float* const* sources, int64_t slices, int64_t 
     const int64_t k0 = piece * slice_rows / pieces, k1 = (piece + 1) * slice_rows / pieces;
     const float* from = sources[slice] + group * group_stride + k0 * row_stride;
     for (int64_t panel = 0; panel < panels; ++panel)
-      if (!k.gemm.pack(from, row_stride, column_stride, k1 - k0, slice * slice_rows + k0, depth_, columns, panel,
-                       data_.floats() + group * group_floats_))
+      if (!k.gemm.pack(from, row_stride, column_stride, k1 - k0, slice * slice_rows + k0, depth_, columns,
+                       panel, data_.floats() + group * group_floats_))
         finite.store(false, std::memory_order_relaxed);
   });
   finite_ = finite.load();

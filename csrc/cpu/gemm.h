@@ -23,9 +23,11 @@ class PackedMatrix {
  public:
   // The rows come in `slices` of equal length, each with its own source: element (k, j) of slice s in
   // group g is sources[s][g * group_stride + k * row_stride + j * column_stride].
-  PackedMatrix(const float* const* sources, int64_t slices, int64_t slice_rows, int64_t groups, int64_t columns,
-               int64_t group_stride, int64_t row_stride, int64_t column_stride, int threads);
-  MatrixView view() const { return {data_.floats(), nullptr, group_floats_, 0, 0, groups_, depth_, columns_, finite_}; }
+  PackedMatrix(const float* const* sources, int64_t slices, int64_t slice_rows, int64_t groups,
+               int64_t columns, int64_t group_stride, int64_t row_stride, int64_t column_stride, int threads);
+  MatrixView view() const {
+    return {data_.floats(), nullptr, group_floats_, 0, 0, groups_, depth_, columns_, finite_};
+  }
 
  private:
   int64_t groups_, depth_, columns_, group_floats_;

@@ -39,7 +39,8 @@ void gram_matrix(int64_t n, int64_t rows, int64_t c, const float* x, float* y) {
     for (int64_t r = 0; r < rows; r += depth)
       // Dealt out like cards: the first blocks of the triangle are the longest.
       for (int64_t i = part * kRows; i < c; i += parts * kRows)
-        k.gemm.gram(x + (image * rows + r) * c, std::min(depth, rows - r), c, i, std::min(c, i + kRows), to, r == 0);
+        k.gemm.gram(x + (image * rows + r) * c, std::min(depth, rows - r), c, i, std::min(c, i + kRows), to,
+                    r == 0);
   });
   parallel_for(n * blocks, threads, [&](int64_t task) {
     const int64_t image = task / blocks, i0 = task % blocks * kRows;

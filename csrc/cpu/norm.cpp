@@ -9,8 +9,8 @@
 
 namespace cnnfast {
 
-void batch_norm(int64_t rows, int64_t c, const float* x, const float* mean, const float* var, const float* scale,
-                const float* shift, double eps, float* y) {
+void batch_norm(int64_t rows, int64_t c, const float* x, const float* mean, const float* var,
+                const float* scale, const float* shift, double eps, float* y) {
   if (rows * c == 0) return;
   // Few channels are repeated to one long row, so that no vector is cut short.
   const int64_t times = c < 256 ? std::min(rows, 1024 / c) : 1, n = c * times;

@@ -5,8 +5,8 @@
 namespace cnnfast {
 
 // y = (x - mean) / sqrt(var + eps) * scale + shift over rows of c channels; scale and shift may be null.
-void batch_norm(int64_t rows, int64_t c, const float* x, const float* mean, const float* var, const float* scale,
-                const float* shift, double eps, float* y);
+void batch_norm(int64_t rows, int64_t c, const float* x, const float* mean, const float* var,
+                const float* scale, const float* shift, double eps, float* y);
 
 // y = x / (k + alpha * sum of squares over the channels c - before .. c + after)^beta.
 struct LocalResponse {

@@ -26,7 +26,8 @@ double nanoseconds_per_element(int activation) {
 
 // Every task writes its values `times` times, so that a short repeated row becomes a long one.
 const float* repeat_row(const float* row, int64_t n, int64_t times) {
-  auto* out = static_cast<float*>(thread_scratch(Slot::kTile, static_cast<size_t>(n * times) * sizeof(float)));
+  auto* out =
+      static_cast<float*>(thread_scratch(Slot::kTile, static_cast<size_t>(n * times) * sizeof(float)));
   for (int64_t t = 0; t < times; ++t) std::copy_n(row, n, out + t * n);
   return out;
 }
@@ -70,12 +71,14 @@ Broadcast::Broadcast(const std::vector<int64_t>& a, const std::vector<int64_t>& 
   std::reverse(axes.begin(), axes.end());
 }
 
-void binary(Binary op, const Broadcast& s, const float* a, const float* b, int activation, float slope, float* y) {
+void binary(Binary op, const Broadcast& s, const float* a, const float* b, int activation, float slope,
+            float* y) {
   if (s.count == 0) return;
   if (s.swapped) std::swap(a, b);
   const Broadcast::Axis inner = s.axes.back(), outer = s.axes[s.axes.size() - 2];
   const int64_t plane = outer.size * inner.size, planes = s.count / plane;
-  const int64_t columns = std::min(inner.size, kBlock), rows = std::min(outer.size, std::max<int64_t>(1, kBlock / columns));
+  const int64_t columns = std::min(inner.size, kBlock),
+                rows = std::min(outer.size, std::max<int64_t>(1, kBlock / columns));
   const int64_t across = (inner.size + columns - 1) / columns, down = (outer.size + rows - 1) / rows;
   // A short row of b that serves every row of a: repeat it and run along whole stretches of a.
   const bool stretch = inner.size < 256 && inner.b == 1 && outer.b == 0 && outer.a == inner.size && rows > 1;
@@ -83,7 +86,8 @@ void binary(Binary op, const Broadcast& s, const float* a, const float* b, int a
   const auto kernel = op == Binary::kAdd ? kernels().pointwise.add : kernels().pointwise.mul;
   const double each = 0.1 + nanoseconds_per_element(activation) + (inner.size < 16 && !stretch ? 0.5 : 0.0);
   parallel_for(planes * down * across, threads_for(static_cast<double>(s.count) * each), [&](int64_t task) {
-    const int64_t column = task % across * columns, row = task / across % down * rows, index = task / across / down;
+    const int64_t column = task % across * columns, row = task / across % down * rows,
+                  index = task / across / down;
     int64_t from_a = row * outer.a + column * inner.a, from_b = row * outer.b + column * inner.b;
     int64_t rest = index;
     for (size_t axis = s.axes.size() - 2; axis-- > 0;) {

@@ -24,6 +24,7 @@ struct Broadcast {
 };
 
 enum class Binary { kAdd, kMul };
-void binary(Binary op, const Broadcast& s, const float* a, const float* b, int activation, float slope, float* y);
+void binary(Binary op, const Broadcast& s, const float* a, const float* b, int activation, float slope,
+            float* y);
 
 }  // namespace cnnfast

@@ -73,7 +73,8 @@ struct DepthwiseColumns {
   bool inside[EDGE ? N : 1];
   int64_t first, step;
 
-  static inline __attribute__((always_inline)) DepthwiseColumns make(const cnnfast::DepthwiseImage* a, int64_t column, int64_t c) {
+  static inline __attribute__((always_inline)) DepthwiseColumns make(const cnnfast::DepthwiseImage* a,
+                                                                     int64_t column, int64_t c) {
     DepthwiseColumns d;
     d.first = column * a->c + c;
     d.step = a->c;
@@ -94,7 +95,7 @@ struct DepthwiseColumns {
 // 3x3, stride S: walks down output rows p0 .. p1 of T columns.
 template <int S, int T, bool EDGE>
 static __attribute__((noinline)) void depthwise_3x3(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1,
-                                                   int64_t q0, int64_t c) {
+                                                    int64_t q0, int64_t c) {
   constexpr int N = (T - 1) * S + 3;
   const auto columns = DepthwiseColumns<N, EDGE>::make(a, q0 * S - a->pl, c);
   const DepthwiseOut out = depthwise_out(a, q0, c);
@@ -181,7 +182,7 @@ static __attribute__((noinline)) void depthwise_3x3(const cnnfast::DepthwiseImag
 // Kernel width KW, stride S along the row, any height, vertical stride and vertical dilation.
 template <int KW, int S, int T, bool EDGE>
 static __attribute__((noinline)) void depthwise_rows(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1,
-                                                    int64_t q0, int64_t c) {
+                                                     int64_t q0, int64_t c) {
   constexpr int N = (T - 1) * S + KW;
   const auto columns = DepthwiseColumns<N, EDGE>::make(a, q0 * S - a->pl, c);
   const DepthwiseOut out = depthwise_out(a, q0, c);
@@ -232,19 +233,18 @@ struct DepthwiseStrips {
   DepthwiseStripFn inner[kStripWidth + 1], edge[kStripWidth + 1];
 };
 
-#define CNNFAST_STRIP_IF(F, width, T, edge, ...) (width) >= (T) ? F<__VA_ARGS__, ((width) >= (T) ? (T) : 1), edge> : nullptr
-#define CNNFAST_STRIP_ROW(F, width, edge, ...)                                                             \
-  {nullptr,                                                                                                \
-   CNNFAST_STRIP_IF(F, width, 1, edge, __VA_ARGS__),                                                       \
-   CNNFAST_STRIP_IF(F, width, 2, edge, __VA_ARGS__),                                                       \
-   CNNFAST_STRIP_IF(F, width, 3, edge, __VA_ARGS__),                                                       \
-   CNNFAST_STRIP_IF(F, width, 4, edge, __VA_ARGS__),                                                       \
-   CNNFAST_STRIP_IF(F, width, 5, edge, __VA_ARGS__),                                                       \
-   CNNFAST_STRIP_IF(F, width, 6, edge, __VA_ARGS__),                                                       \
-   CNNFAST_STRIP_IF(F, width, 7, edge, __VA_ARGS__),                                                       \
-   CNNFAST_STRIP_IF(F, width, 8, edge, __VA_ARGS__)}
+#define CNNFAST_STRIP_IF(F, width, T, edge, ...) \
+  (width) >= (T) ? F<__VA_ARGS__, ((width) >= (T) ? (T) : 1), edge> : nullptr
+#define CNNFAST_STRIP_ROW(F, width, edge, ...)                                                              \
+  {                                                                                                         \
+    nullptr, CNNFAST_STRIP_IF(F, width, 1, edge, __VA_ARGS__),                                              \
+        CNNFAST_STRIP_IF(F, width, 2, edge, __VA_ARGS__), CNNFAST_STRIP_IF(F, width, 3, edge, __VA_ARGS__), \
+        CNNFAST_STRIP_IF(F, width, 4, edge, __VA_ARGS__), CNNFAST_STRIP_IF(F, width, 5, edge, __VA_ARGS__), \
+        CNNFAST_STRIP_IF(F, width, 6, edge, __VA_ARGS__), CNNFAST_STRIP_IF(F, width, 7, edge, __VA_ARGS__), \
+        CNNFAST_STRIP_IF(F, width, 8, edge, __VA_ARGS__)                                                    \
+  }
 #define CNNFAST_STRIPS(F, width, ...) \
-  {width, CNNFAST_STRIP_ROW(F, width, false, __VA_ARGS__), CNNFAST_STRIP_ROW(F, width, true, __VA_ARGS__)}
+  { width, CNNFAST_STRIP_ROW(F, width, false, __VA_ARGS__), CNNFAST_STRIP_ROW(F, width, true, __VA_ARGS__) }
 
 static const DepthwiseStrips kStrips3x3s1 = CNNFAST_STRIPS(depthwise_3x3, kRollingWidth, 1);
 static const DepthwiseStrips kStrips3x3s2 = CNNFAST_STRIPS(depthwise_3x3, kRollingWidth, 2);

@@ -14,7 +14,7 @@ struct GemmBlock {
   int64_t m;
   const int64_t* ends;  // the rows fall into segments; no tile reaches over the end of one
   int64_t segments;
-  const float* zero;    // a tap whose rows all point here adds nothing and is skipped; null: never skip
+  const float* zero;  // a tap whose rows all point here adds nothing and is skipped; null: never skip
   int64_t taps, len, offset;
   // B: either packed panels (ldb = 0), or a plain row-major matrix (ldb = n of all groups) whose
   // columns past the last whole vector are in `b_tail`, packed (depth x vector).
@@ -25,26 +25,26 @@ struct GemmBlock {
   int64_t n;          // columns of B and C
   int64_t panel_first, panel_last;
   float* const* out;
-  bool first, last;          // first: C is overwritten; last: the epilogue is applied
-  const float* bias;         // n values or null
-  int64_t residual_delta;    // residual row = out row + delta
+  bool first, last;        // first: C is overwritten; last: the epilogue is applied
+  const float* bias;       // n values or null
+  int64_t residual_delta;  // residual row = out row + delta
   bool has_residual;
   int activation;
   float slope;
 };
 
 struct GemmKernels {
-  int max_vectors;        // widest panel in vectors
-  int tile_rows;          // rows worth keeping together in one block
-  int sweep_rows;         // up to this many rows a plain B of any width is read as it lies
+  int max_vectors;  // widest panel in vectors
+  int tile_rows;    // rows worth keeping together in one block
+  int sweep_rows;   // up to this many rows a plain B of any width is read as it lies
   // Packed: panels split the vectors evenly, panel p of P begins at vector p * V / P and is stored as
   // depth x width. Plain: the same over the whole vectors; the rest is a panel of its own.
   void (*block)(const GemmBlock*);
   // Panel `panel` of B (n columns in all): `rows` rows from k0 on, of `depth`. b points at the first of
   // these rows; element (k, j) is b[k * row_stride + j * column_stride].
   // Returns whether all values are finite.
-  bool (*pack)(const float* b, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t k0, int64_t depth,
-               int64_t n, int64_t panel, float* out);
+  bool (*pack)(const float* b, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t k0,
+               int64_t depth, int64_t n, int64_t panel, float* out);
   // y[i, j] (+)= sum over k < depth of x[k * ldx + i] * x[k * ldx + j] for one tile of rows
   // i_first..i_last and all j >= i_first rounded down to a vector: the upper part of a Gram matrix.
   void (*gram)(const float* x, int64_t depth, int64_t n, int64_t i_first, int64_t i_last, float* y,
@@ -53,7 +53,8 @@ struct GemmKernels {
 
 inline int64_t panel_count(int64_t n, int vl, int max_vectors, bool plain) {
   const int64_t whole = n / vl, tail = n % vl != 0;
-  return plain ? (whole + max_vectors - 1) / max_vectors + tail : (whole + tail + max_vectors - 1) / max_vectors;
+  return plain ? (whole + max_vectors - 1) / max_vectors + tail
+               : (whole + tail + max_vectors - 1) / max_vectors;
 }
 inline int64_t packed_floats(int64_t depth, int64_t n, int vl) { return (n + vl - 1) / vl * vl * depth; }
 

@@ -133,20 +133,14 @@ typedef void (*TileFn)(const TileArgs*);
 
 // Tiles of 1 .. 12 rows; heights above `rows` are never asked for.
 #define CNNFAST_TILE_IF(V, NV, rows, m) (rows) >= (m) ? gemm_tile<V, ((rows) >= (m) ? (m) : 1), NV> : nullptr
-#define CNNFAST_TILE_ROW(V, NV, rows)                                                                      \
-  {nullptr,                                                                                                \
-   CNNFAST_TILE_IF(V, NV, rows, 1),                                                                        \
-   CNNFAST_TILE_IF(V, NV, rows, 2),                                                                        \
-   CNNFAST_TILE_IF(V, NV, rows, 3),                                                                        \
-   CNNFAST_TILE_IF(V, NV, rows, 4),                                                                        \
-   CNNFAST_TILE_IF(V, NV, rows, 5),                                                                        \
-   CNNFAST_TILE_IF(V, NV, rows, 6),                                                                        \
-   CNNFAST_TILE_IF(V, NV, rows, 7),                                                                        \
-   CNNFAST_TILE_IF(V, NV, rows, 8),                                                                        \
-   CNNFAST_TILE_IF(V, NV, rows, 9),                                                                        \
-   CNNFAST_TILE_IF(V, NV, rows, 10),                                                                       \
-   CNNFAST_TILE_IF(V, NV, rows, 11),                                                                       \
-   CNNFAST_TILE_IF(V, NV, rows, 12)}
+#define CNNFAST_TILE_ROW(V, NV, rows)                                                                        \
+  {                                                                                                          \
+    nullptr, CNNFAST_TILE_IF(V, NV, rows, 1), CNNFAST_TILE_IF(V, NV, rows, 2),                               \
+        CNNFAST_TILE_IF(V, NV, rows, 3), CNNFAST_TILE_IF(V, NV, rows, 4), CNNFAST_TILE_IF(V, NV, rows, 5),   \
+        CNNFAST_TILE_IF(V, NV, rows, 6), CNNFAST_TILE_IF(V, NV, rows, 7), CNNFAST_TILE_IF(V, NV, rows, 8),   \
+        CNNFAST_TILE_IF(V, NV, rows, 9), CNNFAST_TILE_IF(V, NV, rows, 10), CNNFAST_TILE_IF(V, NV, rows, 11), \
+        CNNFAST_TILE_IF(V, NV, rows, 12)                                                                     \
+  }
 
 static const TileFn kTiles[kMaxVectors + 1][kMaxTileRows + 1] = {
     {},
@@ -287,8 +281,8 @@ static void gemm_block(const cnnfast::GemmBlock* g) {
   }
 }
 
-static bool gemm_pack(const float* b, int64_t rs, int64_t cs, int64_t rows, int64_t k0, int64_t depth, int64_t n,
-                      int64_t p, float* out) {
+static bool gemm_pack(const float* b, int64_t rs, int64_t cs, int64_t rows, int64_t k0, int64_t depth,
+                      int64_t n, int64_t p, float* out) {
   const int64_t vectors = (n + VL - 1) / VL;
   const int64_t panels = (vectors + kMaxVectors - 1) / kMaxVectors;
   const int64_t v0 = p * vectors / panels, v1 = (p + 1) * vectors / panels;
@@ -333,8 +327,8 @@ static bool gemm_pack(const float* b, int64_t rs, int64_t cs, int64_t rows, int6
 // Gram tile: rows are columns of x, so M neighbouring values of one row of x are broadcast against
 // NV vectors of the same row.
 template <int M, int NV>
-static __attribute__((noinline)) void gram_tile(const float* x, int64_t depth, int64_t n, int64_t i, int64_t j,
-                                               int tail, float* y, bool first) {
+static __attribute__((noinline)) void gram_tile(const float* x, int64_t depth, int64_t n, int64_t i,
+                                                int64_t j, int tail, float* y, bool first) {
   vf acc[M][NV];
   CNNFAST_UNROLL
   for (int m = 0; m < M; ++m) CNNFAST_UNROLL

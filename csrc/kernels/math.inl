@@ -182,7 +182,8 @@ CNNFAST_INLINE vd log1p_double(vd x) {
 CNNFAST_INLINE vf log1p_of_sum(vf a, vf b) {
   float as[VL], bs[VL];
   store(as, a), store(bs, b);
-  for (int i = 0; i < VL; i += VL / 2) store_narrow(as + i, log1p_double(load_wide(as + i) + load_wide(bs + i)));
+  for (int i = 0; i < VL; i += VL / 2)
+    store_narrow(as + i, log1p_double(load_wide(as + i) + load_wide(bs + i)));
   return load(as);
 }
 

@@ -11,7 +11,8 @@ struct AffineRows {
   int64_t rows, n;
 };
 
-// Pixels of c channels: y = x / (k + alpha * sum of squares of the channels from c - before to c + after)^beta.
+// Pixels of c channels: y = x / (k + alpha * sum of squares of the channels from c - before to c +
+// after)^beta.
 struct ResponseRows {
   const float* x;
   float* y;

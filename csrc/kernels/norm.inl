@@ -4,7 +4,8 @@
 //   no bounds; windows up to 16 add shifted vectors in order, longer ones add stretches of 1, 2, 4, ...
 //   channels (no running sum: that would lose small values beside large ones).
 // softmax: maximum; exponentials of the exact difference and their compensated (Kahan) sum; scaling.
-//   Rows: lanes along the row, two accumulators; short rows are turned into columns. Columns: lanes across, one accumulator per column.
+//   Rows: lanes along the row, two accumulators; short rows are turned into columns. Columns: lanes across,
+//   one accumulator per column.
 #pragma once
 #include "kernels/math.inl"
 #include "kernels/norm.h"
@@ -133,25 +134,30 @@ static __attribute__((noinline)) vf divide_by_powf(vf x, vf d, float beta) {
 template <class Window>
 static void response_by_power(const cnnfast::ResponseRows* t, const float* sums, Window window) {
   if (t->beta == 0.75) {
-    response_finish(t, sums, window, [](vf x, vf d) __attribute__((always_inline)) {
-      return divide_carefully(x, d, 1e-30f, 1e30f, divide_by_three_quarters,
-                              [](vf u, vf v) __attribute__((always_inline)) {
-                                const vf root = vsqrt(v);
-                                return u / (root * vsqrt(root));
-                              });
-    });
+    response_finish(
+        t, sums, window, [](vf x, vf d) __attribute__((always_inline)) {
+          return divide_carefully(
+              x, d, 1e-30f, 1e30f, divide_by_three_quarters, [](vf u, vf v) __attribute__((always_inline)) {
+                const vf root = vsqrt(v);
+                return u / (root * vsqrt(root));
+              });
+        });
   } else if (t->beta == 0.5) {
-    response_finish(t, sums, window, [](vf x, vf d) __attribute__((always_inline)) { return x / vsqrt(d); });
+    response_finish(
+        t, sums, window, [](vf x, vf d) __attribute__((always_inline)) { return x / vsqrt(d); });
   } else if (t->beta == 1.0) {
-    response_finish(t, sums, window, [](vf x, vf d) __attribute__((always_inline)) { return x / d; });
+    response_finish(
+        t, sums, window, [](vf x, vf d) __attribute__((always_inline)) { return x / d; });
   } else {
     const double beta = t->beta;
-    response_finish(t, sums, window, [beta](vf x, vf d) __attribute__((always_inline)) {
-      return divide_carefully(
-          x, d, 1.17549435e-38f, 3.40282347e38f,
-          [beta](vf u, vf v) __attribute__((always_inline)) { return times_power(u, v, -beta); },
-          [beta](vf u, vf v) __attribute__((always_inline)) { return divide_by_powf(u, v, static_cast<float>(beta)); });
-    });
+    response_finish(
+        t, sums, window, [beta](vf x, vf d) __attribute__((always_inline)) {
+          return divide_carefully(
+              x, d, 1.17549435e-38f, 3.40282347e38f,
+              [beta](vf u, vf v) __attribute__((always_inline)) { return times_power(u, v, -beta); },
+              [beta](vf u, vf v)
+                  __attribute__((always_inline)) { return divide_by_powf(u, v, static_cast<float>(beta)); });
+        });
   }
 }
 
@@ -159,17 +165,16 @@ static void response_rows(const cnnfast::ResponseRows* t) {
   const int64_t width = t->before + t->after + 1;
   put_squares(t);
   if (width == 5) {
-    response_by_power(t, t->squares, [](const float* s) __attribute__((always_inline)) {
-      return direct_window<5>(s, 5);
-    });
+    response_by_power(
+        t, t->squares, [](const float* s) __attribute__((always_inline)) { return direct_window<5>(s, 5); });
   } else if (width <= kDirectWindow) {
-    response_by_power(t, t->squares, [width](const float* s) __attribute__((always_inline)) {
-      return direct_window<0>(s, width);
-    });
+    response_by_power(
+        t, t->squares, [width](const float* s) __attribute__((always_inline)) {
+          return direct_window<0>(s, width);
+        });
   } else {
-    response_by_power(t, long_windows(t, width), [](const float* s) __attribute__((always_inline)) {
-      return load(s);
-    });
+    response_by_power(
+        t, long_windows(t, width), [](const float* s) __attribute__((always_inline)) { return load(s); });
   }
 }
 
@@ -218,7 +223,9 @@ static void softmax_row(const float* x, float* y, int64_t k) {
   const int64_t whole = k / VL * VL;
   const int tail = static_cast<int>(k - whole);
   const vi in_tail = lane < splat_int(tail);
-  const auto last = [&]() __attribute__((always_inline)) { return select(in_tail, load_n(x + whole, tail), none); };
+  const auto last = [&]() __attribute__((always_inline)) {
+    return select(in_tail, load_n(x + whole, tail), none);
+  };
 
   vf m = none;
   for (int64_t i = 0; i < whole; i += VL) m = vmax(m, load(x + i));
@@ -244,8 +251,9 @@ static void softmax_row(const float* x, float* y, int64_t k) {
     add_to(&odd, end);
   }
   const float sum = sum_lanes(even.sum + odd.sum);
-  const vf total = splat(LOG ? static_cast<float>(__builtin_log1p(static_cast<double>(sum) + (sum_lanes(ties) - 1.0)))
-                             : 1.0f / sum);
+  const vf total =
+      splat(LOG ? static_cast<float>(__builtin_log1p(static_cast<double>(sum) + (sum_lanes(ties) - 1.0)))
+                : 1.0f / sum);
   for (i = 0; i < whole; i += VL) store(y + i, LOG ? load(x + i) - m - total : load(y + i) * total);
   if (tail) store_n(y + whole, LOG ? last() - m - total : end * total, tail);
 }

@@ -40,8 +40,16 @@ static double spin_fma(int64_t steps) {
 extern "C" {
 extern const cnnfast::KernelTable CNNFAST_TABLE;
 const cnnfast::KernelTable CNNFAST_TABLE = {
-    CNNFAST_STRING(CNNFAST_LEVEL), VL,          gemm_kernels(),     depthwise_kernels(), pool_kernels(),
-    pointwise_kernels(),           norm_kernels(), resample_kernels(), box_kernels(),       roi_kernels(),
+    CNNFAST_STRING(CNNFAST_LEVEL),
+    VL,
+    gemm_kernels(),
+    depthwise_kernels(),
+    pool_kernels(),
+    pointwise_kernels(),
+    norm_kernels(),
+    resample_kernels(),
+    box_kernels(),
+    roi_kernels(),
     spin_fma,
 };
 }

@@ -9,12 +9,12 @@ from typing import Any
 
 from .errors import BackendError
 
+_cpu: Any = None
 try:
-    from . import _cpu
+    from . import _cpu  # type: ignore[no-redef]
 
     _native_reason = ""
 except ImportError as error:
-    _cpu = None
     _native_reason = (
         str(error)
         if "CNNFAST_ISA" in str(error)

@@ -4,7 +4,6 @@ from .activations import hard_swish, leaky_relu, relu, relu6, sigmoid, silu, tan
 from .arithmetic import add, mul
 from .boxes import batched_nms, box_convert, box_iou, nms, soft_nms, weighted_nms
 from .conv import (
-    PackedWeights,
     conv2d,
     conv2d_transpose,
     depthwise_conv2d,
@@ -13,6 +12,7 @@ from .conv import (
 )
 from .linear import gram_matrix, linear, pack_linear
 from .norm import batch_norm, local_response_norm
+from .packed import PackedWeights
 from .pad import pad2d
 from .pool import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
 from .registry import OPERATORS, Cost, Op, cost

@@ -20,6 +20,7 @@ ACTIVATION_CODES: dict[str | None, int] = {
     "silu": 6,
     "hard_swish": 7,
 }
+ACTIVATIONS = tuple(name for name in ACTIVATION_CODES if name is not None)
 
 
 def apply_activation(name: str, x: Array, slope: float = 0.01) -> Array:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import config
-from .activations import ACTIVATION_CODES, apply_activation
+from .activations import ACTIVATION_CODES, ACTIVATIONS, apply_activation
+from .packed import PackedWeights, own_weight, unpack
 from .pad import pad2d
 from .registry import (
     Array,
@@ -19,6 +20,7 @@ from .registry import (
     choice,
     elements,
     fail,
+    hashable,
     integer,
     native,
     optional,
@@ -77,11 +79,14 @@ def resolve_padding(
     return (vertical, vertical), (horizontal, horizontal)
 
 
-def window_count(op: str, axis: str, n: int, k: int, s: int, d: int, pads: tuple[int, int], **shapes: Any) -> int:
+def window_count(
+    op: str, axis: str, n: int, k: int, s: int, d: int, pads: tuple[int, int], **shapes: Any
+) -> int:
     """floor((n + pads - d(k-1) - 1) / s) + 1, at least 1."""
-    room = n + sum(pads) - d * (k - 1) - 1
+    padded, span = n + sum(pads), d * (k - 1) + 1
+    room = padded - span
     if room < 0:
-        fail(op, f"the kernel spans {d * (k - 1) + 1} in {axis}, the padded input has {n + sum(pads)}", **shapes)
+        fail(op, f"the kernel spans {span} in {axis}, the padded input has {padded}", **shapes)
     return room // s + 1
 
 
@@ -95,8 +100,11 @@ def _check_vectors(
     return (o if b else 0) + (elements(op, *out) if residual else 0)
 
 
-def _spec_numbers(x: Any, w: tuple[int, int], o: int, groups: int, s: Any, d: Any, pads: Pads, out: Any) -> list[int]:
-    return [*x, *w, o, groups, *s, *d, pads[0][0], pads[1][0], out[1], out[2]]
+def _spec_numbers(
+    x: Any, kernel: tuple[int, int], o: int, groups: int, s: Any, d: Any, pads: Pads, out: Any
+) -> list[int]:
+    """In the order of csrc/core/spec.h."""
+    return [*x, *kernel, o, groups, *s, *d, pads[0][0], pads[1][0], out[1], out[2]]
 
 
 @cached
@@ -127,7 +135,7 @@ def infer_conv2d(
     if o % groups:
         fail(op, f"{o} output channels cannot be split into {groups} groups", weight=w)
     if activation is not None:
-        choice(op, "activation", activation, tuple(ACTIVATION_CODES))
+        choice(op, "activation", activation, ACTIVATIONS)
     pads = resolve_padding(op, padding, (h, width), (kh, kw), s, d)
     p = window_count(op, "height", h, kh, s[0], d[0], pads[0], x=x, weight=w)
     q = window_count(op, "width", width, kw, s[1], d[1], pads[1], x=x, weight=w)
@@ -214,52 +222,6 @@ def infer_conv2d_transpose(
 # --- packed weights --------------------------------------------------------------------------------
 
 
-class PackedWeights:
-    """Weights rearranged once for the kernels of this machine, accepted wherever the array is.
-
-    Made by :func:`pack_conv2d`, :func:`pack_conv2d_transpose` and :func:`pack_linear`. The array is
-    kept too, for the NumPy backend and for algorithms that read it directly.
-
-    Attributes
-    ----------
-    op : str
-        The operator it was packed for.
-    array : ndarray
-        The weights, read-only.
-    shape : tuple of int
-    """
-
-    __slots__ = ("array", "native", "op", "parameters", "shape")
-
-    def __init__(self, op: str, w: Any, packed: Any, parameters: tuple[Any, ...]) -> None:
-        self.op = op
-        self.array: Array = w
-        self.shape = w.shape
-        self.native = packed
-        self.parameters = parameters
-
-    def __repr__(self) -> str:
-        return f"PackedWeights({self.op}, shape={self.shape})"
-
-
-def own_weight(op: str, w: Any) -> Array:
-    """A private read-only copy, so that later writes cannot split the two forms."""
-    own = np.array(array(op, "weight", w))
-    own.setflags(write=False)
-    return own
-
-
-def unpack(op: str, w: Any, x: Array, parameters: tuple[Any, ...]) -> tuple[Array, Any]:
-    """The array and the native packed form (or None) of a weight argument."""
-    if not isinstance(w, PackedWeights):
-        return array(op, "weight", w, x), None
-    if w.op != op:
-        fail(op, f"the weight was packed for {w.op}", weight=w.shape)
-    if w.parameters != parameters:
-        fail(op, f"the weight was packed for {w.parameters}, the call has {parameters}", weight=w.shape)
-    return array(op, "weight", w.array, x), w.native
-
-
 def pack_conv2d(w: Any, *, groups: int = 1) -> PackedWeights:
     """Pack convolution weights once for many calls of :func:`conv2d`.
 
@@ -324,7 +286,12 @@ def _finish(y: Array, b: Array | None, residual: Array | None, activation: str |
 
 
 def reference_conv2d(
-    s: Conv2dSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None, residual: Array | None = None
+    s: Conv2dSpec,
+    x: Array,
+    w: Array,
+    packed: Any = None,
+    b: Array | None = None,
+    residual: Array | None = None,
 ) -> Array:
     """y[n,p,q,o] = act(sum over i,j,c of x[n, p*s + i*d - pad, q*s + j*d - pad, c] w[i,j,c,o] + b[o] + r)."""
     kh, kw, cg, o = s.w
@@ -355,10 +322,9 @@ def reference_conv2d_transpose(
     (top, _), (left, _) = s.pads
     p, q = s.out[1:3]
     # Everything that is written, before the padding is cut away; output_padding may ask for more.
-    full = np.zeros(
-        (n, max(top + p, (h - 1) * sh + (kh - 1) * dh + 1), max(left + q, (width - 1) * sw + (kw - 1) * dw + 1), s.out[3]),
-        x.dtype,
-    )
+    rows = max(top + p, (h - 1) * sh + (kh - 1) * dh + 1)
+    columns = max(left + q, (width - 1) * sw + (kw - 1) * dw + 1)
+    full = np.zeros((n, rows, columns, s.out[3]), x.dtype)
     cg = c // s.groups
     for g in range(s.groups):
         part = x[..., g * cg : (g + 1) * cg]
@@ -378,7 +344,12 @@ def reference_conv2d_transpose(
 
 
 def _native_conv2d(
-    s: Conv2dSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None, residual: Array | None = None
+    s: Conv2dSpec,
+    x: Array,
+    w: Array,
+    packed: Any = None,
+    b: Array | None = None,
+    residual: Array | None = None,
 ) -> Array:
     return config._cpu.conv2d(s.native, x, w, packed, b, residual, ACTIVATION_CODES[s.activation], 0.01)
 
@@ -493,21 +464,16 @@ def conv2d(
     return CONV2D(s, x, w, packed, b, residual)
 
 
-def _pad_by_mode(x: Array, w: Array, stride: Any, padding: Any, dilation: Any, mode: str) -> tuple[Array, Any]:
+def _pad_by_mode(
+    x: Array, w: Array, stride: Any, padding: Any, dilation: Any, mode: str
+) -> tuple[Array, str]:
     """Write the padding out; the convolution itself is then "valid"."""
     op = "conv2d"
     choice(op, "padding_mode", mode, PADDING_MODES)
     rank(op, "x", x.shape, "N,H,W,C")
     rank(op, "weight", w.shape, "KH,KW,C_in/groups,C_out")
-    as_tuple = tuple(tuple(p) if isinstance(p, list) else p for p in padding) if isinstance(padding, (list, tuple)) else padding
-    pads = resolve_padding(
-        op,
-        as_tuple,
-        x.shape[1:3],
-        w.shape[:2],
-        pair(op, "stride", tuple(stride) if isinstance(stride, list) else stride, 1),
-        pair(op, "dilation", tuple(dilation) if isinstance(dilation, list) else dilation, 1),
-    )
+    s, d = pair(op, "stride", hashable(stride), 1), pair(op, "dilation", hashable(dilation), 1)
+    pads = resolve_padding(op, hashable(padding), x.shape[1:3], w.shape[:2], s, d)
     return pad2d(x, pads, mode=mode), "valid"
 
 
@@ -598,7 +564,9 @@ def conv2d_transpose(
     x = array("conv2d_transpose", "x", x)
     packed = None
     if isinstance(w, PackedWeights):
-        probe = infer_conv2d_transpose(x.shape, w.shape, None, stride, padding, output_padding, dilation, groups)
+        probe = infer_conv2d_transpose(
+            x.shape, w.shape, None, stride, padding, output_padding, dilation, groups
+        )
         w, packed = unpack("conv2d_transpose", w, x, (probe.stride, probe.dilation, probe.groups))
     else:
         w = array("conv2d_transpose", "weight", w, x)

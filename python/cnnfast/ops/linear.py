@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import config
-from .activations import ACTIVATION_CODES, apply_activation
-from .conv import PackedWeights, own_weight, unpack
+from .activations import ACTIVATION_CODES, ACTIVATIONS, apply_activation
+from .packed import PackedWeights, own_weight, unpack
 from .registry import (
     Array,
     Cost,
@@ -56,7 +56,7 @@ def infer_linear(
     if b is not None and b != (w[1],):
         fail(op, f"bias must have shape ({w[1]},)", bias=b)
     if activation is not None:
-        choice(op, "activation", activation, tuple(ACTIVATION_CODES))
+        choice(op, "activation", activation, ACTIVATIONS)
     out = (*x[:-1], w[1])
     elements(op, *out)
     return LinearSpec(x, (w[0], w[1]), out, activation, b is not None)

@@ -93,7 +93,7 @@ def _convert(op: str, name: str, value: Any) -> Array:
             f"{op}: {name} is {a.dtype}; expected float32 (native) or float64 (reference): "
             "convert with .astype(numpy.float32)"
         )
-    return np.require(a, F32 if a.dtype.itemsize == 4 else F64, "CA").view(np.ndarray)
+    return np.require(a, F32 if a.dtype.itemsize == 4 else F64, ["C", "A"]).view(np.ndarray)
 
 
 def optional(op: str, name: str, value: Any, like: Array) -> Array | None:
@@ -108,11 +108,12 @@ def shape_of(a: Array | None) -> tuple[int, ...] | None:
 
 
 
-def _hashable(value: Any) -> Any:
+def hashable(value: Any) -> Any:
+    """Lists and arrays as tuples, so that they can be part of a key."""
     if isinstance(value, (list, tuple)):
-        return tuple(_hashable(v) for v in value)
+        return tuple(hashable(v) for v in value)
     if isinstance(value, np.ndarray):
-        return _hashable(value.tolist())
+        return hashable(value.tolist())
     return value
 
 
@@ -130,8 +131,8 @@ def cached(infer: Callable[..., Any]) -> Any:
         except TypeError as error:
             if "unhashable" not in str(error):
                 raise
-        args = tuple(_hashable(a) for a in args)
-        return remembered(*args, **{k: _hashable(v) for k, v in kwargs.items()})
+        args = tuple(hashable(a) for a in args)
+        return remembered(*args, **{k: hashable(v) for k, v in kwargs.items()})
 
     wrapper.quick = remembered  # type: ignore[attr-defined]
     return wrapper
