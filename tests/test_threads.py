@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,17 +17,34 @@ import cnnfast as cf
 from processes import SANITIZED, output_of
 
 
-def problems(rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, dict[str, object]]]:
-    """Large enough for several threads, and small ones that run alone."""
+def problems(rng: np.random.Generator) -> list[Callable[[], np.ndarray]]:
+    """Calls large enough for several threads, and small ones that run alone."""
+    ops = cf.ops
 
     def random(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
 
+    x, stem, image = random(2, 40, 40, 32), random(1, 60, 60, 3), random(1, 28, 28, 96)
+    w, packed = random(3, 3, 32, 64), ops.pack_conv2d(random(3, 3, 32, 64))
+    stem_w, deep_w, up_w = random(7, 7, 3, 32), random(3, 3, 96, 1), random(2, 2, 24, 96)
+    dense, boxes = random(96, 200), np.abs(random(600, 4))
+    boxes[:, 2:] += boxes[:, :2]
     return [
-        (random(2, 40, 40, 32), random(3, 3, 32, 64), {"padding": 1, "activation": "relu"}),
-        (random(1, 28, 28, 96), random(3, 3, 1, 96), {"groups": 96, "padding": "same"}),
-        (random(1, 60, 60, 3), random(7, 7, 3, 32), {"stride": 2, "padding": 3}),
-        (random(1, 5, 5, 17), random(1, 1, 17, 9), {}),
+        lambda: ops.conv2d(x, w, padding=1, activation="relu"),
+        lambda: ops.conv2d(x, packed, padding="same"),
+        lambda: ops.conv2d(stem, stem_w, stride=2, padding=3, activation="silu"),
+        lambda: ops.depthwise_conv2d(image, deep_w, padding="same"),
+        lambda: ops.conv2d_transpose(image, up_w, stride=2),
+        lambda: ops.linear(image, dense),
+        lambda: ops.gram_matrix(image),
+        lambda: ops.max_pool2d(x, 3, stride=2, padding=1),
+        lambda: ops.global_avg_pool2d(x),
+        lambda: ops.softmax(image),
+        lambda: ops.local_response_norm(image),
+        lambda: ops.add(x, x),
+        lambda: ops.box_iou(boxes, boxes),
+        lambda: ops.nms(boxes, boxes[:, 0], 0.5),
+        lambda: ops.relu(stem[:, :3, :3]),
     ]
 
 
@@ -34,7 +52,7 @@ def problems(rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, dic
 def test_eight_python_threads_at_once(native: None, rng: np.random.Generator, threads: int) -> None:
     cf.set_num_threads(threads)
     cases = problems(rng)
-    expected = [cf.ops.conv2d(x, w, **kw) for x, w, kw in cases]
+    expected = [call() for call in cases]
     start = threading.Barrier(8)
 
     def work(seed: int) -> int:
@@ -42,8 +60,7 @@ def test_eight_python_threads_at_once(native: None, rng: np.random.Generator, th
         start.wait()
         wrong = 0
         for i in order:
-            x, w, kw = cases[i]
-            wrong += not np.array_equal(cf.ops.conv2d(x, w, **kw), expected[i])
+            wrong += not np.array_equal(cases[i](), expected[i])
         return wrong
 
     with ThreadPoolExecutor(8) as pool:
@@ -52,7 +69,7 @@ def test_eight_python_threads_at_once(native: None, rng: np.random.Generator, th
 
 def test_thread_count_changed_while_others_compute(native: None, rng: np.random.Generator) -> None:
     cases = problems(rng)
-    expected = [cf.ops.conv2d(x, w, **kw) for x, w, kw in cases]
+    expected = [call() for call in cases]
     stop = threading.Event()
 
     def change() -> None:
@@ -65,8 +82,8 @@ def test_thread_count_changed_while_others_compute(native: None, rng: np.random.
     changer.start()
     try:
         for _ in range(20):
-            for (x, w, kw), y in zip(cases, expected, strict=True):
-                assert np.array_equal(cf.ops.conv2d(x, w, **kw), y)
+            for call, y in zip(cases, expected, strict=True):
+                assert np.array_equal(call(), y)
     finally:
         stop.set()
         changer.join()

@@ -31,19 +31,24 @@ cp -r benchmarks "$package/bench"
 cp "$folder"/_cpu*.so "$package"
 export PYTHONPATH=$folder/package PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1
 
-default=tests
 runtime() { gcc -print-file-name="$1"; }
+default=tests
+# Reports go to files: pytest swallows what the process prints.
+reports=$folder/reports
+rm -rf "$reports" && mkdir -p "$reports"
+common=log_path=$reports/report:exitcode=66
 case "$kind" in
   address)
-    export LD_PRELOAD="$(runtime libasan.so) $(runtime libstdc++.so.6)" PYTHONMALLOC=malloc
-    export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1:detect_stack_use_after_return=0
+    preload=libasan.so
+    export PYTHONMALLOC=malloc ASAN_OPTIONS=$common:detect_leaks=0:allocator_may_return_null=1
     ;;
   undefined)
-    export LD_PRELOAD="$(runtime libubsan.so) $(runtime libstdc++.so.6)" UBSAN_OPTIONS=print_stacktrace=1
+    preload=libubsan.so
+    export UBSAN_OPTIONS=$common:print_stacktrace=1
     ;;
   thread)
-    export LD_PRELOAD="$(runtime libtsan.so) $(runtime libstdc++.so.6)"
-    export TSAN_OPTIONS=halt_on_error=0:exitcode=66:report_bugs=1:second_deadlock_stack=1
+    preload=libtsan.so
+    export TSAN_OPTIONS=$common:second_deadlock_stack=1
     default=tests/test_threads.py
     ;;
 esac
@@ -51,4 +56,12 @@ case " $*" in
   *" tests"*) ;;
   *) set -- "$@" "$default" ;;
 esac
-exec "$python" -m pytest -p no:cacheprovider "$@"
+status=0
+LD_PRELOAD="$(runtime $preload) $(runtime libstdc++.so.6)" "$python" -m pytest -p no:cacheprovider "$@" || status=$?
+if [ -n "$(ls "$reports")" ]; then
+  cat "$reports"/*
+  echo "$kind sanitizer: $(ls "$reports" | wc -l) processes with reports"
+  exit 1
+fi
+echo "$kind sanitizer: no report"
+exit "$status"

@@ -65,7 +65,7 @@ class Pool {
   TaskFn fn_ = nullptr;
   void* context_ = nullptr;
   int64_t tasks_ = 0;
-  uint64_t helpers_ = 0;
+  std::atomic<uint64_t> helpers_{0};  // a worker that comes late may still look at it
   std::atomic<int64_t> next_{0};
   std::atomic<bool> out_of_memory_{false};
   bool interrupted_ = false;
@@ -126,7 +126,7 @@ void Pool::work() {
     }
     seen = state >> 32;
     bool entered = false;
-    while ((state >> 32) == seen && !(state & kClosed) && (state & kCount) < helpers_) {
+    while ((state >> 32) == seen && !(state & kClosed) && (state & kCount) < helpers_.load(std::memory_order_relaxed)) {
       if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
         entered = true;
         break;
@@ -142,7 +142,7 @@ void Pool::run(int64_t tasks, int helpers, TaskFn fn, void* context) {
   fn_ = fn;
   context_ = context;
   tasks_ = tasks;
-  helpers_ = static_cast<uint64_t>(helpers);
+  helpers_.store(static_cast<uint64_t>(helpers), std::memory_order_relaxed);
   interrupted_ = false;
   out_of_memory_.store(false, std::memory_order_relaxed);
   next_.store(0, std::memory_order_relaxed);
