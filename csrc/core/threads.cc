@@ -148,7 +148,9 @@ void Pool::run(int64_t tasks, int helpers, TaskFn fn, void* context) {
   next_.store(0, std::memory_order_relaxed);
   state_.store(((state_.load() >> 32) + 1) << 32);
   if (sleepers_.load() > 0) {
-    { std::lock_guard<std::mutex> lock(mutex_); }
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+    }
     wake_.notify_all();
   }
   t_inside = true;

@@ -24,8 +24,7 @@ void run_tasks(int64_t tasks, int threads, TaskFn fn, void* context);
 
 template <class F>
 void parallel_for(int64_t tasks, int threads, F&& body) {
-  run_tasks(
-      tasks, threads, [](void* context, int64_t task) { (*static_cast<F*>(context))(task); }, &body);
+  run_tasks(tasks, threads, [](void* context, int64_t task) { (*static_cast<F*>(context))(task); }, &body);
 }
 
 // Threads worth waking for a job of this many nanoseconds on one thread.

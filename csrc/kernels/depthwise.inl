@@ -235,16 +235,18 @@ struct DepthwiseStrips {
 
 #define CNNFAST_STRIP_IF(F, width, T, edge, ...) \
   (width) >= (T) ? F<__VA_ARGS__, ((width) >= (T) ? (T) : 1), edge> : nullptr
-#define CNNFAST_STRIP_ROW(F, width, edge, ...)                                                              \
-  {                                                                                                         \
-    nullptr, CNNFAST_STRIP_IF(F, width, 1, edge, __VA_ARGS__),                                              \
-        CNNFAST_STRIP_IF(F, width, 2, edge, __VA_ARGS__), CNNFAST_STRIP_IF(F, width, 3, edge, __VA_ARGS__), \
-        CNNFAST_STRIP_IF(F, width, 4, edge, __VA_ARGS__), CNNFAST_STRIP_IF(F, width, 5, edge, __VA_ARGS__), \
-        CNNFAST_STRIP_IF(F, width, 6, edge, __VA_ARGS__), CNNFAST_STRIP_IF(F, width, 7, edge, __VA_ARGS__), \
-        CNNFAST_STRIP_IF(F, width, 8, edge, __VA_ARGS__)                                                    \
-  }
+#define CNNFAST_STRIP_ROW(F, width, edge, ...)       \
+  {nullptr,                                          \
+   CNNFAST_STRIP_IF(F, width, 1, edge, __VA_ARGS__), \
+   CNNFAST_STRIP_IF(F, width, 2, edge, __VA_ARGS__), \
+   CNNFAST_STRIP_IF(F, width, 3, edge, __VA_ARGS__), \
+   CNNFAST_STRIP_IF(F, width, 4, edge, __VA_ARGS__), \
+   CNNFAST_STRIP_IF(F, width, 5, edge, __VA_ARGS__), \
+   CNNFAST_STRIP_IF(F, width, 6, edge, __VA_ARGS__), \
+   CNNFAST_STRIP_IF(F, width, 7, edge, __VA_ARGS__), \
+   CNNFAST_STRIP_IF(F, width, 8, edge, __VA_ARGS__)}
 #define CNNFAST_STRIPS(F, width, ...) \
-  { width, CNNFAST_STRIP_ROW(F, width, false, __VA_ARGS__), CNNFAST_STRIP_ROW(F, width, true, __VA_ARGS__) }
+  {width, CNNFAST_STRIP_ROW(F, width, false, __VA_ARGS__), CNNFAST_STRIP_ROW(F, width, true, __VA_ARGS__)}
 
 static const DepthwiseStrips kStrips3x3s1 = CNNFAST_STRIPS(depthwise_3x3, kRollingWidth, 1);
 static const DepthwiseStrips kStrips3x3s2 = CNNFAST_STRIPS(depthwise_3x3, kRollingWidth, 2);

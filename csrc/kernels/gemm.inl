@@ -133,14 +133,20 @@ typedef void (*TileFn)(const TileArgs*);
 
 // Tiles of 1 .. 12 rows; heights above `rows` are never asked for.
 #define CNNFAST_TILE_IF(V, NV, rows, m) (rows) >= (m) ? gemm_tile<V, ((rows) >= (m) ? (m) : 1), NV> : nullptr
-#define CNNFAST_TILE_ROW(V, NV, rows)                                                                        \
-  {                                                                                                          \
-    nullptr, CNNFAST_TILE_IF(V, NV, rows, 1), CNNFAST_TILE_IF(V, NV, rows, 2),                               \
-        CNNFAST_TILE_IF(V, NV, rows, 3), CNNFAST_TILE_IF(V, NV, rows, 4), CNNFAST_TILE_IF(V, NV, rows, 5),   \
-        CNNFAST_TILE_IF(V, NV, rows, 6), CNNFAST_TILE_IF(V, NV, rows, 7), CNNFAST_TILE_IF(V, NV, rows, 8),   \
-        CNNFAST_TILE_IF(V, NV, rows, 9), CNNFAST_TILE_IF(V, NV, rows, 10), CNNFAST_TILE_IF(V, NV, rows, 11), \
-        CNNFAST_TILE_IF(V, NV, rows, 12)                                                                     \
-  }
+#define CNNFAST_TILE_ROW(V, NV, rows) \
+  {nullptr,                           \
+   CNNFAST_TILE_IF(V, NV, rows, 1),   \
+   CNNFAST_TILE_IF(V, NV, rows, 2),   \
+   CNNFAST_TILE_IF(V, NV, rows, 3),   \
+   CNNFAST_TILE_IF(V, NV, rows, 4),   \
+   CNNFAST_TILE_IF(V, NV, rows, 5),   \
+   CNNFAST_TILE_IF(V, NV, rows, 6),   \
+   CNNFAST_TILE_IF(V, NV, rows, 7),   \
+   CNNFAST_TILE_IF(V, NV, rows, 8),   \
+   CNNFAST_TILE_IF(V, NV, rows, 9),   \
+   CNNFAST_TILE_IF(V, NV, rows, 10),  \
+   CNNFAST_TILE_IF(V, NV, rows, 11),  \
+   CNNFAST_TILE_IF(V, NV, rows, 12)}
 
 static const TileFn kTiles[kMaxVectors + 1][kMaxTileRows + 1] = {
     {},

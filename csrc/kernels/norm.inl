@@ -134,30 +134,26 @@ static __attribute__((noinline)) vf divide_by_powf(vf x, vf d, float beta) {
 template <class Window>
 static void response_by_power(const cnnfast::ResponseRows* t, const float* sums, Window window) {
   if (t->beta == 0.75) {
-    response_finish(
-        t, sums, window, [](vf x, vf d) __attribute__((always_inline)) {
-          return divide_carefully(
-              x, d, 1e-30f, 1e30f, divide_by_three_quarters, [](vf u, vf v) __attribute__((always_inline)) {
-                const vf root = vsqrt(v);
-                return u / (root * vsqrt(root));
-              });
-        });
+    response_finish(t, sums, window, [](vf x, vf d) __attribute__((always_inline)) {
+      return divide_carefully(x, d, 1e-30f, 1e30f, divide_by_three_quarters,
+                              [](vf u, vf v) __attribute__((always_inline)) {
+                                const vf root = vsqrt(v);
+                                return u / (root * vsqrt(root));
+                              });
+    });
   } else if (t->beta == 0.5) {
-    response_finish(
-        t, sums, window, [](vf x, vf d) __attribute__((always_inline)) { return x / vsqrt(d); });
+    response_finish(t, sums, window, [](vf x, vf d) __attribute__((always_inline)) { return x / vsqrt(d); });
   } else if (t->beta == 1.0) {
-    response_finish(
-        t, sums, window, [](vf x, vf d) __attribute__((always_inline)) { return x / d; });
+    response_finish(t, sums, window, [](vf x, vf d) __attribute__((always_inline)) { return x / d; });
   } else {
     const double beta = t->beta;
-    response_finish(
-        t, sums, window, [beta](vf x, vf d) __attribute__((always_inline)) {
-          return divide_carefully(
-              x, d, 1.17549435e-38f, 3.40282347e38f,
-              [beta](vf u, vf v) __attribute__((always_inline)) { return times_power(u, v, -beta); },
-              [beta](vf u, vf v)
-                  __attribute__((always_inline)) { return divide_by_powf(u, v, static_cast<float>(beta)); });
-        });
+    response_finish(t, sums, window, [beta](vf x, vf d) __attribute__((always_inline)) {
+      return divide_carefully(
+          x, d, 1.17549435e-38f, 3.40282347e38f,
+          [beta](vf u, vf v) __attribute__((always_inline)) { return times_power(u, v, -beta); },
+          [beta](vf u, vf v)
+              __attribute__((always_inline)) { return divide_by_powf(u, v, static_cast<float>(beta)); });
+    });
   }
 }
 
@@ -165,16 +161,15 @@ static void response_rows(const cnnfast::ResponseRows* t) {
   const int64_t width = t->before + t->after + 1;
   put_squares(t);
   if (width == 5) {
-    response_by_power(
-        t, t->squares, [](const float* s) __attribute__((always_inline)) { return direct_window<5>(s, 5); });
+    response_by_power(t, t->squares,
+                      [](const float* s) __attribute__((always_inline)) { return direct_window<5>(s, 5); });
   } else if (width <= kDirectWindow) {
-    response_by_power(
-        t, t->squares, [width](const float* s) __attribute__((always_inline)) {
-          return direct_window<0>(s, width);
-        });
+    response_by_power(t, t->squares, [width](const float* s) __attribute__((always_inline)) {
+      return direct_window<0>(s, width);
+    });
   } else {
-    response_by_power(
-        t, long_windows(t, width), [](const float* s) __attribute__((always_inline)) { return load(s); });
+    response_by_power(t, long_windows(t, width),
+                      [](const float* s) __attribute__((always_inline)) { return load(s); });
   }
 }
 

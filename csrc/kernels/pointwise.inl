@@ -29,8 +29,7 @@ CNNFAST_INLINE void each_vector(float* y, int64_t n, F f) {
 }
 
 #define CNNFAST_EACH(expression) \
-  each_vector(                   \
-      y, n, [&](int64_t i, auto read) __attribute__((always_inline)) { return expression; })
+  each_vector(y, n, [&](int64_t i, auto read) __attribute__((always_inline)) { return expression; })
 
 static void activate_all(int kind, float slope, const float* x, float* y, int64_t n) {
   switch (kind) {
@@ -68,8 +67,7 @@ CNNFAST_INLINE void binary_rows(const cnnfast::BinaryRows* t, Operation operatio
   }
 }
 
-#define CNNFAST_LAMBDA(result, ...) \
-  [=](__VA_ARGS__) __attribute__((always_inline)) { return result; }
+#define CNNFAST_LAMBDA(result, ...) [=](__VA_ARGS__) __attribute__((always_inline)) { return result; }
 
 static void add_rows(const cnnfast::BinaryRows* t) {
   const auto sum = CNNFAST_LAMBDA(a + b, vf a, vf b);

@@ -14,14 +14,15 @@ struct Problem {
 };
 
 // All of C, computed in two calls by halves of the taps where there are several.
-void run(const KernelTable& table, const Problem& p, Guard guard, bool absolute, const Floats& x, const Floats& b,
-         const Floats& bias, const Floats& residual, const Floats& y) {
+void run(const KernelTable& table, const Problem& p, Guard guard, bool absolute, const Floats& x,
+         const Floats& b, const Floats& bias, const Floats& residual, const Floats& y) {
   const int64_t offset = 2, ldb = p.n + (p.plain ? 3 : 0), depth = p.taps * p.len;
   const int64_t panels = cnnfast::panel_count(p.n, table.vl, table.gemm.max_vectors, p.plain);
   // Of a plain matrix only the columns past the last whole vector are packed.
   const int64_t tail = p.n % table.vl;
   Floats packed(p.plain ? tail ? depth * table.vl : 0 : cnnfast::packed_floats(depth, p.n, table.vl), guard);
-  if (p.plain && tail) table.gemm.pack(b.data() + p.n - tail, ldb, 1, depth, 0, depth, tail, 0, packed.data());
+  if (p.plain && tail)
+    table.gemm.pack(b.data() + p.n - tail, ldb, 1, depth, 0, depth, tail, 0, packed.data());
   for (int64_t i = 0; i < panels && !p.plain; ++i)
     table.gemm.pack(b.data(), ldb, 1, depth, 0, depth, p.n, i, packed.data());
 
@@ -49,8 +50,9 @@ void run(const KernelTable& table, const Problem& p, Guard guard, bool absolute,
   block.out = out.data();
   block.bias = p.bias ? bias.data() : nullptr;
   block.has_residual = p.residual;
-  block.residual_delta = (reinterpret_cast<intptr_t>(residual.data()) - reinterpret_cast<intptr_t>(y.data())) /
-                         static_cast<intptr_t>(sizeof(float));
+  block.residual_delta =
+      (reinterpret_cast<intptr_t>(residual.data()) - reinterpret_cast<intptr_t>(y.data())) /
+      static_cast<intptr_t>(sizeof(float));
   block.activation = absolute ? 0 : p.activation;
   block.slope = 0.125f;
   const int64_t half = (p.taps + 1) / 2;
@@ -70,8 +72,8 @@ Floats absolute(const Floats& from, Guard guard) {
   return to;
 }
 
-void compare_block(const KernelTable& base, const KernelTable& level, const Problem& p, Guard guard, Random& random,
-                   Report& report) {
+void compare_block(const KernelTable& base, const KernelTable& level, const Problem& p, Guard guard,
+                   Random& random, Report& report) {
   const int64_t depth = p.taps * p.len;
   const Floats x = random.floats((p.taps + p.m) * (2 + p.len), guard);
   // The last row of a plain matrix ends with its last column.
@@ -83,8 +85,8 @@ void compare_block(const KernelTable& base, const KernelTable& level, const Prob
 
   // Every rounding is at most one unit of the sum of absolute values; both sides have depth + 3 of them.
   Floats sums(p.m * p.n, guard);
-  run(base, p, guard, true, absolute(x, guard), absolute(b, guard), absolute(bias, guard), absolute(residual, guard),
-      sums);
+  run(base, p, guard, true, absolute(x, guard), absolute(b, guard), absolute(bias, guard),
+      absolute(residual, guard), sums);
   std::vector<double> bounds(static_cast<size_t>(p.m * p.n));
   for (int64_t i = 0; i < p.m * p.n; ++i) {
     double bound = 2.0 * static_cast<double>(depth + 4) * kUnit * sums[i];
@@ -94,13 +96,13 @@ void compare_block(const KernelTable& base, const KernelTable& level, const Prob
   }
   char what[160];
   std::snprintf(what, sizeof what, "block m %d taps %d len %d n %d %s bias %d residual %d activation %d",
-                static_cast<int>(p.m), static_cast<int>(p.taps), static_cast<int>(p.len), static_cast<int>(p.n),
-                p.plain ? "plain" : "packed", p.bias, p.residual, p.activation);
+                static_cast<int>(p.m), static_cast<int>(p.taps), static_cast<int>(p.len),
+                static_cast<int>(p.n), p.plain ? "plain" : "packed", p.bias, p.residual, p.activation);
   report.same(what, expected.data(), got.data(), p.m * p.n, &bounds);
 }
 
-void compare_pack(const KernelTable& level, int64_t depth, int64_t n, bool transposed, Guard guard, Random& random,
-                  Report& report) {
+void compare_pack(const KernelTable& level, int64_t depth, int64_t n, bool transposed, Guard guard,
+                  Random& random, Report& report) {
   const int64_t ldb = transposed ? 1 : n, cs = transposed ? depth : 1;
   const Floats b = random.floats(depth * n, guard);
   const int64_t floats = cnnfast::packed_floats(depth, n, level.vl);
@@ -123,11 +125,13 @@ void compare_pack(const KernelTable& level, int64_t depth, int64_t n, bool trans
 void compare_gram(const KernelTable& base, const KernelTable& level, int64_t depth, int64_t n, Guard guard,
                   Random& random, Report& report) {
   const Floats x = random.floats(2 * depth * n, guard), size = absolute(x, guard);
-  Floats expected = filled(n * n, guard, NAN), got = filled(n * n, guard, NAN), sums = filled(n * n, guard, NAN);
+  Floats expected = filled(n * n, guard, NAN), got = filled(n * n, guard, NAN),
+         sums = filled(n * n, guard, NAN);
   const auto gram = [&](const KernelTable& table, const Floats& from, const Floats& to) {
     for (int64_t i = 0; i < n; i += 24)
       for (int64_t part = 0; part < 2; ++part)
-        table.gemm.gram(from.data() + part * depth * n, depth, n, i, i + 24 < n ? i + 24 : n, to.data(), part == 0);
+        table.gemm.gram(from.data() + part * depth * n, depth, n, i, i + 24 < n ? i + 24 : n, to.data(),
+                        part == 0);
   };
   gram(base, x, expected);
   gram(level, x, got);
@@ -152,8 +156,8 @@ void compare_gemm(const KernelTable& base, const KernelTable& level, Guard guard
     for (int64_t m : {1, 2, 5, 7, 12, 13, 25})
       for (bool plain : {false, true}) {
         const int64_t taps = 1 + variant % 3, len = variant % 4 == 0 ? 1 : variant % 4 == 1 ? 17 : 6;
-        compare_block(base, level,
-                      {m, taps, len, n, plain, variant % 2 == 0, variant % 5 == 0, variant % 8}, guard, random, report);
+        compare_block(base, level, {m, taps, len, n, plain, variant % 2 == 0, variant % 5 == 0, variant % 8},
+                      guard, random, report);
         ++variant;
       }
   for (int64_t n : {1, 5, 16, 17, 64, 67, 131})

@@ -24,9 +24,10 @@ CNNFAST_EXPECT_KERNELS(KernelTable, const char* level; int vl; cnnfast::GemmKern
 namespace {
 
 const std::pair<const char*, Compare> kFamilies[] = {
-    {"gemm", compare_gemm},           {"depthwise", compare_depthwise}, {"pool", compare_pool},
-    {"pointwise", compare_pointwise}, {"norm", compare_norm},           {"resample", compare_resample},
-    {"boxes", compare_boxes},         {"roi", compare_roi},
+    {"gemm", compare_gemm},   {"depthwise", compare_depthwise},
+    {"pool", compare_pool},   {"pointwise", compare_pointwise},
+    {"norm", compare_norm},   {"resample", compare_resample},
+    {"boxes", compare_boxes}, {"roi", compare_roi},
 };
 
 const KernelTable* table_of(const std::string& name) {

@@ -12,7 +12,8 @@ const int64_t kSizes[] = {1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 1
 
 // Values of every size, and those that need care.
 Floats wide_values(int64_t n, Guard guard, Random& random) {
-  const float special[] = {0.0f, -0.0f, NAN, INFINITY, -INFINITY, 3.0f, -3.0f, 6.0f, 1e-40f, -1e-40f, 100.0f, -100.0f};
+  const float special[] = {0.0f,  -0.0f, NAN,    INFINITY, -INFINITY, 3.0f,
+                           -3.0f, 6.0f,  1e-40f, -1e-40f,  100.0f,    -100.0f};
   Floats x = random.floats(n, guard, -12, 12);
   for (int64_t i = 0; i < n; ++i)
     if (random.below(4) == 0) x[i] = special[random.below(sizeof special / sizeof *special)];
@@ -47,14 +48,16 @@ void compare_pointwise(const KernelTable& base, const KernelTable& level, Guard 
         const int64_t rows = 3, step = n + 2;
         const Floats a = wide_values((rows - 1) * step + n, guard, random);
         const Floats b = wide_values(scalar ? rows : rows * n, guard, random);
-        Floats expected = filled((rows - 1) * step + n, guard, 7.0f), got = filled((rows - 1) * step + n, guard, 7.0f);
-        cnnfast::BinaryRows t{a.data(), b.data(), expected.data(), rows,       n,     step, scalar ? 1 : n,
-                              step,     scalar,   activation,      0.125f};
+        Floats expected = filled((rows - 1) * step + n, guard, 7.0f),
+               got = filled((rows - 1) * step + n, guard, 7.0f);
+        cnnfast::BinaryRows t{a.data(),       b.data(), expected.data(), rows,       n,     step,
+                              scalar ? 1 : n, step,     scalar,          activation, 0.125f};
         base.pointwise.add(&t);
         t.y = got.data();
         level.pointwise.add(&t);
         const std::vector<double> bounds = relative_bounds(expected, 4e-7);
-        report.same("add", expected.data(), got.data(), got.size(), activation <= cnnfast::kLeakyRelu ? nullptr : &bounds);
+        report.same("add", expected.data(), got.data(), got.size(),
+                    activation <= cnnfast::kLeakyRelu ? nullptr : &bounds);
         t.activation = 0;
         t.y = expected.data();
         base.pointwise.mul(&t);
@@ -79,7 +82,8 @@ void compare_norm(const KernelTable& base, const KernelTable& level, Guard guard
     std::vector<double> bounds;
     // One rounding of the product more or less.
     for (int64_t i = 0; i < rows * n; ++i)
-      bounds.push_back(4 * kUnit * (std::fabs((x[i] - mean[i % n]) * factor[i % n]) + std::fabs(shift[i % n])));
+      bounds.push_back(4 * kUnit *
+                       (std::fabs((x[i] - mean[i % n]) * factor[i % n]) + std::fabs(shift[i % n])));
     report.same("affine", expected.data(), got.data(), rows * n, &bounds);
   }
 
@@ -93,12 +97,13 @@ void compare_norm(const KernelTable& base, const KernelTable& level, Guard guard
         const KernelTable* tables[2] = {&base, &level};
         for (int k = 0; k < 2; ++k) {
           Floats scratch(tables[k]->norm.response_scratch(rows, c, before, after), guard);
-          cnnfast::ResponseRows t{x.data(), results[k].data(), rows, c,    before,
-                                  after,    2.0f,              1e-2f, beta, scratch.data()};
+          cnnfast::ResponseRows t{x.data(), results[k].data(), rows, c, before, after, 2.0f, 1e-2f,
+                                  beta,     scratch.data()};
           tables[k]->norm.response(&t);
         }
         // At most `width` additions of positive values, a handful of roundings, and the power.
-        const std::vector<double> bounds = relative_bounds(results[0], static_cast<double>(width + 8) * kUnit + 4e-7);
+        const std::vector<double> bounds =
+            relative_bounds(results[0], static_cast<double>(width + 8) * kUnit + 4e-7);
         report.same("response", results[0].data(), results[1].data(), rows * c, &bounds);
       }
 

@@ -1,14 +1,18 @@
 // Depthwise convolution and pooling.
 #include "harness.h"
 
-CNNFAST_EXPECT_KERNELS(DepthwiseKernels, void (*band)(const cnnfast::DepthwiseImage*, int64_t, int64_t, int64_t, int64_t);)
+CNNFAST_EXPECT_KERNELS(DepthwiseKernels,
+                       void (*band)(const cnnfast::DepthwiseImage*, int64_t, int64_t, int64_t, int64_t);)
 CNNFAST_EXPECT_KERNELS(PoolKernels, void (*max_row)(); void (*average_row)(); void (*position_row)();
-                       void (*merge_rows_max)(); void (*merge_rows_sum)(); void (*reduce_max)(); void (*reduce_sum)();)
+                       void (*merge_rows_max)(); void (*merge_rows_sum)(); void (*reduce_max)();
+                       void (*reduce_sum)();)
 
 namespace compare {
 namespace {
 
-int64_t out_size(int64_t n, int64_t k, int64_t s, int64_t d, int64_t pads) { return (n + pads - d * (k - 1) - 1) / s + 1; }
+int64_t out_size(int64_t n, int64_t k, int64_t s, int64_t d, int64_t pads) {
+  return (n + pads - d * (k - 1) - 1) / s + 1;
+}
 
 struct Depthwise {
   int64_t h, w, c, kh, kw, sh, sw, dh, dw, pt, pl;
@@ -36,16 +40,19 @@ void run(const KernelTable& table, const Depthwise& p, Guard guard, const Floats
   const int64_t middle = image.p / 2, split = p.c >= 4 * table.vl ? 2 * table.vl : 0;
   for (int64_t band = 0; band < 2; ++band)
     for (int64_t block = split ? 0 : 1; block < 2; ++block)
-      table.depthwise.band(&image, band ? middle : 0, band ? image.p : middle, block ? split : 0, block ? p.c : split);
+      table.depthwise.band(&image, band ? middle : 0, band ? image.p : middle, block ? split : 0,
+                           block ? p.c : split);
 }
 
-void compare_one(const KernelTable& base, const KernelTable& level, const Depthwise& p, Guard guard, Random& random,
-                 Report& report) {
-  const int64_t outputs = out_size(p.h, p.kh, p.sh, p.dh, 2 * p.pt) * out_size(p.w, p.kw, p.sw, p.dw, 2 * p.pl) * p.c;
+void compare_one(const KernelTable& base, const KernelTable& level, const Depthwise& p, Guard guard,
+                 Random& random, Report& report) {
+  const int64_t outputs =
+      out_size(p.h, p.kh, p.sh, p.dh, 2 * p.pt) * out_size(p.w, p.kw, p.sw, p.dw, 2 * p.pl) * p.c;
   const Floats x = random.floats(p.h * p.w * p.c, guard), weights = random.floats(p.kh * p.kw * p.c, guard);
   const Floats bias = random.floats(p.c, guard), residual = random.floats(outputs, guard);
   const bool with = p.activation % 2 == 0;
-  Floats expected = filled(outputs, guard, NAN), got = filled(outputs, guard, NAN), sums = filled(outputs, guard, NAN);
+  Floats expected = filled(outputs, guard, NAN), got = filled(outputs, guard, NAN),
+         sums = filled(outputs, guard, NAN);
   const Floats *b = with ? &bias : nullptr, *r = with ? &residual : nullptr;
   run(base, p, guard, x, weights, b, r, p.activation, expected);
   run(level, p, guard, x, weights, b, r, p.activation, got);
@@ -60,10 +67,11 @@ void compare_one(const KernelTable& base, const KernelTable& level, const Depthw
     bounds.push_back(1.5 * 2.0 * static_cast<double>(p.kh * p.kw + 3) * kUnit * sums[i] +
                      (p.activation ? 8e-7 * std::fabs(expected[i]) + 1e-37 : 0));
   char what[160];
-  std::snprintf(what, sizeof what, "%dx%dx%d kernel %dx%d stride %d,%d dilation %d,%d padding %d,%d activation %d",
-                static_cast<int>(p.h), static_cast<int>(p.w), static_cast<int>(p.c), static_cast<int>(p.kh),
-                static_cast<int>(p.kw), static_cast<int>(p.sh), static_cast<int>(p.sw), static_cast<int>(p.dh),
-                static_cast<int>(p.dw), static_cast<int>(p.pt), static_cast<int>(p.pl), p.activation);
+  std::snprintf(
+      what, sizeof what, "%dx%dx%d kernel %dx%d stride %d,%d dilation %d,%d padding %d,%d activation %d",
+      static_cast<int>(p.h), static_cast<int>(p.w), static_cast<int>(p.c), static_cast<int>(p.kh),
+      static_cast<int>(p.kw), static_cast<int>(p.sh), static_cast<int>(p.sw), static_cast<int>(p.dh),
+      static_cast<int>(p.dw), static_cast<int>(p.pt), static_cast<int>(p.pl), p.activation);
   report.same(what, expected.data(), got.data(), outputs, &bounds);
 }
 
@@ -73,12 +81,14 @@ struct Pool {
 enum class PoolKind { kMax, kAverage, kPositions };
 
 // As the operator does it: rows that the row kernels do not take directly are merged first.
-void run(const KernelTable& table, const Pool& p, PoolKind kind, Guard guard, const Floats& x, const Floats& y,
-         const Array<int64_t>& positions) {
+void run(const KernelTable& table, const Pool& p, PoolKind kind, Guard guard, const Floats& x,
+         const Floats& y, const Array<int64_t>& positions) {
   const cnnfast::PoolKernels& k = table.pool;
-  const int64_t rows = out_size(p.h, p.kh, p.sh, p.dh, 2 * p.pt), columns = out_size(p.w, p.kw, p.sw, p.dw, 2 * p.pl);
-  const bool direct = kind == PoolKind::kPositions ||
-                      (p.c >= table.vl && (p.kh == 1 || (p.dw == 1 && p.kh <= 3 && (p.kw == 2 || p.kw == 3) && p.sw <= 2)));
+  const int64_t rows = out_size(p.h, p.kh, p.sh, p.dh, 2 * p.pt),
+                columns = out_size(p.w, p.kw, p.sw, p.dw, 2 * p.pl);
+  const bool direct =
+      kind == PoolKind::kPositions ||
+      (p.c >= table.vl && (p.kh == 1 || (p.dw == 1 && p.kh <= 3 && (p.kw == 2 || p.kw == 3) && p.sw <= 2)));
   Floats merged = filled(direct ? 0 : p.w * p.c + table.vl, guard, NAN);
   Array<double> divisors(columns, guard);
   for (int64_t q = 0; q < columns; ++q) divisors[q] = static_cast<double>(1 + q % p.kw);
@@ -95,10 +105,23 @@ void run(const KernelTable& table, const Pool& p, PoolKind kind, Guard guard, co
       from[i] = x.data() + inside[static_cast<size_t>(i)] * p.w * p.c;
       starts[i] = inside[static_cast<size_t>(i)] * p.w;
     }
-    cnnfast::PoolRow row{from.data(), count, y.data() + r * columns * p.c,         p.w, p.c, columns, p.kw, p.sw, p.dw, p.pl,
-                         3.0,         divisors.data(), positions.data() + r * columns * p.c, starts.data()};
+    cnnfast::PoolRow row{from.data(),
+                         count,
+                         y.data() + r * columns * p.c,
+                         p.w,
+                         p.c,
+                         columns,
+                         p.kw,
+                         p.sw,
+                         p.dw,
+                         p.pl,
+                         3.0,
+                         divisors.data(),
+                         positions.data() + r * columns * p.c,
+                         starts.data()};
     if (!direct) {
-      (kind == PoolKind::kMax ? k.merge_rows_max : k.merge_rows_sum)(merged.data(), from.data(), count, p.w * p.c);
+      (kind == PoolKind::kMax ? k.merge_rows_max : k.merge_rows_sum)(merged.data(), from.data(), count,
+                                                                     p.w * p.c);
       from[0] = merged.data();
       row.rows = 1;
     }
@@ -108,7 +131,8 @@ void run(const KernelTable& table, const Pool& p, PoolKind kind, Guard guard, co
 
 void compare_one(const KernelTable& base, const KernelTable& level, const Pool& p, PoolKind kind, Guard guard,
                  Random& random, Report& report) {
-  const int64_t outputs = out_size(p.h, p.kh, p.sh, p.dh, 2 * p.pt) * out_size(p.w, p.kw, p.sw, p.dw, 2 * p.pl) * p.c;
+  const int64_t outputs =
+      out_size(p.h, p.kh, p.sh, p.dh, 2 * p.pt) * out_size(p.w, p.kw, p.sw, p.dw, 2 * p.pl) * p.c;
   // Repeated values for the ties, and NaN; which of two zeros a maximum gives is left open.
   Floats x = random.floats(p.h * p.w * p.c, guard);
   for (float& v : x) {
@@ -122,10 +146,13 @@ void compare_one(const KernelTable& base, const KernelTable& level, const Pool& 
   run(level, p, kind, guard, x, got, found);
   char what[160];
   std::snprintf(what, sizeof what, "%s %dx%dx%d window %dx%d stride %d,%d dilation %d,%d padding %d,%d",
-                kind == PoolKind::kMax ? "max" : kind == PoolKind::kAverage ? "average" : "positions",
+                kind == PoolKind::kMax       ? "max"
+                : kind == PoolKind::kAverage ? "average"
+                                             : "positions",
                 static_cast<int>(p.h), static_cast<int>(p.w), static_cast<int>(p.c), static_cast<int>(p.kh),
-                static_cast<int>(p.kw), static_cast<int>(p.sh), static_cast<int>(p.sw), static_cast<int>(p.dh),
-                static_cast<int>(p.dw), static_cast<int>(p.pt), static_cast<int>(p.pl));
+                static_cast<int>(p.kw), static_cast<int>(p.sh), static_cast<int>(p.sw),
+                static_cast<int>(p.dh), static_cast<int>(p.dw), static_cast<int>(p.pt),
+                static_cast<int>(p.pl));
   report.same(what, expected.data(), got.data(), outputs);
   if (places) report.same_integers(what, where.data(), found.data(), places);
 }
@@ -184,9 +211,11 @@ void compare_pool(const KernelTable& base, const KernelTable& level, Guard guard
   Random random(6);
   for (int64_t c : {1, 3, 7, 8, 16, 17, 33, 64}) {
     const Pool problems[] = {
-        {8, 8, c, 2, 2, 2, 2, 1, 1, 0, 0},  {9, 19, c, 3, 3, 2, 2, 1, 1, 1, 1}, {7, 12, c, 3, 3, 1, 1, 1, 1, 1, 1},
-        {6, 11, c, 2, 2, 1, 1, 1, 1, 1, 1}, {9, 10, c, 5, 4, 3, 2, 1, 1, 2, 1}, {11, 13, c, 3, 2, 1, 2, 2, 3, 1, 1},
-        {5, 6, c, 1, 3, 1, 1, 1, 1, 0, 1},  {4, 4, c, 4, 4, 1, 1, 1, 1, 0, 0},  {1, 1, c, 1, 1, 1, 1, 1, 1, 0, 0},
+        {8, 8, c, 2, 2, 2, 2, 1, 1, 0, 0},  {9, 19, c, 3, 3, 2, 2, 1, 1, 1, 1},
+        {7, 12, c, 3, 3, 1, 1, 1, 1, 1, 1}, {6, 11, c, 2, 2, 1, 1, 1, 1, 1, 1},
+        {9, 10, c, 5, 4, 3, 2, 1, 1, 2, 1}, {11, 13, c, 3, 2, 1, 2, 2, 3, 1, 1},
+        {5, 6, c, 1, 3, 1, 1, 1, 1, 0, 1},  {4, 4, c, 4, 4, 1, 1, 1, 1, 0, 0},
+        {1, 1, c, 1, 1, 1, 1, 1, 1, 0, 0},
     };
     for (const Pool& p : problems)
       for (PoolKind kind : {PoolKind::kMax, PoolKind::kAverage, PoolKind::kPositions})

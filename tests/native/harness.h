@@ -35,7 +35,10 @@ class Array {
     data_ = reinterpret_cast<T*>(base_ + page + (guard == Guard::kEnd ? body - bytes : 0));
   }
   Array(Array&& other) noexcept
-      : base_(std::exchange(other.base_, nullptr)), size_(other.size_), count_(other.count_), data_(other.data_) {}
+      : base_(std::exchange(other.base_, nullptr)),
+        size_(other.size_),
+        count_(other.count_),
+        data_(other.data_) {}
   ~Array() {
     if (base_) munmap(base_, size_);
   }
@@ -120,8 +123,8 @@ class Report {
       if (expected[i] == got[i]) continue;
       ++failures_;
       std::printf("%s: %s: %s: value %lld of %lld: expected %lld, got %lld\n", level_, family_, what,
-                  static_cast<long long>(i), static_cast<long long>(count), static_cast<long long>(expected[i]),
-                  static_cast<long long>(got[i]));
+                  static_cast<long long>(i), static_cast<long long>(count),
+                  static_cast<long long>(expected[i]), static_cast<long long>(got[i]));
       return;
     }
   }
@@ -134,7 +137,8 @@ class Report {
       }
     long long total = 0;
     for (const auto& entry : compared_) total += entry.second;
-    std::printf("%s: %zu families, %lld values compared, %d failures\n", level_, compared_.size(), total, failures_);
+    std::printf("%s: %zu families, %lld values compared, %d failures\n", level_, compared_.size(), total,
+                failures_);
     return failures_ > 0;
   }
 
@@ -146,13 +150,13 @@ class Report {
 };
 
 // A table that gained or lost a kernel must fail to compile here until its comparison is adapted.
-#define CNNFAST_EXPECT_KERNELS(Table, ...)                                                     \
-  namespace {                                                                                  \
-  struct Expected##Table {                                                                     \
-    __VA_ARGS__                                                                                \
-  };                                                                                           \
-  static_assert(sizeof(Expected##Table) == sizeof(cnnfast::Table),                             \
-                #Table " has changed: compare its new kernels, then list its members here");   \
+#define CNNFAST_EXPECT_KERNELS(Table, ...)                                                   \
+  namespace {                                                                                \
+  struct Expected##Table {                                                                   \
+    __VA_ARGS__                                                                              \
+  };                                                                                         \
+  static_assert(sizeof(Expected##Table) == sizeof(cnnfast::Table),                           \
+                #Table " has changed: compare its new kernels, then list its members here"); \
   }
 
 // One function per family; `level` is compared with `base`, the portable level.
