@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+<<<<<<< HEAD
+=======
+from cnnfast.errors import DTypeError, ShapeError
+from cnnfast.ops import concat, pad2d
+>>>>>>> bdea2dc (resize (nearest, bilinear, antialiased) and concat)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -132,3 +137,74 @@ def test_conv2d_padding_modes(backend: str, rng: np.random.Generator) -> None:
     for mode in MODES:
         by_hand = cf.ops.conv2d(pad2d(x, (1, 2), mode=mode), w)
         np.testing.assert_allclose(cf.ops.conv2d(x, w, padding=(1, 2), padding_mode=mode), by_hand, atol=1e-5)
+
+
+# --- concat ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, 3, -1, -2, -3, -4])
+@pytest.mark.parametrize("sizes", [(1,), (1, 2, 3, 4), (17, 3), (64, 64), (0, 5), (130, 1, 600)])
+def test_concat(backend: str, rng: np.random.Generator, axis: int, sizes: tuple[int, ...]) -> None:
+    parts = []
+    for size in sizes:
+        shape = [2, 3, 4, 5]
+        shape[axis] = size
+        parts.append(rng.normal(size=shape).astype(np.float32))
+    y = concat(parts, axis=axis)
+    assert np.array_equal(y, np.concatenate(parts, axis=axis))
+    assert not any(np.shares_memory(y, part) for part in parts)
+    wide = [part.astype(np.float64) for part in parts]
+    assert np.array_equal(concat(wide, axis), np.concatenate(wide, axis))
+
+
+def test_concat_shapes(backend: str, rng: np.random.Generator) -> None:
+    vector = rng.normal(size=7).astype(np.float32)
+    assert np.array_equal(concat([vector, vector[:2]]), np.concatenate([vector, vector[:2]]))
+    large = rng.normal(size=(1, 300, 400)).astype(np.float32)
+    for axis in (0, 1, 2):
+        assert np.array_equal(concat((large, large, large), axis), np.concatenate((large,) * 3, axis))
+    assert np.array_equal(concat(large[0], 0), large.ravel())  # an array is a sequence of its rows
+    readonly = large.copy()
+    readonly.setflags(write=False)
+    odd = [readonly, np.asfortranarray(large), large.astype(">f4"), np.repeat(large, 2, 2)[..., ::2]]
+    assert np.array_equal(concat(odd), np.concatenate([large] * 4, -1))
+    assert concat([large[:0], large[:0]]).shape == (0, 300, 800)
+    nan = np.array([np.nan, np.inf, -0.0], np.float32)
+    assert concat([nan, nan]).tobytes() == np.concatenate([nan, nan]).tobytes()
+
+
+def test_concat_errors(backend: str) -> None:
+    x = np.zeros((2, 3, 4), np.float32)
+    cases = [
+        (([],), "concat: at least one array is needed"),
+        (
+            ([x, x[:1]],),
+            r"concat: sizes may differ along axis 2 only \(array_0 \(2,3,4\), array_1 \(1,3,4\)\)",
+        ),
+        (([x, x[0]],), r"arrays must have 3 dimensions \(array_0 \(2,3,4\), array_1 \(3,4\)\)"),
+        (([x], 3), "axis is too large: 3"),
+        (([x], -4), "axis must be at least -3, got -4"),
+        (([x], 1.0), "axis must be a whole number"),
+        (([np.float32(1)],), "at least one dimension"),
+        ((5,), "expected a sequence of arrays, got int"),
+    ]
+    for args, message in cases:
+        with pytest.raises(ShapeError, match=message):
+            concat(*args)
+    with pytest.raises(DTypeError, match="concat: array 1 is float64, x is float32"):
+        concat([x, x.astype(np.float64)])
+    with pytest.raises(DTypeError, match="concat: array 0 is int64"):
+        concat([x.astype(np.int64)])
+
+
+def test_concat_threads(native: None, rng: np.random.Generator) -> None:
+    parts = [rng.normal(size=(3, 50, 41, c)).astype(np.float32) for c in (17, 64, 3)]
+    for threads in (1, 2, 3, 8):
+        cf.set_num_threads(threads)
+        assert np.array_equal(concat(parts), np.concatenate(parts, -1))
+        assert np.array_equal(
+            concat([p[..., :3] for p in parts], 0), np.concatenate([p[..., :3] for p in parts], 0)
+        )
+        assert np.array_equal(
+            concat([p[:1, ..., :3] for p in parts], 1), np.concatenate([p[:1, ..., :3] for p in parts], 1)
+        )

@@ -46,6 +46,75 @@ void pad_row(const Pad2dSpec& s, const float* x, float* y) {
   outside(y + (s.left + s.w) * s.c, s.w, s.right);
 }
 
+// A resize under way: one picture's rows, and how many floats lie from each to the end of the array.
+struct Resizing {
+  const ResizeAxis& vertical;
+  const ResizeAxis& horizontal;
+  int64_t c;
+  const float* end;
+
+  int64_t line_in() const { return horizontal.size * c; }
+  int64_t line_out() const { return horizontal.outputs() * c; }
+
+  void along_row(float* y, const float* x, int64_t readable) const {
+    const ResampleKernels& k = kernels().resample;
+    const ResizeAxis& h = horizontal;
+    const ResampleTable table{h.start.data(), h.count.data(), h.weights.data(), h.taps};
+    if (h.identity)
+      k.copy_runs(y, 0, x, 0, line_out(), 1);
+    else if (h.picks)
+      k.pick_pixels(y, x, readable, h.start.data(), c, h.outputs());
+    else
+      k.blend_pixels(y, x, readable, &table, c, h.outputs());
+  }
+
+  // Rows p0..p1-1 of y from a picture: each is blended down the columns, then along the row.
+  void rows_then_columns(const float* x, float* y, int64_t p0, int64_t p1) const {
+    const ResampleKernels& k = kernels().resample;
+    auto** rows = static_cast<const float**>(
+        thread_scratch(Slot::kRows, static_cast<size_t>(vertical.taps) * sizeof(float*)));
+    auto* blended = static_cast<float*>(
+        thread_scratch(Slot::kTile, static_cast<size_t>(line_in() + kernels().vl) * sizeof(float)));
+    for (int64_t p = p0; p < p1; ++p) {
+      float* to = y + p * line_out();
+      const float* from = x + vertical.start[p] * line_in();
+      if (vertical.picks) {
+        if (p > p0 && vertical.start[p] == vertical.start[p - 1])
+          k.copy_runs(to, 0, to - line_out(), 0, line_out(), 1);
+        else
+          along_row(to, from, end - from);
+        continue;
+      }
+      for (int32_t i = 0; i < vertical.count[p]; ++i) rows[i] = from + i * line_in();
+      k.blend_rows(horizontal.identity ? to : blended, rows, vertical.weights.data() + p * vertical.taps,
+                   vertical.count[p], line_in());
+      if (!horizontal.identity) along_row(to, blended, line_in() + kernels().vl);
+    }
+  }
+
+  // The other order: each input row is blended along the row once and kept in a ring, as long as the
+  // rows of y, whose first input row never goes back, need it.
+  void columns_then_rows(const float* x, float* y, int64_t p0, int64_t p1) const {
+    const ResampleKernels& k = kernels().resample;
+    const int64_t slots = vertical.taps;
+    auto** rows =
+        static_cast<const float**>(thread_scratch(Slot::kRows, static_cast<size_t>(slots) * sizeof(float*)));
+    auto* ring = static_cast<float*>(
+        thread_scratch(Slot::kTile, static_cast<size_t>(slots * line_out()) * sizeof(float)));
+    int64_t next = 0;
+    for (int64_t p = p0; p < p1; ++p) {
+      const int64_t first = vertical.start[p], last = first + vertical.count[p];
+      for (next = std::max(next, first); next < last; ++next) {
+        const float* from = x + next * line_in();
+        along_row(ring + next % slots * line_out(), from, end - from);
+      }
+      for (int64_t i = first; i < last; ++i) rows[i - first] = ring + i % slots * line_out();
+      k.blend_rows(y + p * line_out(), rows, vertical.weights.data() + p * vertical.taps, vertical.count[p],
+                   line_out());
+    }
+  }
+};
+
 }  // namespace
 
 void pad2d(const Pad2dSpec& s, const float* x, float* y) {
@@ -62,6 +131,68 @@ void pad2d(const Pad2dSpec& s, const float* x, float* y) {
       else
         pad_row(s, x + (l / height * s.h + row) * s.w * s.c, y + l * line);
     }
+  });
+}
+
+void concat(const std::vector<ConcatPart>& parts, int64_t rows, float* y) {
+  int64_t line = 0;
+  for (const ConcatPart& part : parts) line += part.columns;
+  if (rows * line == 0) return;
+  const double pieces = static_cast<double>(rows) * static_cast<double>(parts.size());
+  const int threads = threads_for(static_cast<double>(rows * line) * kMove + pieces * 2);
+  const auto copy = kernels().resample.copy_runs;
+  // Many short rows are shared out whole, a few long ones in pieces.
+  if (rows >= 8 * threads) {
+    const int64_t band = std::max<int64_t>(1, std::min<int64_t>(rows / (4 * threads), 65536 / line));
+    parallel_for((rows + band - 1) / band, threads, [&](int64_t task) {
+      const int64_t first = task * band, count = std::min(band, rows - first);
+      float* to = y + first * line;
+      for (const ConcatPart& part : parts) {
+        copy(to, line, part.x + first * part.columns, part.columns, part.columns, count);
+        to += part.columns;
+      }
+    });
+    return;
+  }
+  constexpr int64_t kPiece = 32768;
+  const int64_t tasks_per_row = (line + kPiece - 1) / kPiece;
+  parallel_for(rows * tasks_per_row, threads, [&](int64_t task) {
+    const int64_t row = task / tasks_per_row, begin = task % tasks_per_row * kPiece;
+    const int64_t end = std::min(line, begin + kPiece);
+    int64_t at = 0;
+    for (const ConcatPart& part : parts) {
+      const int64_t from = std::max(at, begin), to = std::min(at + part.columns, end);
+      if (from < to) copy(y + row * line + from, 0, part.x + row * part.columns + from - at, 0, to - from, 1);
+      at += part.columns;
+      if (at >= end) break;
+    }
+  });
+}
+
+void resize(int64_t n, int64_t c, const ResizeAxis& vertical, const ResizeAxis& horizontal,
+            bool columns_first, const float* x, float* y) {
+  const int64_t p = vertical.outputs(), q = horizontal.outputs();
+  if (n * c * p * q == 0) return;
+  const int64_t picture_in = vertical.size * horizontal.size * c, picture_out = p * q * c;
+  const Resizing job{vertical, horizontal, c, x + n * picture_in};
+  const bool narrow = c < kernels().vl;
+  const double along =
+      static_cast<double>(q * horizontal.taps) * (narrow ? 1.0 : static_cast<double>(c) / kernels().vl);
+  const double down = static_cast<double>(horizontal.size * vertical.taps * c) / kernels().vl;
+  const int threads = threads_for(static_cast<double>(n * p) * (along * 0.5 + down * 0.4 + 20));
+  // Bands must be high enough that few input rows are blended twice.
+  const int64_t least = columns_first ? 16 : 1;
+  const int64_t share = (n * p + 4 * threads - 1) / (4 * threads);
+  const int64_t band = std::min(p, std::max(least, std::min<int64_t>(share, 32)));
+  const int64_t bands = (p + band - 1) / band;
+  parallel_for(n * bands, threads, [&](int64_t task) {
+    const int64_t image = task / bands, p0 = task % bands * band, p1 = std::min(p, p0 + band);
+    const float* from = x + image * picture_in;
+    float* to = y + image * picture_out;
+    if (columns_first && !vertical.picks)
+      job.columns_then_rows(from, to, p0, p1);
+    else
+      job.rows_then_columns(from, to, p0, p1);
   });
 }
 

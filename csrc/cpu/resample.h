@@ -1,6 +1,7 @@
 // Padding, joining and resizing of pictures, NHWC.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 namespace cnnfast {
 
@@ -14,5 +15,29 @@ struct Pad2dSpec {
 };
 
 void pad2d(const Pad2dSpec& s, const float* x, float* y);
+
+// Arrays as matrices of the same number of rows, put side by side.
+struct ConcatPart {
+  const float* x;
+  int64_t columns;
+};
+void concat(const std::vector<ConcatPart>& parts, int64_t rows, float* y);
+
+// What each position along one axis of a resized picture is made of; made once per pair of sizes.
+struct ResizeAxis {
+  int64_t size;   // of the input
+  int64_t taps;   // weights per output, the unused ones being zero
+  bool picks;     // one tap of weight 1 each
+  bool identity;  // the output is the input
+  std::vector<int64_t> start;
+  std::vector<int32_t> count;
+  std::vector<float> weights;
+
+  int64_t outputs() const { return static_cast<int64_t>(start.size()); }
+};
+
+// columns_first: blend along rows before blending down columns.
+void resize(int64_t n, int64_t c, const ResizeAxis& vertical, const ResizeAxis& horizontal,
+            bool columns_first, const float* x, float* y);
 
 }  // namespace cnnfast

@@ -3,6 +3,7 @@
 from .activations import hard_swish, leaky_relu, relu, relu6, sigmoid, silu, tanh
 from .arithmetic import add, mul
 from .boxes import batched_nms, box_convert, box_iou, nms, soft_nms, weighted_nms
+from .concat import concat
 from .conv import (
     conv2d,
     conv2d_transpose,
@@ -16,6 +17,7 @@ from .packed import PackedWeights
 from .pad import pad2d
 from .pool import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
 from .registry import OPERATORS, Cost, Op, cost
+from .resize import resize
 from .roi import roi_align, roi_pool
 from .softmax import log_softmax, softmax
 
@@ -30,6 +32,7 @@ __all__ = [
     "batched_nms",
     "box_convert",
     "box_iou",
+    "concat",
     "conv2d",
     "conv2d_transpose",
     "cost",
@@ -51,6 +54,7 @@ __all__ = [
     "pad2d",
     "relu",
     "relu6",
+    "resize",
     "roi_align",
     "roi_pool",
     "sigmoid",

@@ -1,0 +1,83 @@
+"""Joining arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .registry import Array, Cost, Op, array, cached, elements, fail, integer, native
+
+
+@dataclass(frozen=True)
+class ConcatSpec:
+    """A checked join: shape of the result and the axis, counted from the front."""
+
+    out: tuple[int, ...]
+    axis: int
+
+
+@cached
+def infer_concat(shapes: tuple[tuple[int, ...], ...], axis: Any = -1) -> ConcatSpec:
+    """Validate a join of arrays of these shapes; see :func:`concat`."""
+    op = "concat"
+    if not shapes:
+        fail(op, "at least one array is needed")
+    first = shapes[0]
+    if not first:
+        fail(op, "arrays need at least one dimension", array_0=first)
+    axis = integer(op, "axis", axis, -len(first), len(first) - 1) % len(first)
+    for i, shape in enumerate(shapes):
+        if len(shape) != len(first):
+            fail(op, f"arrays must have {len(first)} dimensions", array_0=first, **{f"array_{i}": shape})
+        if shape[:axis] + shape[axis + 1 :] != first[:axis] + first[axis + 1 :]:
+            fail(op, f"sizes may differ along axis {axis} only", array_0=first, **{f"array_{i}": shape})
+    out = (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])
+    elements(op, *out)
+    return ConcatSpec(out, axis)
+
+
+def reference_concat(s: ConcatSpec, *arrays: Array) -> Array:
+    """The arrays one after the other along an axis."""
+    return np.concatenate(arrays, axis=s.axis)
+
+
+def _native_concat(s: ConcatSpec, *arrays: Array) -> Array:
+    return native().concat(arrays, s.axis)
+
+
+def _cost_concat(s: ConcatSpec) -> Cost:
+    return Cost(0.0, 8 * float(np.prod(s.out, dtype=float)))
+
+
+CONCAT = Op("concat", infer_concat, reference_concat, _native_concat, _cost_concat)
+
+
+def concat(arrays: Sequence[Any], axis: int = -1) -> Array:
+    """Join arrays along an axis that they have.
+
+    Parameters
+    ----------
+    arrays : sequence of array_like
+        One or more, of one element type (float32 or float64) and, along the other axes, one size.
+    axis : int
+        Negative numbers count from the back; the default joins channels.
+
+    Returns
+    -------
+    ndarray
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+    """
+    try:
+        parts = list(arrays)
+    except TypeError:
+        fail("concat", f"expected a sequence of arrays, got {type(arrays).__name__}")
+    for i, part in enumerate(parts):
+        parts[i] = array("concat", f"array {i}", part, parts[0] if i else None)
+    s = infer_concat(tuple([part.shape for part in parts]), axis)
+    return CONCAT(s, *parts)
