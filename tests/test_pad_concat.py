@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-<<<<<<< HEAD
-=======
-from cnnfast.errors import DTypeError, ShapeError
-from cnnfast.ops import concat, pad2d
->>>>>>> bdea2dc (resize (nearest, bilinear, antialiased) and concat)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cnnfast as cf
 from cnnfast.errors import DTypeError, ShapeError
-from cnnfast.ops import pad2d
+from cnnfast.ops import concat, pad2d
 
 MODES = ("zeros", "reflect", "replicate", "circular")
 NUMPY_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
