@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import cnnfast as cf
 import numpy as np
 import pytest
-from cnnfast.errors import DTypeError, ShapeError
-from cnnfast.ops import cost, resize
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import cnnfast as cf
+from cnnfast.errors import DTypeError, ShapeError
+from cnnfast.ops import cost, resize
 
 EPS = 2.0**-24
 KINDS = [
