@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from types import TracebackType
 from typing import Any
@@ -10,16 +11,15 @@ from typing import Any
 from .errors import BackendError
 
 _cpu: Any = None
+_cpu: Any = None
+_native_reason = ""
 try:
-    from . import _cpu  # type: ignore[no-redef]
-
-    _native_reason = ""
+    _cpu = importlib.import_module("cnnfast._cpu")
+except ModuleNotFoundError:
+    _native_reason = "the native module was not built"
 except ImportError as error:
-    _native_reason = (
-        str(error)
-        if "CNNFAST_ISA" in str(error)
-        else f"the native module was not built or cannot be loaded ({error})"
-    )
+    unsuitable_level = "CNNFAST_ISA" in str(error)
+    _native_reason = str(error) if unsuitable_level else f"the native module cannot be loaded: {error}"
 
 BACKENDS = ("numpy", "cpu", "cuda")
 _CUDA_REASON = "this build of cnnfast has no CUDA module"
