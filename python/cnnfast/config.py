@@ -11,7 +11,6 @@ from typing import Any
 from .errors import BackendError
 
 _cpu: Any = None
-_cpu: Any = None
 _native_reason = ""
 try:
     _cpu = importlib.import_module("cnnfast._cpu")
