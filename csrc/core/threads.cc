@@ -126,7 +126,8 @@ void Pool::work() {
     }
     seen = state >> 32;
     bool entered = false;
-    while ((state >> 32) == seen && !(state & kClosed) && (state & kCount) < helpers_.load(std::memory_order_relaxed)) {
+    while ((state >> 32) == seen && !(state & kClosed) &&
+           (state & kCount) < helpers_.load(std::memory_order_relaxed)) {
       if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
         entered = true;
         break;
