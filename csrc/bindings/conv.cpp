@@ -61,17 +61,17 @@ void bind_conv(py::module_& m) {
           without_gil([&] { depthwise_conv2d(s, xd, wd, epilogue, yd); });
           return y;
         });
-  m.def("conv2d_transpose", [](const ConvTransposeSpec& s, const Floats& x, const std::optional<Floats>& w,
+  m.def("conv2d_transpose", [](const ConvTransposeSpec& s, const Floats& x, const Floats& w,
                                const PackedTranspose* packed, const std::optional<Floats>& bias) {
     auto y = new_array({s.n, s.p, s.q, s.o});
     Epilogue epilogue = epilogue_of(bias, std::nullopt, kNone, 0.0f);
-    const float *xd = x.data(), *wd = data_or_null(w);
+    const float *xd = x.data(), *wd = w.data();
     float* yd = y.mutable_data();
     without_gil([&] {
       if (packed)
-        conv2d_transpose(s, xd, *packed, epilogue, yd);
+        conv2d_transpose(s, xd, wd, *packed, epilogue, yd);
       else
-        conv2d_transpose(s, xd, PackedTranspose(s, wd, num_threads()), epilogue, yd);
+        conv2d_transpose(s, xd, wd, PackedTranspose(s, wd, num_threads()), epilogue, yd);
     });
     return y;
   });

@@ -16,6 +16,9 @@ namespace {
 // Taps shorter than this are not worth tiles of their own at the edges.
 constexpr int64_t kSkipLength = 16;
 
+// Kernel rows at the border are copied, a block of pixels at a time: room for larger kernels would be megabytes.
+constexpr int64_t kPatchDepth = 1 << 14;
+
 struct ConvRows {
   const Conv2dSpec* s;
   const float* x;
@@ -144,8 +147,10 @@ const Choice kChoices[] = {
      },
      "1x1, stride 1, no padding"},
     {Algorithm::kKernelRows, "implicit GEMM over kernel rows",
-     [](const Conv2dSpec& s) { return s.groups == 1 && s.dw == 1 && s.kw > 1 && s.c <= 8; },
-     "at most 8 channels, no dilation: a kernel row is one contiguous run"},
+     [](const Conv2dSpec& s) {
+       return s.groups == 1 && s.dw == 1 && s.kw > 1 && s.c <= 8 && s.depth() <= kPatchDepth;
+     },
+     "at most 8 channels, no dilation, kernel not huge: a kernel row is one contiguous run"},
     {Algorithm::kImplicitGemm, "implicit GEMM", [](const Conv2dSpec&) { return true; }, "anything"},
 };
 

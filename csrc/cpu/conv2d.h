@@ -22,12 +22,18 @@ class PackedTranspose {
  public:
   PackedTranspose(const ConvTransposeSpec& spec, const float* w, int threads);
   PackedTranspose(PackedTranspose&&) = default;
+  bool finite() const {
+    for (const PackedMatrix& phase : phases_)
+      if (!phase.view().finite) return false;
+    return true;
+  }
   MatrixView phase(size_t i) const { return phases_[i].view(); }
 
  private:
   std::vector<PackedMatrix> phases_;
 };
-void conv2d_transpose(const ConvTransposeSpec& spec, const float* x, const PackedTranspose& w,
+// `plain` are the weights that were packed.
+void conv2d_transpose(const ConvTransposeSpec& spec, const float* x, const float* plain, const PackedTranspose& w,
                       const Epilogue& epilogue, float* y);
 
 // x rows x in, w in x out.

@@ -79,6 +79,33 @@ void fill_with_bias(const ConvTransposeSpec& s, const float* bias, float* y, int
   });
 }
 
+// From the definition, for weights that are not finite: 0 * inf is NaN, so the zeros that stand in for
+// pixels outside of x must not be multiplied.
+void by_definition(const ConvTransposeSpec& s, const float* x, const float* w, const float* bias, float* y,
+                   int threads) {
+  const int64_t cg = s.c / s.groups, og = s.o / s.groups;
+  parallel_for(s.n * s.p, threads, [&](int64_t line) {
+    const int64_t image = line / s.p, p = line % s.p;
+    for (int64_t q = 0; q < s.q; ++q) {
+      float* to = y + (line * s.q + q) * s.o;
+      std::fill_n(to, s.o, 0.0f);
+      for (int64_t i = 0; i < s.kh; ++i)
+        for (int64_t j = 0; j < s.kw; ++j) {
+          const int64_t row = p + s.pt - i * s.dh, column = q + s.pl - j * s.dw;
+          if (row < 0 || row % s.sh || row / s.sh >= s.h || column < 0 || column % s.sw || column / s.sw >= s.w)
+            continue;
+          const float* from = x + ((image * s.h + row / s.sh) * s.w + column / s.sw) * s.c;
+          for (int64_t o = 0; o < s.o; ++o) {
+            const float *a = from + o / og * cg, *b = w + ((i * s.kw + j) * og + o % og) * s.c + o / og * cg;
+            for (int64_t c = 0; c < cg; ++c) to[o] += a[c] * b[c];
+          }
+        }
+      if (bias)
+        for (int64_t o = 0; o < s.o; ++o) to[o] += bias[o];
+    }
+  });
+}
+
 }  // namespace
 
 PackedTranspose::PackedTranspose(const ConvTransposeSpec& s, const float* w, int threads) {
@@ -93,13 +120,14 @@ PackedTranspose::PackedTranspose(const ConvTransposeSpec& s, const float* w, int
     }
 }
 
-void conv2d_transpose(const ConvTransposeSpec& s, const float* x, const PackedTranspose& w,
+void conv2d_transpose(const ConvTransposeSpec& s, const float* x, const float* plain, const PackedTranspose& w,
                       const Epilogue& epilogue, float* y) {
   if (s.n * s.p * s.q * s.o == 0) return;
   if (verbose()) say_choice("conv2d_transpose", "one indirect GEMM per output phase", "anything");
   const double flops = 2.0 * static_cast<double>(s.n * s.h * s.w) * static_cast<double>(s.kh * s.kw) *
                        static_cast<double>(s.c) * static_cast<double>(s.o / s.groups);
   const int threads = threads_for(gemm_nanoseconds(flops));
+  if (!w.finite()) return by_definition(s, x, plain, epilogue.bias, y, threads);
   const float* zero = zeros(static_cast<size_t>(s.c));
   const std::vector<AxisPhase> ys = axis_phases(s.kh, s.sh, s.dh), xs = axis_phases(s.kw, s.sw, s.dw);
   std::vector<PhaseRows> rows;

@@ -14,6 +14,9 @@ constexpr int64_t kChunk = 512;
 // Rows of one block: their slice of A stays in the second-level cache while all panels pass.
 constexpr int64_t kBlockRows = 96;
 
+// Pointers of one block: kernels of very many taps take fewer rows at once.
+constexpr int64_t kBlockPointers = 1 << 20;
+
 // Up to this many output rows plain weights are not worth packing for one call.
 constexpr int64_t kPlainRows = 96;
 
@@ -146,8 +149,11 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
   const MatrixView& b = gemms[0].b;  // all have the same groups and columns
   const int64_t panels = panel_count(b.columns, k.vl, k.gemm.max_vectors, b.row_stride != 0);
   const int64_t units = panels * b.groups;
-  int64_t rows = 0;
-  for (int64_t i = 0; i < count; ++i) rows = std::max(rows, gemms[i].rows);
+  int64_t rows = 0, taps = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    rows = std::max(rows, gemms[i].rows);
+    taps = std::max(taps, gemms[i].taps);
+  }
   if (rows == 0 || units == 0) return;
   // Enough blocks that the threads end together, but none so small that B is read for few rows.
   int64_t block_rows = kBlockRows;
@@ -155,6 +161,7 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
     block_rows = ceil_div(ceil_div(rows, 4 * threads), k.gemm.tile_rows) * k.gemm.tile_rows;
     block_rows = std::max<int64_t>(std::min(block_rows, kBlockRows), 2 * k.gemm.tile_rows);
   }
+  block_rows = std::min(block_rows, std::max<int64_t>(1, kBlockPointers / (taps + 2)));
   const int64_t row_blocks = ceil_div(rows, block_rows);
   int64_t unit_blocks = 1;
   if (b.row_stride && rows <= k.gemm.sweep_rows)

@@ -107,6 +107,12 @@ def _spec_numbers(
     return [*x, *kernel, o, groups, *s, *d, pads[0][0], pads[1][0], out[1], out[2]]
 
 
+def _bounded(steps: tuple[int, int], size: tuple[int, int], pads: Pads) -> tuple[int, int]:
+    """Strides and dilations beyond the padded picture say no more than its size, and cannot overflow."""
+    rows, columns = (max(1, n + sum(p)) for n, p in zip(size, pads, strict=True))
+    return min(steps[0], rows), min(steps[1], columns)
+
+
 @cached
 def infer_conv2d(
     x: tuple[int, ...],
@@ -142,6 +148,7 @@ def infer_conv2d(
     out = (n, p, q, o)
     elements(op, n, h + sum(pads[0]), width + sum(pads[1]), c)
     elements(op, *out)
+    s, d = _bounded(s, (h, width), pads), _bounded(d, (h, width), pads)
     extra = _check_vectors(op, o, out, b, residual)
     module = native()
     numbers = _spec_numbers(x, (kh, kw), o, groups, s, d, pads, out)
@@ -201,17 +208,18 @@ def infer_conv2d_transpose(
     pads = resolve_padding(op, padding, (h, width), (kh, kw), s, d)
     if min(h, width) < 1:
         fail(op, "x must have at least one row and one column", x=x)
-    size = []
+    size, uncut = [], []
     for axis, i, k in (("height", h, kh), ("width", width, kw)):
         a = 0 if axis == "height" else 1
         if extra_rows[a] >= max(s[a], d[a]):
             fail(op, f"output_padding in {axis} must be below stride or dilation, got {extra_rows[a]}")
-        m = (i - 1) * s[a] + d[a] * (k - 1) + 1 + extra_rows[a] - sum(pads[a])
-        if m < 1:
+        full = (i - 1) * s[a] + d[a] * (k - 1) + 1 + extra_rows[a]
+        if full <= sum(pads[a]):
             fail(op, f"the padding leaves no output in {axis}", x=x, weight=w)
-        size.append(m)
+        size.append(full - sum(pads[a]))
+        uncut.append(full)
     out = (n, size[0], size[1], og * groups)
-    elements(op, *out)
+    elements(op, n, *uncut, og * groups)
     extra = _check_vectors(op, out[3], out, b, None)
     module = native()
     numbers = _spec_numbers(x, (kh, kw), out[3], groups, s, d, pads, out)
@@ -446,7 +454,7 @@ def conv2d(
     """
     x = array("conv2d", "x", x)
     if flip:
-        plain = w.array if isinstance(w, PackedWeights) else array("conv2d", "weight", w, x)
+        plain, _ = unpack("conv2d", w, x, (groups,))
         rank("conv2d", "weight", plain.shape, "KH,KW,C_in/groups,C_out")
         w = np.ascontiguousarray(plain[::-1, ::-1])
     w, packed = unpack("conv2d", w, x, (groups,))
@@ -458,7 +466,8 @@ def conv2d(
         x, padding = _pad_by_mode(x, w, stride, padding, dilation, padding_mode)
     key = (x.shape, w.shape, shape_of(b), shape_of(residual), stride, padding, dilation, groups, activation)
     try:
-        s = infer_conv2d.quick(*key)
+        plain = type(stride) is not tuple and type(padding) is not tuple and type(dilation) is not tuple
+        s = (infer_conv2d.quick if plain else infer_conv2d)(*key)
     except TypeError:  # a list among the parameters, or a wrong one that is now reported
         s = infer_conv2d(*key)
     return CONV2D(s, x, w, packed, b, residual)

@@ -73,8 +73,11 @@ def array(op: str, name: str, value: Any, like: Array | None = None) -> Array:
     DTypeError
         For any other element type, or one that differs from that of ``like``.
     """
-    if type(value) is np.ndarray and value.dtype is F32 and value.flags.c_contiguous:
+    plain = type(value) is np.ndarray and value.dtype is F32
+    if plain and (flags := value.flags).c_contiguous and flags.aligned:
         a = value
+        if _State.backend is None:
+            current_backend()  # the device is checked before everything else
     else:
         a = _convert(op, name, value)
     if like is not None and a.dtype != like.dtype:
@@ -106,6 +109,15 @@ def shape_of(a: Array | None) -> tuple[int, ...] | None:
     return None if a is None else a.shape
 
 
+_SIMPLE = frozenset((int, float, bool, str, type(None)))
+_INT = frozenset((int,))
+
+
+def _exact(value: Any) -> bool:
+    """Whether a cache key tells the value from others: within a tuple, 1.0 and True would pass for 1."""
+    if type(value) is tuple:
+        return all(type(v) is int or (type(v) is tuple and _exact(v)) for v in value)
+    return type(value).__hash__ is not None
 
 
 def hashable(value: Any) -> Any:
@@ -120,19 +132,26 @@ def hashable(value: Any) -> Any:
 def cached(infer: Callable[..., Any]) -> Any:
     """Cache a shape rule by its arguments; lists count as tuples.
 
-    ``wrapper.quick`` is the cache alone: it raises TypeError for lists, and costs half as much.
+    ``wrapper.quick`` is the cache alone, at half the cost: it raises TypeError for lists, and takes
+    ``(1.0, True)`` for ``(1, 1)`` once it has seen that; for arguments without tuples of the user's.
     """
     remembered = functools.lru_cache(maxsize=4096, typed=True)(infer)
 
     @functools.wraps(infer)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        try:
+        for value in (*args, *kwargs.values()):
+            if type(value) is tuple:
+                if not (_INT.issuperset(map(type, value)) or _exact(value)):
+                    break
+            elif type(value) not in _SIMPLE:
+                break
+        else:
             return remembered(*args, **kwargs)
-        except TypeError as error:
-            if "unhashable" not in str(error):
-                raise
         args = tuple(hashable(a) for a in args)
-        return remembered(*args, **{k: hashable(v) for k, v in kwargs.items()})
+        kwargs = {k: hashable(v) for k, v in kwargs.items()}
+        if all(map(_exact, args)) and all(map(_exact, kwargs.values())):
+            return remembered(*args, **kwargs)
+        return infer(*args, **kwargs)
 
     wrapper.quick = remembered  # type: ignore[attr-defined]
     return wrapper
