@@ -7,14 +7,15 @@ import os
 import random
 import time
 
-import cnnfast as cf
 import numpy as np
-import problems
 import pytest
-from cnnfast.errors import DTypeError, ShapeError
-from cnnfast.ops import conv2d, pack_conv2d
 from hypothesis import given, note, seed, settings
 from hypothesis import strategies as st
+
+import cnnfast as cf
+import problems
+from cnnfast.errors import DTypeError, ShapeError
+from cnnfast.ops import conv2d, pack_conv2d
 from problems import Problem
 
 ACTIVATIONS = (None, "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "hard_swish")
@@ -645,7 +646,8 @@ REFUSED = [
     (
         (f32(1, 8, 8, 4), f32(3, 3, 4, 2)),
         {"activation": "swish"},
-        "conv2d: activation must be one of None, 'relu'",
+        "conv2d: activation must be one of 'relu', 'relu6', 'leaky_relu', 'sigmoid', 'tanh', 'silu', 'hard_swish', "
+        "got 'swish'",
     ),
     (
         (f32(1, 8, 8, 4), f32(3, 3, 4, 2)),
@@ -667,7 +669,7 @@ REFUSED = [
 def test_messages(backend: str, arrays: tuple, parameters: dict, message: str) -> None:
     with pytest.raises(ShapeError) as caught:
         conv2d(*arrays, **parameters)
-    if message.endswith(("...", "'relu'", "array", "got 8")):
+    if message.endswith(("array", "got 8")):
         assert message in str(caught.value)
     else:
         assert str(caught.value) == message

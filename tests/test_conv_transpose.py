@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import cnnfast as cf
 import numpy as np
-import problems
 import pytest
-from cnnfast.errors import DTypeError, ShapeError
-from cnnfast.ops import conv2d, conv2d_transpose, pack_conv2d_transpose
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
+
+import cnnfast as cf
+import problems
+from cnnfast.errors import DTypeError, ShapeError
+from cnnfast.ops import conv2d, conv2d_transpose, pack_conv2d_transpose
 from problems import Problem
 
 TABLE = list(problems.chosen(problems.GENERAL, "conv2d_transpose"))

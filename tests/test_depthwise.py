@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-import cnnfast as cf
 import numpy as np
-import problems
 import pytest
+
+import cnnfast as cf
+import problems
 from cnnfast.errors import DTypeError, ShapeError
 from cnnfast.ops import conv2d, depthwise_conv2d, pack_conv2d
 from problems import Problem

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cnnfast as cf
 import numpy as np
 import pytest
+
+import cnnfast as cf
 from cnnfast import filters
 from cnnfast.ops import conv2d
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import cnnfast as cf
 import numpy as np
-import problems
 import pytest
+
+import cnnfast as cf
+import problems
 from cnnfast.errors import DTypeError, ShapeError
 from cnnfast.ops import gram_matrix, linear, pack_linear
 from problems import Problem

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import threading
 
-import cnnfast as cf
 import numpy as np
 import pytest
+
+import cnnfast as cf
 from cnnfast.errors import BackendError, CnnfastError, DTypeError, ShapeError
 from cnnfast.ops import registry
 

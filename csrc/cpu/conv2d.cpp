@@ -16,7 +16,8 @@ namespace {
 // Taps shorter than this are not worth tiles of their own at the edges.
 constexpr int64_t kSkipLength = 16;
 
-// Kernel rows at the border are copied, a block of pixels at a time: room for larger kernels would be megabytes.
+// Kernel rows at the border are copied, a block of pixels at a time: room for larger kernels would be
+// megabytes.
 constexpr int64_t kPatchDepth = 1 << 14;
 
 struct ConvRows {

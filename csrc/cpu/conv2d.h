@@ -33,8 +33,8 @@ class PackedTranspose {
   std::vector<PackedMatrix> phases_;
 };
 // `plain` are the weights that were packed.
-void conv2d_transpose(const ConvTransposeSpec& spec, const float* x, const float* plain, const PackedTranspose& w,
-                      const Epilogue& epilogue, float* y);
+void conv2d_transpose(const ConvTransposeSpec& spec, const float* x, const float* plain,
+                      const PackedTranspose& w, const Epilogue& epilogue, float* y);
 
 // x rows x in, w in x out.
 void linear(int64_t rows, int64_t in, int64_t out, const float* x, const float* w, const PackedMatrix* packed,

@@ -92,7 +92,8 @@ void by_definition(const ConvTransposeSpec& s, const float* x, const float* w, c
       for (int64_t i = 0; i < s.kh; ++i)
         for (int64_t j = 0; j < s.kw; ++j) {
           const int64_t row = p + s.pt - i * s.dh, column = q + s.pl - j * s.dw;
-          if (row < 0 || row % s.sh || row / s.sh >= s.h || column < 0 || column % s.sw || column / s.sw >= s.w)
+          if (row < 0 || row % s.sh || row / s.sh >= s.h || column < 0 || column % s.sw ||
+              column / s.sw >= s.w)
             continue;
           const float* from = x + ((image * s.h + row / s.sh) * s.w + column / s.sw) * s.c;
           for (int64_t o = 0; o < s.o; ++o) {
@@ -120,8 +121,8 @@ PackedTranspose::PackedTranspose(const ConvTransposeSpec& s, const float* w, int
     }
 }
 
-void conv2d_transpose(const ConvTransposeSpec& s, const float* x, const float* plain, const PackedTranspose& w,
-                      const Epilogue& epilogue, float* y) {
+void conv2d_transpose(const ConvTransposeSpec& s, const float* x, const float* plain,
+                      const PackedTranspose& w, const Epilogue& epilogue, float* y) {
   if (s.n * s.p * s.q * s.o == 0) return;
   if (verbose()) say_choice("conv2d_transpose", "one indirect GEMM per output phase", "anything");
   const double flops = 2.0 * static_cast<double>(s.n * s.h * s.w) * static_cast<double>(s.kh * s.kw) *

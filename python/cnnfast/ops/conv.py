@@ -466,8 +466,8 @@ def conv2d(
         x, padding = _pad_by_mode(x, w, stride, padding, dilation, padding_mode)
     key = (x.shape, w.shape, shape_of(b), shape_of(residual), stride, padding, dilation, groups, activation)
     try:
-        plain = type(stride) is not tuple and type(padding) is not tuple and type(dilation) is not tuple
-        s = (infer_conv2d.quick if plain else infer_conv2d)(*key)
+        simple = type(stride) is not tuple and type(padding) is not tuple and type(dilation) is not tuple
+        s = (infer_conv2d.quick if simple else infer_conv2d)(*key)
     except TypeError:  # a list among the parameters, or a wrong one that is now reported
         s = infer_conv2d(*key)
     return CONV2D(s, x, w, packed, b, residual)
