@@ -646,8 +646,8 @@ REFUSED = [
     (
         (f32(1, 8, 8, 4), f32(3, 3, 4, 2)),
         {"activation": "swish"},
-        "conv2d: activation must be one of 'relu', 'relu6', 'leaky_relu', 'sigmoid', 'tanh', 'silu', 'hard_swish', "
-        "got 'swish'",
+        "conv2d: activation must be one of 'relu', 'relu6', 'leaky_relu', 'sigmoid', 'tanh', 'silu', "
+        "'hard_swish', got 'swish'",
     ),
     (
         (f32(1, 8, 8, 4), f32(3, 3, 4, 2)),
