@@ -136,9 +136,14 @@ def cached(infer: Callable[..., Any]) -> Any:
     ``(1.0, True)`` for ``(1, 1)`` once it has seen that; for arguments without tuples of the user's.
     """
     remembered = functools.lru_cache(maxsize=4096, typed=True)(infer)
+    # The leading arguments are shapes of arrays, which need no second look.
+    kinds = [str(kind).startswith("tuple[int, ...]") for kind in infer.__annotations__.values()]
+    shapes = kinds.index(False) if False in kinds else len(kinds)
 
     @functools.wraps(infer)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not kwargs and _SIMPLE.issuperset(map(type, args[shapes:])):
+            return remembered(*args)
         for value in (*args, *kwargs.values()):
             if type(value) is tuple:
                 if not (_INT.issuperset(map(type, value)) or _exact(value)):
