@@ -143,8 +143,8 @@ int64_t make_keys(int64_t n, const float* boxes, const float* scores, uint64_t* 
 
 // --- grid ------------------------------------------------------------------------------------------
 
-constexpr int64_t kGridFrom = 400;  // boxes; fewer are faster in one list
-constexpr int64_t kPerCell = 24;    // boxes per cell aimed at
+constexpr int64_t kListed = 256;  // kept boxes from which on a grid is quicker than one list
+constexpr int64_t kPerCell = 24;  // boxes per cell aimed at
 
 // IoU > t bounds how far apart two centres are. With sides a and b the shorter is above t times the
 // longer, and the overlap above t times the longer is at most (a + b) / 2 - distance; so
@@ -157,7 +157,7 @@ struct Grid {
 
   // False where a plain list is the better choice.
   bool plan(int64_t n, const float* boxes, const uint64_t* keys, float threshold) {
-    if (n < kGridFrom || threshold < 0.1f) return false;
+    if (threshold < 0.1f) return false;
     double x0 = HUGE_VAL, y0 = HUGE_VAL, x1 = -HUGE_VAL, y1 = -HUGE_VAL, width = 0, height = 0;
     float least = HUGE_VALF, most = 0;
     int64_t used = 0;
@@ -174,7 +174,7 @@ struct Grid {
       width += w, height += h;
       ++used;
     }
-    if (used < kGridFrom || least < 1e-15f || most > 1e15f) return false;
+    if (least < 1e-15f || most > 1e15f) return false;
     const double reach = std::max(1.0 - threshold, 0.5 * (1.0 / threshold - 1.0)) + 1e-4;
     // Extents in units of the mean reach; cells are not made smaller than that.
     const double nx = (x1 - x0) / (reach * width / static_cast<double>(used));
@@ -195,6 +195,22 @@ struct Grid {
     return true;
   }
 
+  // Moves the list of kept boxes, at most kListed, into the cells.
+  void take(NmsJob* job, int64_t width) {
+    float box[kArea + 1][kListed];
+    const int64_t listed = job->listed;
+    for (int k = 0; k <= kArea; ++k) {
+      std::copy(job->columns[k], job->columns[k] + listed, box[k]);
+      std::memset(job->columns[k], 0, static_cast<size_t>(width) * sizeof(float));
+    }
+    for (int64_t i = 0; i < listed; ++i) {
+      const int64_t c = cell_of(box[kX1][i], box[kY1][i], box[kX2][i], box[kY2][i]);
+      const int64_t at = view.start[c] + view.count[c]++;
+      for (int k = 0; k <= kArea; ++k) job->columns[k][at] = box[k][i];
+    }
+    job->grid = view;
+  }
+
  private:
   // Every cell gets places for all the boxes whose centres it holds.
   void count_cells(int64_t n, const float* boxes, const uint64_t* keys) {
@@ -205,16 +221,17 @@ struct Grid {
     for (int64_t i = 0; i < n; ++i) {
       const float* box = boxes + 4 * static_cast<int64_t>(static_cast<uint32_t>(keys[i]));
       if (!(box[2] > box[0] && box[3] > box[1])) continue;
-      const double cx = 0.5 * (static_cast<double>(box[0]) + box[2]);
-      const double cy = 0.5 * (static_cast<double>(box[1]) + box[3]);
-      ++start[cell(cy, view.y0, view.y_scale, view.ny) * view.nx + cell(cx, view.x0, view.x_scale, view.nx) +
-              1];
+      ++start[cell_of(box[0], box[1], box[2], box[3]) + 1];
     }
     for (int64_t c = 0; c < cells; ++c) start[c + 1] += start[c];
     view.start = start;
     view.count = start + cells + 1;
   }
 
+  int64_t cell_of(double x1, double y1, double x2, double y2) const {
+    return cell(0.5 * (y1 + y2), view.y0, view.y_scale, view.ny) * view.nx +
+           cell(0.5 * (x1 + x2), view.x0, view.x_scale, view.nx);
+  }
   // The same steps as the kernel's.
   static int64_t cell(double place, double origin, double scale, int64_t cells) {
     const double c = (place - origin) * scale;
@@ -227,15 +244,21 @@ int64_t suppress(int64_t n, NmsJob job, int64_t width) {
   const BoxKernels& k = kernels().boxes;
   Grid grid;
   auto scan = k.nms_list;
-  if (grid.plan(n, job.boxes, job.keys, job.threshold)) {
-    scan = k.nms_grid;
-    job.grid = grid.view;
-    for (int c = 0; c <= kArea; ++c)
-      std::memset(job.columns[c], 0, static_cast<size_t>(width) * sizeof(float));
-  }
   constexpr int64_t kPiece = 4096;
-  parallel_for((n + kPiece - 1) / kPiece, 1,
-               [&](int64_t piece) { scan(&job, piece * kPiece, std::min(n, (piece + 1) * kPiece)); });
+  job.listed_limit = kListed;
+  parallel_for((n + kPiece - 1) / kPiece, 1, [&](int64_t piece) {
+    const int64_t end = std::min(n, (piece + 1) * kPiece);
+    int64_t next = scan(&job, piece * kPiece, end);
+    if (next < end || job.listed == job.listed_limit) {
+      // Many boxes stay: from here on look at the near ones only, if that can be done.
+      job.listed_limit = 0;
+      if (n - next > kListed && grid.plan(n, job.boxes, job.keys, job.threshold)) {
+        grid.take(&job, width);
+        scan = k.nms_grid;
+      }
+      if (next < end) scan(&job, next, end);
+    }
+  });
   return job.kept_count;
 }
 

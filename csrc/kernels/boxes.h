@@ -29,6 +29,7 @@ struct NmsJob {
   float threshold;
   float* columns[kArea + 1];  // of the kept boxes that can suppress others
   int64_t listed;             // how many those are (without a grid)
+  int64_t listed_limit;       // the list stops when it has this many; 0: never
   int64_t* kept;              // numbers of all kept boxes
   int64_t kept_count;
   NmsGrid grid;
@@ -48,9 +49,10 @@ struct SoftNmsJob {
 struct BoxKernels {
   // out[j] for every box of the columns; `a` has one value per column.
   void (*iou_row)(const float* const* columns, const float* a, int64_t m, int kind, float* out);
-  // Boxes keys[begin..end) one after the other; the job carries what was kept so far.
-  void (*nms_list)(NmsJob*, int64_t begin, int64_t end);
-  void (*nms_grid)(NmsJob*, int64_t begin, int64_t end);
+  // Boxes keys[begin..end) one after the other; the job carries what was kept so far. They give the
+  // first box not looked at.
+  int64_t (*nms_list)(NmsJob*, int64_t begin, int64_t end);
+  int64_t (*nms_grid)(NmsJob*, int64_t begin, int64_t end);
   // First listed box whose IoU with `box` is above the threshold, or -1.
   int64_t (*nms_first)(const NmsJob*, const float* box);
   // Place of the best score (the first of equal ones), or -1.

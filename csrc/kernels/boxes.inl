@@ -140,7 +140,7 @@ CNNFAST_INLINE bool measure_box(const float* box, float* values) {
   return values[cnnfast::kArea] > 0 && values[cnnfast::kArea] <= __FLT_MAX__;
 }
 
-static void nms_list(cnnfast::NmsJob* job, int64_t begin, int64_t end) {
+static int64_t nms_list(cnnfast::NmsJob* job, int64_t begin, int64_t end) {
   const vf threshold = splat(job->threshold);
   for (int64_t i = begin; i < end; ++i) {
     const uint32_t number = static_cast<uint32_t>(job->keys[i]);
@@ -154,7 +154,9 @@ static void nms_list(cnnfast::NmsJob* job, int64_t begin, int64_t end) {
       }
     }
     job->kept[job->kept_count++] = number;
+    if (job->listed == job->listed_limit && job->listed) return i + 1;
   }
+  return end;
 }
 
 CNNFAST_INLINE int64_t grid_cell(double place, double origin, double scale, int64_t cells) {
@@ -162,7 +164,7 @@ CNNFAST_INLINE int64_t grid_cell(double place, double origin, double scale, int6
   return cell <= 0 ? 0 : cell >= static_cast<double>(cells - 1) ? cells - 1 : static_cast<int64_t>(cell);
 }
 
-static void nms_grid(cnnfast::NmsJob* job, int64_t begin, int64_t end) {
+static int64_t nms_grid(cnnfast::NmsJob* job, int64_t begin, int64_t end) {
   const cnnfast::NmsGrid& grid = job->grid;
   const vf threshold = splat(job->threshold);
   for (int64_t i = begin; i < end; ++i) {
@@ -191,6 +193,7 @@ static void nms_grid(cnnfast::NmsJob* job, int64_t begin, int64_t end) {
     }
     job->kept[job->kept_count++] = number;
   }
+  return end;
 }
 
 static int64_t nms_first(const cnnfast::NmsJob* job, const float* box) {

@@ -4,7 +4,7 @@
 
 #include "harness.h"
 
-CNNFAST_EXPECT_KERNELS(BoxKernels, void (*iou_row)(); void (*nms_list)(); void (*nms_grid)();
+CNNFAST_EXPECT_KERNELS(BoxKernels, void (*iou_row)(); int64_t (*nms_list)(); int64_t (*nms_grid)();
                        int64_t (*nms_first)(); int64_t (*soft_nms_round)(); void (*angles)();)
 CNNFAST_EXPECT_KERNELS(RoiKernels, void (*pool_row)(); void (*align_row)();)
 
