@@ -323,6 +323,15 @@ def test_same_boxes_at_every_scale_and_offset(native, rng):
             same(ops.nms(case, scores, threshold), on("numpy", ops.nms, case, scores, threshold))
 
 
+def test_crowd_first_then_many_that_stay(native, rng):
+    """The list of kept boxes turns into a grid late, in the middle of a piece of work."""
+    crowd, loners = random_boxes(rng, 4500, "dense"), random_boxes(rng, 1200, "sparse")
+    boxes = np.concatenate([crowd[0], loners[0]])
+    scores = np.concatenate([crowd[1] + 1, loners[1]])
+    for threshold in (0.05, 0.5):
+        same(ops.nms(boxes, scores, threshold), on("numpy", ops.nms, boxes, scores, threshold))
+
+
 def test_nan_and_infinity(backend):
     boxes = boxes32(
         [
