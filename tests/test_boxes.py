@@ -448,8 +448,11 @@ def test_class_types(backend, rng, dtype):
     boxes, scores = random_boxes(rng, 200, "dense")
     classes = rng.integers(0, 4, 200).astype(dtype)
     expected = sorted(
-        (int(i) for c in range(4) for i in np.flatnonzero(classes == c)[
-            ops.nms(boxes[classes == c], scores[classes == c], 0.5)]),
+        (
+            int(i)
+            for c in range(4)
+            for i in np.flatnonzero(classes == c)[ops.nms(boxes[classes == c], scores[classes == c], 0.5)]
+        ),
         key=lambda i: (-scores[i], i),
     )
     assert ops.batched_nms(boxes, scores, classes, 0.5).tolist() == expected

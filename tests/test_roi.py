@@ -31,9 +31,7 @@ def scalar_roi_pool(x, boxes, size, scale=1.0):
             rows = range(y1 + i * height // p, y1 - (-(i + 1) * height // p))
             for j in range(q):
                 columns = range(x1 + j * width // q, x1 - (-(j + 1) * width // q))
-                values = [
-                    x[int(image), a, b] for a in rows for b in columns if 0 <= a < h and 0 <= b < w
-                ]
+                values = [x[int(image), a, b] for a in rows for b in columns if 0 <= a < h and 0 <= b < w]
                 if values:
                     out[k, i, j] = np.max(values, axis=0)
     return out
