@@ -783,7 +783,7 @@ def test_fuzz() -> None:
     deadline = time.monotonic() + TIME_BOX
 
     @seed(SEED)
-    @settings(max_examples=1_000_000 if TIME_BOX > 60 else 150, deadline=None, database=None)
+    @settings(max_examples=int(50 * TIME_BOX), deadline=None, database=None)
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         small = st.integers(1, 9)
