@@ -222,6 +222,8 @@ def test_requests_of_2_to_the_40_elements_and_more(backend: str) -> None:
             cf.ops.conv2d_transpose(x, w, stride=padding)
         with pytest.raises((cf.errors.ShapeError, MemoryError)):
             cf.ops.pad2d(x, padding)
+        with pytest.raises((cf.errors.ShapeError, MemoryError)):
+            cf.ops.resize(x, (padding, padding))
 
 
 LEAKS = """
@@ -245,7 +247,10 @@ good = [
     lambda: cf.ops.max_pool2d(large, 3, stride=2, padding=1),
     lambda: cf.ops.softmax(x),
     lambda: cf.ops.local_response_norm(x),
+    lambda: cf.ops.resize(x, (20, 9)),
     lambda: cf.ops.nms(boxes, boxes[:, 0], 0.5),
+    lambda: cf.ops.batched_nms(boxes, boxes[:, 0], np.arange(20) % 3, 0.5),
+    lambda: cf.ops.roi_align(large, np.float32([[0, 1, 1, 9, 9]]), (3, 3)),
 ]
 bad = [
     lambda: cf.ops.conv2d(x, wrong),

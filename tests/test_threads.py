@@ -42,6 +42,7 @@ def problems(rng: np.random.Generator) -> list[Callable[[], np.ndarray]]:
         lambda: ops.softmax(image),
         lambda: ops.local_response_norm(image),
         lambda: ops.add(x, x),
+        lambda: ops.resize(stem, (90, 110)),
         lambda: ops.box_iou(boxes, boxes),
         lambda: ops.nms(boxes, boxes[:, 0], 0.5),
         lambda: ops.relu(stem[:, :3, :3]),
