@@ -1,11 +1,62 @@
-// Moving pixels: copies must be exact and touch nothing else.
+// Moving pixels: copies must be exact and touch nothing else. Blends differ by the rounding of their sums.
 #include "harness.h"
 
-CNNFAST_EXPECT_KERNELS(ResampleKernels, void (*copy_runs)(); void (*copy_pixels)(); void (*fill)();)
+CNNFAST_EXPECT_KERNELS(ResampleKernels, void (*copy_runs)(); void (*copy_pixels)(); void (*fill)();
+                       void (*blend_rows)(); void (*blend_pixels)(); void (*pick_pixels)();)
 
 namespace compare {
+namespace {
+
+void compare_blends(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {
+  Random random(6);
+  for (int64_t count : {1, 3, 4, 7, 8, 15, 16, 17, 33, 129})
+    for (int64_t n : {1, 2, 5}) {
+      std::vector<Floats> rows;
+      std::vector<const float*> pointers;
+      for (int64_t r = 0; r < n; ++r) rows.push_back(random.floats(count, guard));
+      for (const Floats& row : rows) pointers.push_back(row.data());
+      const Floats weights = random.floats(n, guard);
+      Floats expected(count, guard), got(count, guard);
+      base.resample.blend_rows(expected.data(), pointers.data(), weights.data(), n, count);
+      level.resample.blend_rows(got.data(), pointers.data(), weights.data(), n, count);
+      // Values and weights are at most 1; each sum rounds twice per term without FMA.
+      const std::vector<double> bounds(static_cast<size_t>(count),
+                                       2.0 * static_cast<double>(n) * static_cast<double>(n) * kUnit);
+      report.same("blend_rows", expected.data(), got.data(), count, &bounds);
+    }
+
+  for (int64_t c : {1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 40})
+    for (int64_t taps : {1, 2, 3, 7})
+      for (int64_t n : {1, 4, 7, 19}) {
+        const int64_t width = 23, readable = width * c;
+        const Floats x = random.floats(readable, guard);
+        std::vector<int64_t> start;
+        std::vector<int32_t> counts;
+        Floats weights = random.floats(n * taps, guard);
+        for (int64_t i = 0; i < n; ++i) {
+          counts.push_back(static_cast<int32_t>(1 + random.below(taps)));
+          // Ascending, and the last output reads up to the end of x.
+          start.push_back((width - taps) * i / (n > 1 ? n - 1 : 1) + (taps - counts.back()));
+          for (int64_t k = counts.back(); k < taps; ++k) weights.data()[i * taps + k] = 0;
+        }
+        const cnnfast::ResampleTable table{start.data(), counts.data(), weights.data(), taps};
+        Floats expected(n * c, guard), got(n * c, guard);
+        base.resample.blend_pixels(expected.data(), x.data(), readable, &table, c, n);
+        level.resample.blend_pixels(got.data(), x.data(), readable, &table, c, n);
+        const std::vector<double> bounds(static_cast<size_t>(n * c),
+                                         2.0 * static_cast<double>(taps) * static_cast<double>(taps) * kUnit);
+        report.same("blend_pixels", expected.data(), got.data(), n * c, &bounds);
+
+        base.resample.pick_pixels(expected.data(), x.data(), readable, start.data(), c, n);
+        level.resample.pick_pixels(got.data(), x.data(), readable, start.data(), c, n);
+        report.same("pick_pixels", expected.data(), got.data(), n * c);
+      }
+}
+
+}  // namespace
 
 void compare_resample(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {
+  compare_blends(base, level, guard, report);
   Random random(5);
   for (int64_t count : {1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 64, 129, 600})
     for (int64_t rows : {1, 4}) {
