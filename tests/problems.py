@@ -466,8 +466,11 @@ def activated(name: str | None, y: np.ndarray) -> np.ndarray:
     }[name](y)
 
 
+EVERY = slice(None)
+
+
 def answer(
-    p: Problem, arrays: dict[str, np.ndarray], pixels: Pixels | None = None, channels: Any = slice(None)
+    p: Problem, arrays: dict[str, np.ndarray], pixels: Pixels | None = None, channels: Any = EVERY
 ) -> tuple[np.ndarray, np.ndarray]:
     """The float64 answer and the scale of its errors: the sum of the absolute products and bias."""
     if pixels is None and p.op not in ("linear", "gram_matrix"):
@@ -491,7 +494,7 @@ def some_channels(p: Problem, count: int) -> Any:
     return np.concatenate([[0], np.sort(others), [channels - 1]])
 
 
-def at(p: Problem, y: np.ndarray, pixels: Pixels | None = None, channels: Any = slice(None)) -> np.ndarray:
+def at(p: Problem, y: np.ndarray, pixels: Pixels | None = None, channels: Any = EVERY) -> np.ndarray:
     """A result in the layout of :func:`answer`."""
     assert y.shape == p.out, (y.shape, p.out)
     if p.op == "gram_matrix":
