@@ -33,6 +33,32 @@ inline void cpu_relax() {
 #endif
 }
 
+#if defined(__linux__)
+// A scheduler may wake a worker on the very processor its caller keeps busy, and leave it there for
+// milliseconds. Such a worker moves away, to the other processors it was allowed when it began.
+class Placement {
+ public:
+  Placement() { known_ = sched_getaffinity(0, sizeof allowed_, &allowed_) == 0; }
+  void avoid(int cpu) {
+    if (!known_ || cpu < 0 || cpu >= CPU_SETSIZE || sched_getcpu() != cpu) return;
+    cpu_set_t others = allowed_;
+    CPU_CLR(cpu, &others);
+    if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof others, &others);
+  }
+
+ private:
+  cpu_set_t allowed_;
+  bool known_ = false;
+};
+int this_cpu() { return sched_getcpu(); }
+#else
+class Placement {
+ public:
+  void avoid(int) {}
+};
+int this_cpu() { return -1; }
+#endif
+
 // state_ = epoch << 32 | closed << 31 | number of workers inside the job. A worker enters by raising
 // the count while the job is open; the caller closes it and waits for the count to fall to zero, so
 // it never waits for a worker that is still asleep.
@@ -66,6 +92,7 @@ class Pool {
   void* context_ = nullptr;
   int64_t tasks_ = 0;
   std::atomic<uint64_t> helpers_{0};  // a worker that comes late may still look at it
+  std::atomic<int> caller_cpu_{-1};
   std::atomic<int64_t> next_{0};
   std::atomic<bool> out_of_memory_{false};
   bool interrupted_ = false;
@@ -110,6 +137,7 @@ void Pool::take_tasks(bool may_interrupt) {
 
 void Pool::work() {
   t_inside = true;
+  Placement placement;
   uint64_t seen = 0;
   for (;;) {
     uint64_t state = state_.load(std::memory_order_acquire);
@@ -125,6 +153,7 @@ void Pool::work() {
       state = state_.load(std::memory_order_acquire);
     }
     seen = state >> 32;
+    placement.avoid(caller_cpu_.load(std::memory_order_relaxed));
     bool entered = false;
     while ((state >> 32) == seen && !(state & kClosed) &&
            (state & kCount) < helpers_.load(std::memory_order_relaxed)) {
@@ -144,6 +173,7 @@ void Pool::run(int64_t tasks, int helpers, TaskFn fn, void* context) {
   context_ = context;
   tasks_ = tasks;
   helpers_.store(static_cast<uint64_t>(helpers), std::memory_order_relaxed);
+  caller_cpu_.store(this_cpu(), std::memory_order_relaxed);
   interrupted_ = false;
   out_of_memory_.store(false, std::memory_order_relaxed);
   next_.store(0, std::memory_order_relaxed);
