@@ -126,7 +126,7 @@ CallWeights::CallWeights(const float* w, int64_t rows, int64_t groups, int64_t d
                          int threads) {
   const KernelTable& k = kernels();
   const int64_t tail = columns % k.vl;
-  // A single whole panel lies in memory as if packed; of several, few rows (measured) do not repay packing.
+  // A single whole panel lies in memory as if packed; of several, few rows do not repay packing.
   const bool single = columns * groups <= k.vl * k.gemm.max_vectors && tail == 0;
   if (!single && rows > kPlainRows) {
     packed_.emplace(&w, 1, depth, groups, columns, columns, columns * groups, 1, threads);
