@@ -164,6 +164,7 @@ def reference_resize(s: ResizeSpec, x: Array) -> Array:
     """y[n,p,q,c] = sum over i,j of a[p,i] b[q,j] x[n,i,j,c], one axis after the other."""
     if 0 in s.out:
         return np.zeros(s.out, x.dtype)
+    np.empty(s.out, x.dtype)  # a result that does not fit fails before the tables are made
     vertical, horizontal = s.axes()
     if s.columns_first:
         return _blend(_blend(x, horizontal, 2), vertical, 1)
@@ -173,6 +174,8 @@ def reference_resize(s: ResizeSpec, x: Array) -> Array:
 def _native_resize(s: ResizeSpec, x: Array) -> Array:
     if 0 in s.out:  # sizes without pixels need no tables, however large
         return np.zeros(s.out, x.dtype)
+    if max(s.out) > 1 << 20:
+        np.empty(s.out, x.dtype)  # a result that does not fit fails before the tables are made
     vertical, horizontal = s.axes()
     return native().resize(x, vertical.native, horizontal.native, s.columns_first)
 
