@@ -193,9 +193,10 @@ def test_ctrl_c(native: None, tmp_path: Path) -> None:
     Image.new("L", (3000, 3000)).save(picture)
     kernel = ";".join([",".join(["1"] * 150)] * 150)
     program = f"""
-        import sys
+        import signal, sys
         from cnnfast.cli import main
         import cnnfast.cli.filter
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         print("ready", flush=True)
         sys.exit(main(["filter", {str(picture)!r}, "--kernel", {kernel!r}, "-o", {str(out)!r}]))
     """

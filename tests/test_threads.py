@@ -174,9 +174,10 @@ def test_fork_after_threads_ran(native: None, threads: int, when: str) -> None:
 
 
 INTERRUPT = """
-import sys, time
+import signal, sys, time
 import numpy as np, cnnfast as cf
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 cf.set_num_threads(int(sys.argv[1]))
 x, w = np.ones((1, 512, 512, 64), np.float32), np.ones((63, 63, 64, 64), np.float32)
 small = np.ones((1, 40, 40, 32), np.float32), np.ones((3, 3, 32, 64), np.float32)

@@ -20,30 +20,68 @@ inline const float* data_or_null(const std::optional<Floats>& array) {
   return array ? array->data() : nullptr;
 }
 
+// What operators take without a look: an ndarray itself (no subclass) of native float32, C-contiguous and
+// aligned.
+inline bool is_plain(PyObject* value) {
+  const auto& api = py::detail::npy_api::get();
+  if (Py_TYPE(value) != api.PyArray_Type_) return false;
+  static PyObject* const float32 = py::dtype::of<float>().release().ptr();  // one for the process
+  constexpr int kWanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  const auto* array = py::detail::array_proxy(value);
+  return array->descr == float32 && (array->flags & kWanted) == kWanted;
+}
+
 // An uninitialised C-contiguous array on recycled memory, which goes back when NumPy drops the array.
+// Every call makes one, so it goes to NumPy's C interface directly.
 template <class T = float>
-py::array_t<T> new_array(const std::vector<py::ssize_t>& shape) {
+py::array_t<T> new_array(const py::ssize_t* shape, size_t rank) {
   size_t bytes = sizeof(T);
-  for (py::ssize_t d : shape)
-    if (__builtin_mul_overflow(bytes, static_cast<size_t>(d), &bytes)) throw std::bad_alloc();
+  for (size_t i = 0; i < rank; ++i)
+    if (__builtin_mul_overflow(bytes, static_cast<size_t>(shape[i]), &bytes)) throw std::bad_alloc();
   struct Owned {
     void* data;
     size_t bytes;
   };
-  if (bytes < 4096) return py::array_t<T>(shape);  // NumPy's own small-block cache is quicker
+  const auto& api = py::detail::npy_api::get();
+  const auto make = [&](void* data) {
+    PyObject* array = api.PyArray_NewFromDescr_(
+        api.PyArray_Type_, py::dtype::of<T>().release().ptr(), static_cast<int>(rank),
+        reinterpret_cast<const Py_intptr_t*>(shape), nullptr, data,
+        data ? py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_ |
+                   py::detail::npy_api::NPY_ARRAY_WRITEABLE_
+             : 0,
+        nullptr);
+    if (!array) throw py::error_already_set();
+    return py::reinterpret_steal<py::array_t<T>>(array);
+  };
+  if (bytes < 4096) return make(nullptr);  // NumPy's own small-block cache is quicker
   auto* owned = new Owned{nullptr, bytes};
-  try {
-    owned->data = acquire_buffer(bytes);
-  } catch (...) {
-    delete owned;
-    throw;
-  }
-  py::capsule base(owned, [](void* p) {
-    auto* o = static_cast<Owned*>(p);
-    release_buffer(o->data, o->bytes);
+  const auto give_back = [](PyObject* capsule) {
+    auto* o = static_cast<Owned*>(PyCapsule_GetPointer(capsule, nullptr));
+    if (o->data) release_buffer(o->data, o->bytes);
     delete o;
-  });
-  return py::array_t<T>(shape, static_cast<T*>(owned->data), base);
+  };
+  PyObject* capsule = PyCapsule_New(owned, nullptr, give_back);
+  if (!capsule) {
+    delete owned;
+    throw py::error_already_set();
+  }
+  const auto base = py::reinterpret_steal<py::object>(capsule);
+  owned->data = acquire_buffer(bytes);
+  auto y = make(owned->data);
+  if (api.PyArray_SetBaseObject_(y.ptr(), py::object(base).release().ptr()) != 0)
+    throw py::error_already_set();
+  return y;
+}
+
+template <class T = float>
+py::array_t<T> new_array(const std::vector<py::ssize_t>& shape) {
+  return new_array<T>(shape.data(), shape.size());
+}
+
+template <class T = float>
+py::array_t<T> new_array(std::initializer_list<py::ssize_t> shape) {
+  return new_array<T>(shape.begin(), shape.size());
 }
 
 template <class F>

@@ -78,6 +78,7 @@ PYBIND11_MODULE(_cpu, m) {
       if (!PyErr_Occurred()) PyErr_SetNone(PyExc_KeyboardInterrupt);
     }
   });
+  m.def("is_plain", [](py::handle value) { return is_plain(value.ptr()); });
   m.def("isa", [] { return std::string(kernels().level); });
   m.def("levels", [] {
     py::dict all;

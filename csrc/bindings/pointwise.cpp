@@ -1,26 +1,53 @@
 #include "cpu/pointwise.h"
 
+#include <algorithm>
+#include <string>
+
 #include "bindings/array.h"
 
 namespace cnnfast::bindings {
+namespace {
+
+// Elements of a call that is over before the GIL could be given away and taken again.
+constexpr int64_t kShort = 2048;
+
+}  // namespace
 
 void bind_pointwise(py::module_& m) {
   py::class_<Broadcast>(m, "Broadcast").def(py::init<std::vector<int64_t>, std::vector<int64_t>>());
 
   m.def("activate", [](const Floats& x, int kind, float slope) {
-    auto y = new_array(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+    auto y = new_array(x.shape(), static_cast<size_t>(x.ndim()));
     const float* xd = x.data();
     float* yd = y.mutable_data();
     const int64_t n = x.size();
     without_gil([&] { activate(kind, slope, xd, yd, n); });
     return y;
   });
-  const auto define = [&m](const char* name, Binary op) {
-    m.def(name, [op](const Broadcast& s, const Floats& a, const Floats& b, int activation, float slope) {
-      auto y = new_array(std::vector<py::ssize_t>(s.out.begin(), s.out.end()));
-      const float *ad = a.data(), *bd = b.data();
+  const auto define = [&m](const std::string& name, Binary op) {
+    m.def(name.c_str(),
+          [op](const Broadcast& s, const Floats& a, const Floats& b, int activation, float slope) {
+            auto y = new_array(s.out.data(), s.out.size());
+            const float *ad = a.data(), *bd = b.data();
+            float* yd = y.mutable_data();
+            without_gil([&] { binary(op, s, ad, bd, activation, slope, yd); });
+            return y;
+          });
+    // For plain arrays of one shape, which need no checks; None for all others.
+    m.def((name + "_alike").c_str(), [op](py::handle a, py::handle b, int activation) -> py::object {
+      if (!is_plain(a.ptr()) || !is_plain(b.ptr())) return py::none();
+      const auto x = py::reinterpret_borrow<Floats>(a), w = py::reinterpret_borrow<Floats>(b);
+      const auto rank = static_cast<size_t>(x.ndim());
+      if (w.ndim() != x.ndim() || !std::equal(x.shape(), x.shape() + rank, w.shape())) return py::none();
+      auto y = new_array(x.shape(), rank);
+      const float *xd = x.data(), *wd = w.data();
       float* yd = y.mutable_data();
-      without_gil([&] { binary(op, s, ad, bd, activation, slope, yd); });
+      const int64_t n = x.size();
+      const auto run = [&] { binary_alike(op, n, xd, wd, activation, 0.01f, yd); };
+      if (n < kShort)
+        run();
+      else
+        without_gil(run);
       return y;
     });
   };

@@ -14,16 +14,16 @@ void bind_resample(py::module_& m) {
     without_gil([&] { pad2d(s, xd, yd); });
     return y;
   });
-  m.def("concat", [](const std::vector<Floats>& arrays, int axis) {
-    std::vector<py::ssize_t> shape(arrays.at(0).shape(), arrays[0].shape() + arrays[0].ndim());
+  m.def("concat", [](const py::list& arrays, const std::vector<py::ssize_t>& shape, size_t axis) {
     int64_t rows = 1, inner = 1;
-    for (int i = 0; i < axis; ++i) rows *= shape[i];
+    for (size_t i = 0; i < axis; ++i) rows *= shape[i];
     for (size_t i = axis + 1; i < shape.size(); ++i) inner *= shape[i];
-    std::vector<ConcatPart> parts(arrays.size());
-    shape[axis] = 0;
-    for (size_t i = 0; i < arrays.size(); ++i) {
-      parts[i] = {arrays[i].data(), arrays[i].shape(axis) * inner};
-      shape[axis] += arrays[i].shape(axis);
+    std::vector<ConcatPart> parts;
+    parts.reserve(arrays.size());
+    for (py::handle item : arrays) {
+      if (!is_plain(item.ptr())) throw py::type_error("concat: expected plain float32 arrays");
+      const auto array = py::reinterpret_borrow<Floats>(item);
+      parts.push_back({array.data(), array.shape(static_cast<py::ssize_t>(axis)) * inner});
     }
     auto y = new_array(shape);
     float* yd = y.mutable_data();

@@ -11,6 +11,7 @@
 
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/syscall.h>
 #include <fstream>
 #include <sstream>
 #endif
@@ -34,27 +35,41 @@ inline void cpu_relax() {
 }
 
 #if defined(__linux__)
-// A scheduler may wake a worker on the very processor its caller keeps busy, and leave it there for
-// milliseconds. Such a worker moves away, to the other processors it was allowed when it began.
+// A scheduler may wake a worker on the very processor its caller keeps busy, and let it wait there for
+// milliseconds. So the caller bars its own processor to the workers, whenever it has moved to another.
 class Placement {
  public:
-  Placement() { known_ = sched_getaffinity(0, sizeof allowed_, &allowed_) == 0; }
-  void avoid(int cpu) {
-    if (!known_ || cpu < 0 || cpu >= CPU_SETSIZE || sched_getcpu() != cpu) return;
-    cpu_set_t others = allowed_;
-    CPU_CLR(cpu, &others);
-    if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof others, &others);
+  // On the worker, when it begins.
+  void begin() {
+    if (sched_getaffinity(0, sizeof set_, &set_) != 0) return;
+    allowed_ = set_;
+    thread_.store(static_cast<pid_t>(syscall(SYS_gettid)), std::memory_order_release);
+  }
+  // On the caller.
+  void keep_off(int cpu) {
+    const pid_t thread = thread_.load(std::memory_order_acquire);
+    if (cpu == barred_ || thread == 0 || cpu < 0 || cpu >= CPU_SETSIZE) return;
+    barred_ = cpu;
+    cpu_set_t now;
+    if (sched_getaffinity(thread, sizeof now, &now) != 0) return;
+    if (!CPU_EQUAL(&now, &set_)) allowed_ = now;  // somebody else chose anew
+    set_ = allowed_;
+    CPU_CLR(cpu, &set_);
+    if (CPU_COUNT(&set_) == 0) set_ = allowed_;
+    if (!CPU_EQUAL(&now, &set_) && sched_setaffinity(thread, sizeof set_, &set_) != 0) set_ = now;
   }
 
  private:
-  cpu_set_t allowed_;
-  bool known_ = false;
+  std::atomic<pid_t> thread_{0};
+  cpu_set_t allowed_, set_;
+  int barred_ = -1;
 };
 int this_cpu() { return sched_getcpu(); }
 #else
 class Placement {
  public:
-  void avoid(int) {}
+  void begin() {}
+  void keep_off(int) {}
 };
 int this_cpu() { return -1; }
 #endif
@@ -64,8 +79,8 @@ int this_cpu() { return -1; }
 // it never waits for a worker that is still asleep.
 class Pool {
  public:
-  explicit Pool(int workers) : size_(workers) {
-    for (int i = 0; i < workers; ++i) std::thread([this] { work(); }).detach();
+  explicit Pool(int workers) : size_(workers), placements_(workers <= kPlaced ? workers : 0) {
+    for (int i = 0; i < workers; ++i) std::thread([this, i] { work(i); }).detach();
   }
 
   int size() const { return size_; }
@@ -77,14 +92,17 @@ class Pool {
  private:
   static constexpr uint64_t kClosed = uint64_t{1} << 31;
   static constexpr uint64_t kCount = kClosed - 1;
+  // On machines with many processors an idle one is found without help.
+  static constexpr int kPlaced = 7;
 
-  void work();
-  void take_tasks(bool may_interrupt);
+  void work(int index);
+  void take_tasks(bool caller);
 
   const int size_;
   std::mutex busy_;
   std::atomic<uint64_t> state_{kClosed};
   std::atomic<int> sleepers_{0};
+  std::vector<Placement> placements_;
   std::mutex mutex_;
   std::condition_variable wake_;
 
@@ -92,8 +110,9 @@ class Pool {
   void* context_ = nullptr;
   int64_t tasks_ = 0;
   std::atomic<uint64_t> helpers_{0};  // a worker that comes late may still look at it
-  std::atomic<int> caller_cpu_{-1};
-  std::atomic<int64_t> next_{0};
+  // The caller takes tasks from the front and the workers from the back, so that calls of like size
+  // leave like parts of their arrays in each core's cache.
+  std::atomic<int64_t> claimed_{0}, from_back_{0};
   std::atomic<bool> out_of_memory_{false};
   bool interrupted_ = false;
 };
@@ -117,27 +136,27 @@ class InterruptClock {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-void Pool::take_tasks(bool may_interrupt) {
+void Pool::take_tasks(bool caller) {
   InterruptClock clock;
-  for (;;) {
-    int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-    if (task >= tasks_) return;
+  for (int64_t from_front = 0; claimed_.fetch_add(1, std::memory_order_relaxed) < tasks_;) {
+    const int64_t task =
+        caller ? from_front++ : tasks_ - 1 - from_back_.fetch_add(1, std::memory_order_relaxed);
     try {
       fn_(context_, task);
     } catch (...) {
       out_of_memory_.store(true, std::memory_order_relaxed);
-      next_.store(tasks_, std::memory_order_relaxed);
+      claimed_.store(tasks_, std::memory_order_relaxed);
     }
-    if (may_interrupt && clock.asked()) {
+    if (caller && clock.asked()) {
       interrupted_ = true;
-      next_.store(tasks_, std::memory_order_relaxed);
+      claimed_.store(tasks_, std::memory_order_relaxed);
     }
   }
 }
 
-void Pool::work() {
+void Pool::work(int index) {
   t_inside = true;
-  Placement placement;
+  if (!placements_.empty()) placements_[index].begin();
   uint64_t seen = 0;
   for (;;) {
     uint64_t state = state_.load(std::memory_order_acquire);
@@ -153,7 +172,6 @@ void Pool::work() {
       state = state_.load(std::memory_order_acquire);
     }
     seen = state >> 32;
-    placement.avoid(caller_cpu_.load(std::memory_order_relaxed));
     bool entered = false;
     while ((state >> 32) == seen && !(state & kClosed) &&
            (state & kCount) < helpers_.load(std::memory_order_relaxed)) {
@@ -173,10 +191,14 @@ void Pool::run(int64_t tasks, int helpers, TaskFn fn, void* context) {
   context_ = context;
   tasks_ = tasks;
   helpers_.store(static_cast<uint64_t>(helpers), std::memory_order_relaxed);
-  caller_cpu_.store(this_cpu(), std::memory_order_relaxed);
   interrupted_ = false;
   out_of_memory_.store(false, std::memory_order_relaxed);
-  next_.store(0, std::memory_order_relaxed);
+  claimed_.store(0, std::memory_order_relaxed);
+  from_back_.store(0, std::memory_order_relaxed);
+  if (!placements_.empty()) {
+    const int cpu = this_cpu();
+    for (Placement& placement : placements_) placement.keep_off(cpu);
+  }
   state_.store(((state_.load() >> 32) + 1) << 32);
   if (sleepers_.load() > 0) {
     {

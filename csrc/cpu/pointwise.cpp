@@ -71,6 +71,18 @@ Broadcast::Broadcast(const std::vector<int64_t>& a, const std::vector<int64_t>& 
   std::reverse(axes.begin(), axes.end());
 }
 
+void binary_alike(Binary op, int64_t n, const float* a, const float* b, int activation, float slope,
+                  float* y) {
+  const auto kernel = op == Binary::kAdd ? kernels().pointwise.add : kernels().pointwise.mul;
+  const int threads = threads_for(static_cast<double>(n) * (0.1 + nanoseconds_per_element(activation)));
+  parallel_for((n + kBlock - 1) / kBlock, threads, [&](int64_t task) {
+    const int64_t begin = task * kBlock;
+    const BinaryRows t{a + begin, b + begin, y + begin, 1,          std::min(kBlock, n - begin), 0, 0, 0,
+                       false,     activation, slope};
+    kernel(&t);
+  });
+}
+
 void binary(Binary op, const Broadcast& s, const float* a, const float* b, int activation, float slope,
             float* y) {
   if (s.count == 0) return;

@@ -26,5 +26,8 @@ struct Broadcast {
 enum class Binary { kAdd, kMul };
 void binary(Binary op, const Broadcast& s, const float* a, const float* b, int activation, float slope,
             float* y);
+// The same for n values each of two arrays of one shape.
+void binary_alike(Binary op, int64_t n, const float* a, const float* b, int activation, float slope,
+                  float* y);
 
 }  // namespace cnnfast

@@ -105,7 +105,8 @@ _OPS = {name: _make(name) for name in ACTIVATION_CODES if name is not None}
 
 def _call(name: str, x: Any, slope: Any = 0.01) -> Array:
     x = array(name, "x", x)
-    return _OPS[name](infer_activation(x.shape, name, slope), x)
+    infer = infer_activation.quick if type(slope) is float else infer_activation
+    return _OPS[name](infer(x.shape, name, slope), x)
 
 
 def relu(x: Any) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import _State
 from .activations import ACTIVATION_CODES, apply_activation
 from .registry import F32, F64, Array, Cost, Op, array, cached, choice, elements, fail, native
 
@@ -137,6 +138,8 @@ def add(x: Any, y: Any, *, activation: str | None = None) -> Array:
     ----------
     He et al., "Deep residual learning for image recognition", 2016, equation 1.
     """
+    if _State.backend == "cpu" and activation is None and (z := native().add_alike(x, y, 0)) is not None:
+        return z
     x, y = _operands("add", x, y)
     return ADD(infer_add(x.shape, y.shape, activation), x, y)
 
@@ -161,5 +164,7 @@ def mul(x: Any, y: Any) -> Array:
     ----------
     Hu et al., "Squeeze-and-excitation networks", 2018, equation 4.
     """
+    if _State.backend == "cpu" and (z := native().mul_alike(x, y, 0)) is not None:
+        return z
     x, y = _operands("mul", x, y)
     return MUL(infer_mul(x.shape, y.shape), x, y)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .registry import Array, Cost, Op, array, cached, elements, fail, integer, native
+from .registry import Array, Cost, Op, array, cached, elements, fail, integer, is_plain, native
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def reference_concat(s: ConcatSpec, *arrays: Array) -> Array:
 
 
 def _native_concat(s: ConcatSpec, *arrays: Array) -> Array:
-    return native().concat(arrays, s.axis)
+    return native().concat(list(arrays), s.out, s.axis)
 
 
 def _cost_concat(s: ConcatSpec) -> Cost:
@@ -77,7 +77,8 @@ def concat(arrays: Sequence[Any], axis: int = -1) -> Array:
         parts = list(arrays)
     except TypeError:
         fail("concat", f"expected a sequence of arrays, got {type(arrays).__name__}")
-    for i, part in enumerate(parts):
-        parts[i] = array("concat", f"array {i}", part, parts[0] if i else None)
-    s = infer_concat(tuple([part.shape for part in parts]), axis)
-    return CONCAT(s, *parts)
+    if not all(map(is_plain, parts)):
+        for i, part in enumerate(parts):
+            parts[i] = array("concat", f"array {i}", part, parts[0] if i else None)
+    infer = infer_concat.quick if type(axis) is int else infer_concat
+    return CONCAT(infer(tuple([part.shape for part in parts]), axis), *parts)

@@ -63,6 +63,15 @@ def cost(name: str, *args: Any, **kwargs: Any) -> Cost:
     return op.cost(op.infer(*args, **kwargs))
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether a value can go to a kernel as it is: a C-contiguous, aligned float32 ndarray, no subclass."""
+    plain = type(value) is np.ndarray and value.dtype is F32
+    return plain and value.flags.c_contiguous and value.flags.aligned
+
+
+is_plain: Callable[[Any], bool] = _is_plain if config._cpu is None else config._cpu.is_plain
+
+
 def array(op: str, name: str, value: Any, like: Array | None = None) -> Array:
     """A C-contiguous float32 or float64 array of native byte order; copies only where it must.
 
@@ -73,14 +82,13 @@ def array(op: str, name: str, value: Any, like: Array | None = None) -> Array:
     DTypeError
         For any other element type, or one that differs from that of ``like``.
     """
-    plain = type(value) is np.ndarray and value.dtype is F32
-    if plain and (flags := value.flags).c_contiguous and flags.aligned:
+    if is_plain(value):
         a = value
         if _State.backend is None:
             current_backend()  # the device is checked before everything else
     else:
         a = _convert(op, name, value)
-    if like is not None and a.dtype != like.dtype:
+    if like is not None and a.dtype is not like.dtype:
         raise DTypeError(f"{op}: {name} is {a.dtype}, x is {like.dtype}; expected one element type")
     return a
 
@@ -96,7 +104,9 @@ def _convert(op: str, name: str, value: Any) -> Array:
             f"{op}: {name} is {a.dtype}; expected float32 (native) or float64 (reference): "
             "convert with .astype(numpy.float32)"
         )
-    return np.require(a, F32 if a.dtype.itemsize == 4 else F64, ["C", "A"]).view(np.ndarray)
+    kind = F32 if a.dtype.itemsize == 4 else F64
+    # The view drops subclasses, and makes equal types one object.
+    return np.require(a, kind, ["C", "A"]).view(kind, np.ndarray)
 
 
 def optional(op: str, name: str, value: Any, like: Array) -> Array | None:
