@@ -10,14 +10,20 @@ from . import errors, filters, ops
 from .config import get_num_threads, set_num_threads, show_config, use_backend
 
 if TYPE_CHECKING:
+    from . import graph, models, nn
+    from .tensor import Tensor
     from .weights import load_weights, save_weights
 
 __all__ = [
+    "Tensor",
     "__version__",
     "errors",
     "filters",
     "get_num_threads",
+    "graph",
     "load_weights",
+    "models",
+    "nn",
     "ops",
     "save_weights",
     "set_num_threads",
@@ -25,13 +31,22 @@ __all__ = [
     "use_backend",
 ]
 
+# Kept out of the import, which loads NumPy only: module -> names, or a module of its own.
+_LATER = {
+    "weights": ("load_weights", "save_weights"),
+    "tensor": ("Tensor",),
+}
+_MODULES = ("graph", "models", "nn")
+
 
 def __getattr__(name: str) -> Any:
-    # Kept out of the import: only NumPy is loaded by `import cnnfast`.
-    if name in ("load_weights", "save_weights"):
-        from . import weights
+    import importlib
 
-        return getattr(weights, name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
     if name == "_cpu":
         from .config import _cpu
 

@@ -20,6 +20,7 @@ from .registry import OPERATORS, Cost, Op, cost
 from .resize import resize
 from .roi import roi_align, roi_pool
 from .softmax import log_softmax, softmax
+from .views import flatten, reshape, split, take, transpose
 
 __all__ = [
     "OPERATORS",
@@ -37,6 +38,7 @@ __all__ = [
     "conv2d_transpose",
     "cost",
     "depthwise_conv2d",
+    "flatten",
     "global_avg_pool2d",
     "global_max_pool2d",
     "gram_matrix",
@@ -54,6 +56,7 @@ __all__ = [
     "pad2d",
     "relu",
     "relu6",
+    "reshape",
     "resize",
     "roi_align",
     "roi_pool",
@@ -61,6 +64,9 @@ __all__ = [
     "silu",
     "soft_nms",
     "softmax",
+    "split",
+    "take",
     "tanh",
+    "transpose",
     "weighted_nms",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import _State
 from .activations import ACTIVATION_CODES, apply_activation
-from .registry import F32, F64, Array, Cost, Op, array, cached, choice, elements, fail, native
+from .registry import F32, F64, Array, Cost, Epilogue, Op, array, cached, choice, elements, fail, native
 
 _INFINITE = 2.0**128 - 2.0**103  # from here on float64 rounds to infinity in float32
 
@@ -87,7 +87,14 @@ def _cost(s: BinarySpec) -> Cost:
     return Cost(out * (1 if s.activation is None else 2), 4 * (out + a + b))
 
 
-ADD = Op("add", infer_add, reference_add, _native_add, _cost)
+ADD = Op(
+    "add",
+    infer_add,
+    reference_add,
+    _native_add,
+    _cost,
+    epilogue=Epilogue(lambda s, b, residual, activation: infer_add(s.a, s.b, activation)),
+)
 MUL = Op("mul", infer_mul, reference_mul, _native_mul, _cost)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from .pad import pad2d
 from .registry import (
     Array,
     Cost,
+    Epilogue,
     Op,
     array,
     cached,
@@ -262,9 +263,7 @@ def pack_conv2d_transpose(w: Any, *, stride: Any = 1, dilation: Any = 1, groups:
     op = "conv2d_transpose"
     own = own_weight(op, w)
     rank(op, "weight", own.shape, "KH,KW,C_out/groups,C_in")
-    spec = infer_conv2d_transpose(
-        (1, 1, 1, own.shape[3]), own.shape, None, stride, 0, 0, dilation, groups
-    )
+    spec = infer_conv2d_transpose((1, 1, 1, own.shape[3]), own.shape, None, stride, 0, 0, dilation, groups)
     module = native()
     pack = module is not None and own.dtype == np.float32
     packed = module.pack_conv2d_transpose(spec.native, own) if pack else None
@@ -303,6 +302,7 @@ def reference_conv2d(
 ) -> Array:
     """y[n,p,q,o] = act(sum over i,j,c of x[n, p*s + i*d - pad, q*s + j*d - pad, c] w[i,j,c,o] + b[o] + r)."""
     kh, kw, cg, o = s.w
+    w = w.reshape(s.w)  # depthwise weights are C groups of one channel
     x = np.pad(x, ((0, 0), *s.pads, (0, 0)))
     windows = _windows(x, (kh, kw), s.stride, s.dilation, s.out)
     y = np.empty(s.out, x.dtype)
@@ -382,9 +382,44 @@ def _cost_conv2d_transpose(s: Conv2dSpec) -> Cost:
     return Cost(2.0 * float(np.prod(s.x, dtype=float)) * kh * kw * og, 4 * (values + s.extra))
 
 
-CONV2D = Op("conv2d", infer_conv2d, reference_conv2d, _native_conv2d, _cost_conv2d)
+def _respec(s: Conv2dSpec, b: Any, residual: Any, activation: str | None, op: str = "conv2d") -> Conv2dSpec:
+    return infer_conv2d(s.x, s.w, b, residual, s.stride, s.pads, s.dilation, s.groups, activation, op)
+
+
+def _respec_depthwise(s: Conv2dSpec, b: Any, residual: Any, activation: str | None) -> Conv2dSpec:
+    return _respec(s, b, residual, activation, "depthwise_conv2d")
+
+
+def _respec_transpose(s: Conv2dSpec, b: Any, residual: Any, activation: str | None) -> Conv2dSpec:
+    return replace(s, extra=_check_vectors("conv2d_transpose", s.out[3], s.out, b, residual))
+
+
+def _scale_transpose(s: Conv2dSpec, w: Array, factor: Array) -> Array:
+    kh, kw, og, c = w.shape
+    by_group = w.reshape(kh, kw, og, s.groups, c // s.groups)
+    return np.asarray(by_group * factor.reshape(s.groups, og).T[:, :, None]).reshape(w.shape)
+
+
+CONV2D = Op(
+    "conv2d",
+    infer_conv2d,
+    reference_conv2d,
+    _native_conv2d,
+    _cost_conv2d,
+    epilogue=Epilogue(_respec, bias=3, residual=4, scale=lambda s, w, factor: w * factor),
+)
 DEPTHWISE_CONV2D = Op(
-    "depthwise_conv2d", infer_depthwise_conv2d, reference_conv2d, _native_conv2d, _cost_conv2d
+    "depthwise_conv2d",
+    infer_depthwise_conv2d,
+    reference_conv2d,
+    _native_conv2d,
+    _cost_conv2d,
+    epilogue=Epilogue(
+        _respec_depthwise,
+        bias=3,
+        residual=4,
+        scale=lambda s, w, factor: w * factor.reshape(w.shape[2:]),
+    ),
 )
 CONV2D_TRANSPOSE = Op(
     "conv2d_transpose",
@@ -392,6 +427,7 @@ CONV2D_TRANSPOSE = Op(
     reference_conv2d_transpose,
     _native_conv2d_transpose,
     _cost_conv2d_transpose,
+    epilogue=Epilogue(_respec_transpose, bias=3, scale=_scale_transpose, activations=False),
 )
 
 
@@ -526,7 +562,7 @@ def depthwise_conv2d(
     w = array("depthwise_conv2d", "weight", w, x)
     b = optional("depthwise_conv2d", "bias", b, x)
     s = infer_depthwise_conv2d(x.shape, w.shape, shape_of(b), stride, padding, dilation, activation)
-    return DEPTHWISE_CONV2D(s, x, w.reshape(s.w), None, b)
+    return DEPTHWISE_CONV2D(s, x, w, None, b)
 
 
 def conv2d_transpose(

@@ -13,6 +13,7 @@ from .packed import PackedWeights, own_weight, unpack
 from .registry import (
     Array,
     Cost,
+    Epilogue,
     Op,
     array,
     cached,
@@ -73,9 +74,7 @@ def infer_gram_matrix(x: tuple[int, ...]) -> GramSpec:
     return GramSpec(x, rows, (x[0], x[-1], x[-1]))
 
 
-def reference_linear(
-    s: LinearSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None
-) -> Array:
+def reference_linear(s: LinearSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None) -> Array:
     """y = act(x w + b)."""
     # One matrix product: NumPy would run a stack of small ones for more than two dimensions.
     y = (x.reshape(-1, s.w[0]) @ w).reshape(s.out)
@@ -110,7 +109,18 @@ def _cost_gram_matrix(s: GramSpec) -> Cost:
     return Cost(flops, 4 * float(np.prod(s.x, dtype=float) + np.prod(s.out, dtype=float)))
 
 
-LINEAR = Op("linear", infer_linear, reference_linear, _native_linear, _cost_linear)
+LINEAR = Op(
+    "linear",
+    infer_linear,
+    reference_linear,
+    _native_linear,
+    _cost_linear,
+    epilogue=Epilogue(
+        lambda s, b, residual, activation: infer_linear(s.x, s.w, b, activation),
+        bias=3,
+        scale=lambda s, w, factor: w * factor,
+    ),
+)
 GRAM_MATRIX = Op(
     "gram_matrix", infer_gram_matrix, reference_gram_matrix, _native_gram_matrix, _cost_gram_matrix
 )

@@ -22,6 +22,7 @@ class Pad2dSpec:
     out: tuple[int, int, int, int]
     pads: Pads
     mode: str
+    value: float
 
 
 def sides(op: str, padding: Any) -> Pads:
@@ -35,7 +36,7 @@ def sides(op: str, padding: Any) -> Pads:
 
 
 @cached
-def infer_pad2d(x: tuple[int, ...], padding: Any, mode: str = "zeros") -> Pad2dSpec:
+def infer_pad2d(x: tuple[int, ...], padding: Any, mode: str = "zeros", value: float = 0.0) -> Pad2dSpec:
     """Validate a padding and give its output shape; see :func:`pad2d`."""
     op = "pad2d"
     rank(op, "x", x, "N,H,W,C")
@@ -52,7 +53,7 @@ def infer_pad2d(x: tuple[int, ...], padding: Any, mode: str = "zeros") -> Pad2dS
             fail(op, f"replicate padding needs a {axis} of at least 1", x=x)
     out = (n, h + sum(pads[0]), w + sum(pads[1]), c)
     elements(op, *out)
-    return Pad2dSpec(x, out, pads, mode)  # type: ignore[arg-type]
+    return Pad2dSpec(x, out, pads, mode, value)  # type: ignore[arg-type]
 
 
 def source_index(mode: str, size: int, before: int, after: int) -> Array:
@@ -66,11 +67,11 @@ def source_index(mode: str, size: int, before: int, after: int) -> Array:
     return i % size  # circular
 
 
-def reference_pad2d(s: Pad2dSpec, x: Array, value: float = 0.0) -> Array:
+def reference_pad2d(s: Pad2dSpec, x: Array) -> Array:
     """y[n, i + top, j + left, c] = x[n, i, j, c]; outside, the value or the pixel that the mode names."""
     if s.mode == "zeros":
         with np.errstate(over="ignore"):
-            y = np.full(s.out, value, x.dtype)
+            y = np.full(s.out, s.value, x.dtype)
         (top, _), (left, _) = s.pads
         y[:, top : top + s.x[1], left : left + s.x[2]] = x
         return y
@@ -81,8 +82,8 @@ def reference_pad2d(s: Pad2dSpec, x: Array, value: float = 0.0) -> Array:
     return np.take(tall, source_index(s.mode, w, *s.pads[1]), axis=2)
 
 
-def _native_pad2d(s: Pad2dSpec, x: Array, value: float = 0.0) -> Array:
-    return native().pad2d(x, *s.pads[0], *s.pads[1], PAD_MODES[s.mode], value)
+def _native_pad2d(s: Pad2dSpec, x: Array) -> Array:
+    return native().pad2d(x, *s.pads[0], *s.pads[1], PAD_MODES[s.mode], s.value)
 
 
 def _cost_pad2d(s: Pad2dSpec) -> Cost:
@@ -121,7 +122,7 @@ def pad2d(x: Any, padding: Any, *, mode: str = "zeros", value: float = 0.0) -> A
         constant = float(value)
     except (TypeError, ValueError, OverflowError):
         fail("pad2d", f"value must be a number, got {value!r}")
-    s = infer_pad2d(x.shape, padding, mode)
+    s = infer_pad2d(x.shape, padding, mode, constant)
     if constant != 0 and mode != "zeros":
         fail("pad2d", f"value is only for mode 'zeros', got {value!r} with mode {mode!r}")
-    return PAD2D(s, x, constant)
+    return PAD2D(s, x)

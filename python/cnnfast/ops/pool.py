@@ -233,7 +233,19 @@ def _cost_global(shape: tuple[int, ...]) -> Cost:
     return Cost(inputs, 4 * (inputs + shape[0] * shape[3]))
 
 
+def _global_results(shape: tuple[int, ...], dtype: Any) -> Any:
+    return (((shape[0], 1, 1, shape[3]), dtype),)
+
+
 MAX_POOL2D = Op("max_pool2d", infer_max_pool2d, reference_max_pool2d, _native_max_pool2d, _cost_pool2d)
+MAX_POOL2D_INDICES = Op(
+    "max_pool2d_indices",
+    infer_max_pool2d,
+    lambda s, x: reference_max_pool2d(s, x, True),
+    lambda s, x: _native_max_pool2d(s, x, True),
+    _cost_pool2d,
+    results=lambda s, dtype: ((s.out, dtype), (s.out, np.dtype(np.int64))),
+)
 AVG_POOL2D = Op("avg_pool2d", infer_avg_pool2d, reference_avg_pool2d, _native_avg_pool2d, _cost_pool2d)
 GLOBAL_AVG_POOL2D = Op(
     "global_avg_pool2d",
@@ -241,6 +253,7 @@ GLOBAL_AVG_POOL2D = Op(
     reference_global_avg_pool2d,
     _native_global_avg_pool2d,
     _cost_global,
+    results=_global_results,
 )
 GLOBAL_MAX_POOL2D = Op(
     "global_max_pool2d",
@@ -248,6 +261,7 @@ GLOBAL_MAX_POOL2D = Op(
     reference_global_max_pool2d,
     _native_global_max_pool2d,
     _cost_global,
+    results=_global_results,
 )
 
 
@@ -307,7 +321,7 @@ def max_pool2d(
     """
     x = array("max_pool2d", "x", x)
     s = infer_max_pool2d(x.shape, size, stride, padding, dilation, ceil_mode)
-    return MAX_POOL2D(s, x, return_indices)
+    return (MAX_POOL2D_INDICES if return_indices else MAX_POOL2D)(s, x)
 
 
 def avg_pool2d(

@@ -18,6 +18,7 @@ import numpy as np
 from .. import config
 from ..config import _State, current_backend
 from ..errors import DTypeError, ShapeError
+from ..tensor import KINDS, Tensor, run
 
 Array = np.ndarray
 F32 = np.dtype(np.float32)
@@ -36,6 +37,29 @@ class Cost:
     bytes: float
 
 
+@dataclass(frozen=True)
+class Epilogue:
+    """What an operator can do to its sums in the same pass: add a bias and a residual, apply an activation.
+
+    Attributes
+    ----------
+    respec : callable
+        (spec, shape of the bias or None, of the residual or None, activation or None) -> spec.
+    bias, residual : int or None
+        Positions among the operator's arguments, counted from x.
+    scale : callable or None
+        (spec, weight, factor per output channel) -> weight whose products carry the factor; the weight is
+        argument 1.
+    activations : bool
+    """
+
+    respec: Callable[..., Any]
+    bias: int | None = None
+    residual: int | None = None
+    scale: Callable[..., Array] | None = None
+    activations: bool = True
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
     """One operator; see the module docstring."""
@@ -46,12 +70,17 @@ class Op:
     native: Callable[..., Any]
     cost: Callable[[Any], Cost]
     vjp: Callable[..., Any] | None = None
+    # (spec, type of x) -> shape and type of each result, where that is not one array of shape spec.out.
+    results: Callable[..., tuple[tuple[tuple[int, ...], np.dtype], ...]] | None = None
+    epilogue: Epilogue | None = None
 
     def __post_init__(self) -> None:
         OPERATORS[self.name] = self
 
     def __call__(self, spec: Any, x: Array, *arrays: Any) -> Any:
         """Run on checked arrays: float32 on the backend in use, float64 on the reference."""
+        if not (type(x) is Array and KINDS.isdisjoint(map(type, arrays))):
+            return run(self, spec, (x, *arrays))
         if x.dtype == F32 and (_State.backend or current_backend()) == "cpu":
             return self.native(spec, x, *arrays)
         return self.reference(spec, x, *arrays)
@@ -95,6 +124,10 @@ def array(op: str, name: str, value: Any, like: Array | None = None) -> Array:
 
 def _convert(op: str, name: str, value: Any) -> Array:
     current_backend()  # the device is checked before the element type
+    if isinstance(value, Tensor):
+        if value.dtype is not F32 and value.dtype is not F64:
+            raise DTypeError(f"{op}: {name} is {value.dtype}; expected float32 or float64")
+        return value  # type: ignore[return-value]  # it has shape and dtype; Op.__call__ takes it from here
     try:
         a = np.asarray(value)
     except ValueError as error:

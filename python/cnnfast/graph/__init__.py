@@ -1,0 +1,19 @@
+"""Graphs of operators: tracing a module, rewriting, and running on the NumPy references."""
+
+from .interpret import interpret
+from .ir import Graph, Node, Value
+from .passes import drop_dead_code, fold_batch_norm, fold_constants, fuse_epilogues, optimize
+from .trace import trace
+
+__all__ = [
+    "Graph",
+    "Node",
+    "Value",
+    "drop_dead_code",
+    "fold_batch_norm",
+    "fold_constants",
+    "fuse_epilogues",
+    "interpret",
+    "optimize",
+    "trace",
+]

@@ -1,0 +1,152 @@
+"""From a module to its graph: the forward pass runs once on symbols, and operators write down nodes."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..ops.registry import F32, Op
+from ..tensor import Tensor
+from .ir import Graph, Node, Value
+
+if TYPE_CHECKING:
+    from ..nn.module import Module
+
+__all__ = ["record", "trace"]
+
+
+class _Recording(threading.local):
+    """The trace under way on this thread."""
+
+    current: _Trace | None = None
+
+
+_recording = _Recording()
+
+
+class _Trace:
+    def __init__(self, names: dict[int, str]) -> None:
+        self.nodes: list[Node] = []
+        self.names = names  # of parameters and buffers, by id
+        self.params: dict[int, Value] = {}
+        self.kept: list[Any] = []  # arrays whose ids are keys above must outlive the trace
+        self.scopes: list[str] = []
+
+    def value_of(self, argument: Any) -> Value | None:
+        """The value behind an argument of an operator; packed forms and None have none."""
+        if isinstance(argument, Tensor):
+            if argument.value is not None:
+                return argument.value
+            key, name = id(argument), self.names.get(id(argument), "")
+        elif isinstance(argument, np.ndarray):
+            key, name = id(argument), self.names.get(id(argument), "")
+        else:
+            return None
+        if key not in self.params:
+            data = argument.data if isinstance(argument, Tensor) else argument
+            self.params[key] = Value(data.shape, data.dtype, "param", name, data)
+            self.kept.append(argument)
+        return self.params[key]
+
+
+def record(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:
+    """Write down one call on symbols, and return symbols for its results."""
+    trace = _recording.current
+    if trace is None:
+        raise ValueError(f"{op.name}: a symbol has left the trace that it belongs to")
+    if op.results is None and not hasattr(spec, "out"):
+        raise ValueError(f"{op.name} cannot be traced: the size of its result depends on values")
+    dtype = next(a.dtype for a in arguments if isinstance(a, Tensor) and a.is_symbol)
+    results = ((spec.out, dtype),) if op.results is None else op.results(spec, dtype)
+    inputs = tuple([trace.value_of(argument) for argument in arguments])
+    outputs = tuple([Value(shape, kind) for shape, kind in results])
+    scope = trace.scopes[-1] if trace.scopes else ""
+    trace.nodes.append(Node(op, spec, inputs, outputs, scope))
+    symbols = tuple(map(Tensor.symbol, outputs))
+    return symbols[0] if len(symbols) == 1 else symbols
+
+
+class scope:
+    """Marks the nodes of a module with its path while its forward pass is traced."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        if _recording.current is not None:
+            _recording.current.scopes.append(self._path)
+
+    def __exit__(self, *error: object) -> None:
+        if _recording.current is not None:
+            _recording.current.scopes.pop()
+
+
+def tracing() -> bool:
+    """Whether a trace is under way on this thread."""
+    return _recording.current is not None
+
+
+def trace(module: Module, *input_shapes: tuple[int, ...], dtype: np.dtype = F32) -> Graph:
+    """The graph of a module's forward pass in evaluation mode, for inputs of these shapes.
+
+    Parameters
+    ----------
+    module : Module
+    *input_shapes : tuple of int
+        One per input, e.g. (1, 224, 224, 3).
+
+    Returns
+    -------
+    Graph
+        Parameters share their memory with the module.
+
+    Raises
+    ------
+    ShapeError
+        As the operators raise it.
+    """
+    names: dict[int, str] = {}
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        names[id(tensor)] = name
+    inputs = [Value(tuple(shape), np.dtype(dtype), "input", f"input{i or ''}")
+              for i, shape in enumerate(input_shapes)]  # fmt: skip
+    before, trace = _recording.current, _Trace(names)
+    modes = [(m, m.training) for m in module.modules()]
+    for m, _ in modes:
+        m.training = False
+    _recording.current = trace
+    try:
+        results = module(*map(Tensor.symbol, inputs))
+    finally:
+        _recording.current = before
+        for m, training in modes:
+            m.training = training
+    outputs: list[Value] = []
+    structure = _flat(results, outputs, trace)
+    graph = Graph(trace.nodes, inputs, outputs, type(module).__name__, {"structure": structure})
+    graph.check()
+    return graph
+
+
+def _flat(results: Any, outputs: list[Value], trace: _Trace) -> Any:
+    """Collect the values of nested results; returns the nesting with their positions."""
+    if isinstance(results, (tuple, list)):
+        return tuple([_flat(r, outputs, trace) for r in results])
+    if isinstance(results, dict):
+        return {key: _flat(r, outputs, trace) for key, r in results.items()}
+    value = trace.value_of(results)
+    if value is None:
+        raise TypeError(f"trace: expected tensors as results, got {type(results).__name__}")
+    outputs.append(value)
+    return len(outputs) - 1
+
+
+def rebuild(structure: Any, results: list[Any]) -> Any:
+    """Results in the nesting that the module gave them."""
+    if isinstance(structure, tuple):
+        return tuple([rebuild(s, results) for s in structure])
+    if isinstance(structure, dict):
+        return {key: rebuild(s, results) for key, s in structure.items()}
+    return results[structure]

@@ -1,0 +1,23 @@
+"""Networks by name: ``create_model("resnet50")`` or ``cnnfast.models.resnet50()``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .registry import create_model, list_models
+
+__all__ = ["create_model", "list_models"]
+
+# One file per family; all are imported when the list is asked for.
+FAMILIES: tuple[str, ...] = ()
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if not name.startswith("_"):
+        for family in FAMILIES:
+            module = importlib.import_module(f"{__name__}.{family}")
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module 'cnnfast.models' has no attribute {name!r}")

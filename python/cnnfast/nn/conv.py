@@ -1,0 +1,193 @@
+"""Convolution layers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from .. import ops
+from ..ops.registry import fail, integer
+from ..tensor import Parameter
+from .module import Module
+
+__all__ = ["Conv2d", "ConvTranspose2d", "DepthwiseConv2d"]
+
+
+def kernel_pair(op: str, size: Any) -> tuple[int, int]:
+    """(height, width) of a kernel."""
+    if isinstance(size, (tuple, list)):
+        if len(size) != 2:
+            fail(op, f"kernel size must be a whole number or a pair, got {size!r}")
+        return integer(op, "kernel size", size[0], 1), integer(op, "kernel size", size[1], 1)
+    n = integer(op, "kernel size", size, 1)
+    return n, n
+
+
+class Conv2d(Module):
+    """Convolution layer, see :func:`cnnfast.ops.conv2d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int)
+    stride, padding, dilation, groups, padding_mode
+        As for the operator.
+    bias : bool
+    init : str
+        Initialisation of the weight.
+
+    Attributes
+    ----------
+    weight : Parameter, shape (KH, KW, in_channels / groups, out_channels)
+    bias : Parameter, shape (out_channels,), or None
+    """
+
+    layouts: ClassVar[dict[str, str]] = {"weight": "conv"}
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        init: str = "he_normal",
+    ) -> None:
+        op = "Conv2d"
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            integer(op, name, value, 1)
+        if in_channels % groups or out_channels % groups:
+            fail(op, f"{in_channels} and {out_channels} channels cannot be split into {groups} groups")
+        kh, kw = kernel_pair(op, kernel_size)
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, (kh, kw)
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.padding_mode = padding_mode
+        fan = (kh * kw * in_channels // groups, kh * kw * out_channels // groups)
+        self.weight = Parameter((kh, kw, in_channels // groups, out_channels), init, fan)
+        self.bias = Parameter((out_channels,), "zeros") if bias else None
+
+    def forward(self, x: Any) -> Any:
+        return ops.conv2d(
+            x,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            padding_mode=self.padding_mode,
+        )
+
+    def extra_repr(self) -> str:
+        return _describe(self)
+
+
+class DepthwiseConv2d(Module):
+    """A convolution of each channel by kernels of its own, see :func:`cnnfast.ops.depthwise_conv2d`.
+
+    Attributes
+    ----------
+    weight : Parameter, shape (KH, KW, channels, multiplier)
+    bias : Parameter, shape (channels * multiplier,), or None
+    """
+
+    layouts: ClassVar[dict[str, str]] = {"weight": "depthwise"}
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: Any,
+        *,
+        multiplier: int = 1,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: bool = True,
+        init: str = "he_normal",
+    ) -> None:
+        op = "DepthwiseConv2d"
+        integer(op, "channels", channels, 1)
+        integer(op, "multiplier", multiplier, 1)
+        kh, kw = kernel_pair(op, kernel_size)
+        self.in_channels, self.out_channels, self.kernel_size = channels, channels * multiplier, (kh, kw)
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, channels
+        self.weight = Parameter((kh, kw, channels, multiplier), init, (kh * kw, kh * kw * multiplier))
+        self.bias = Parameter((channels * multiplier,), "zeros") if bias else None
+
+    def forward(self, x: Any) -> Any:
+        return ops.depthwise_conv2d(
+            x, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation
+        )
+
+    def extra_repr(self) -> str:
+        return _describe(self)
+
+
+class ConvTranspose2d(Module):
+    """Transpose convolution layer, see :func:`cnnfast.ops.conv2d_transpose`.
+
+    Attributes
+    ----------
+    weight : Parameter, shape (KH, KW, out_channels / groups, in_channels)
+    bias : Parameter, shape (out_channels,), or None
+    """
+
+    layouts: ClassVar[dict[str, str]] = {"weight": "transpose"}
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        init: str = "he_normal",
+    ) -> None:
+        op = "ConvTranspose2d"
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            integer(op, name, value, 1)
+        if in_channels % groups or out_channels % groups:
+            fail(op, f"{in_channels} and {out_channels} channels cannot be split into {groups} groups")
+        kh, kw = kernel_pair(op, kernel_size)
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, (kh, kw)
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.output_padding = output_padding
+        fan = (kh * kw * in_channels // groups, kh * kw * out_channels // groups)
+        self.weight = Parameter((kh, kw, out_channels // groups, in_channels), init, fan)
+        self.bias = Parameter((out_channels,), "zeros") if bias else None
+
+    def forward(self, x: Any) -> Any:
+        return ops.conv2d_transpose(
+            x,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+    def extra_repr(self) -> str:
+        return _describe(self)
+
+
+def _describe(layer: Any) -> str:
+    """The parameters of a convolution that are not the usual ones."""
+    parts = [f"{layer.in_channels} -> {layer.out_channels}", f"kernel {layer.kernel_size}"]
+    for name, usual in (("stride", 1), ("padding", 0), ("output_padding", 0), ("dilation", 1), ("groups", 1)):
+        value = getattr(layer, name, usual)
+        if value not in (usual, (usual, usual)):
+            parts.append(f"{name} {value}")
+    if layer.bias is None:
+        parts.append("no bias")
+    return ", ".join(parts)

@@ -1,0 +1,69 @@
+"""Normalisation layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..ops.registry import integer
+from ..tensor import Parameter
+from .module import Module
+
+__all__ = ["BatchNorm2d", "LocalResponseNorm"]
+
+
+class BatchNorm2d(Module):
+    """Batch normalisation over the last axis, by running statistics.
+
+    Parameters
+    ----------
+    features : int
+    eps : float
+    momentum : float
+        Share of a batch's statistics in the running ones.
+
+    Attributes
+    ----------
+    weight, bias : Parameter, shape (features,)
+    running_mean, running_var : ndarray, shape (features,), buffers
+    """
+
+    def __init__(self, features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        integer("BatchNorm2d", "features", features, 1)
+        self.features, self.eps, self.momentum = features, eps, momentum
+        self.weight = Parameter((features,), "ones")
+        self.bias = Parameter((features,), "zeros")
+        self.register_buffer("running_mean", np.zeros(features, np.float32))
+        self.register_buffer("running_var", np.ones(features, np.float32))
+        self.register_buffer("num_batches_tracked", np.zeros((), np.int64))
+
+    def forward(self, x: Any) -> Any:
+        return ops.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.features}, eps {self.eps:g}"
+
+
+class LocalResponseNorm(Module):
+    """Local response normalisation, see :func:`cnnfast.ops.local_response_norm`."""
+
+    def __init__(
+        self,
+        size: int = 5,
+        *,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 2.0,
+        alpha_mode: str = "sum",
+    ) -> None:
+        self.size, self.alpha, self.beta, self.k, self.alpha_mode = size, alpha, beta, k, alpha_mode
+
+    def forward(self, x: Any) -> Any:
+        return ops.local_response_norm(
+            x, size=self.size, alpha=self.alpha, beta=self.beta, k=self.k, alpha_mode=self.alpha_mode
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha {self.alpha:g}, beta {self.beta:g}, k {self.k:g}"

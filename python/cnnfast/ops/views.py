@@ -1,0 +1,190 @@
+"""Other shapes and parts of an array: reshape, transpose, slices, splits. Element types are free."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..tensor import Tensor
+from .registry import Array, Cost, Op, cached, elements, fail, hashable, integer
+
+Index = tuple[tuple[int, int, int], ...]  # first, stop and step of every axis
+
+
+@dataclass(frozen=True)
+class ReshapeSpec:
+    x: tuple[int, ...]
+    out: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TransposeSpec:
+    x: tuple[int, ...]
+    out: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SliceSpec:
+    """``index`` picks from every axis of x; the axes in ``dropped`` (of size 1 then) are left out."""
+
+    x: tuple[int, ...]
+    out: tuple[int, ...]
+    index: Index
+    dropped: tuple[int, ...]
+
+
+def _any(value: Any) -> Any:
+    return value if isinstance(value, Tensor) else np.asarray(value)
+
+
+@cached
+def infer_reshape(x: tuple[int, ...], shape: Any) -> ReshapeSpec:
+    """Validate a new shape; one -1 stands for what is left."""
+    op = "reshape"
+    sizes = [integer(op, "a size", n, -1) for n in (shape if isinstance(shape, tuple) else (shape,))]
+    count = elements(op, *x) if 0 not in x else 0
+    if sizes.count(-1) > 1:
+        fail(op, f"only one size may be -1, got {tuple(sizes)}")
+    if -1 in sizes:
+        rest = 1
+        for n in sizes:
+            rest *= n if n != -1 else 1
+        if rest == 0 or count % rest:
+            fail(op, f"{count} elements cannot be given the shape {tuple(sizes)}", x=x)
+        sizes[sizes.index(-1)] = count // rest
+    product = 1
+    for n in sizes:
+        product *= n
+    if product != count:
+        fail(op, f"{count} elements cannot be given the shape {tuple(sizes)}", x=x)
+    return ReshapeSpec(x, tuple(sizes))
+
+
+@cached
+def infer_transpose(x: tuple[int, ...], axes: Any = None) -> TransposeSpec:
+    """Validate an order of axes; None reverses them."""
+    op = "transpose"
+    if axes is None:
+        axes = tuple(range(len(x)))[::-1]
+    order = tuple(integer(op, "an axis", a, -len(x), len(x) - 1) % max(1, len(x)) for a in axes)
+    if sorted(order) != list(range(len(x))):
+        fail(op, f"expected every one of {len(x)} axes once, got {order}", x=x)
+    return TransposeSpec(x, tuple(x[a] for a in order), order)
+
+
+@cached
+def infer_slice(x: tuple[int, ...], index: Index, dropped: tuple[int, ...] = ()) -> SliceSpec:
+    """Shape of a slice whose bounds lie within x already."""
+    sizes = [len(range(*part)) for part in index]
+    return SliceSpec(x, tuple(n for i, n in enumerate(sizes) if i not in dropped), index, dropped)
+
+
+def _normal(x: tuple[int, ...], index: Any) -> tuple[Index, tuple[int, ...]]:
+    """Bounds for every axis from whole numbers, slices and ``...``."""
+    op = "take"
+    items = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in items:
+        at = items.index(Ellipsis)
+        items[at : at + 1] = [slice(None)] * (len(x) - len(items) + 1)
+    if len(items) > len(x):
+        fail(op, f"{len(items)} indices for {len(x)} axes", x=x)
+    items += [slice(None)] * (len(x) - len(items))
+    bounds, dropped = [], []
+    for axis, (item, size) in enumerate(zip(items, x, strict=True)):
+        if isinstance(item, slice):
+            bounds.append(item.indices(size))
+            continue
+        try:
+            i = operator.index(item)
+        except TypeError:
+            fail(op, f"expected whole numbers and slices, got {item!r}", x=x)
+        if not -size <= i < size:
+            fail(op, f"index {i} is outside axis {axis} of size {size}", x=x)
+        bounds.append((i % size, i % size + 1, 1))
+        dropped.append(axis)
+    return tuple(bounds), tuple(dropped)
+
+
+def reference_reshape(s: ReshapeSpec, x: Array) -> Array:
+    """The same elements in C order under another shape."""
+    return x.reshape(s.out)
+
+
+def reference_transpose(s: TransposeSpec, x: Array) -> Array:
+    """Axes in another order, written out."""
+    return np.ascontiguousarray(x.transpose(s.axes))
+
+
+def reference_slice(s: SliceSpec, x: Array) -> Array:
+    """Every step-th element between two bounds of every axis."""
+    parts = []
+    for first, stop, step in s.index:
+        parts.append(slice(first, None if stop < 0 else stop, step))
+    return np.ascontiguousarray(x[tuple(parts)]).reshape(s.out)
+
+
+def _cost(s: Any) -> Cost:
+    return Cost(0.0, 8 * float(np.prod(s.out, dtype=float)))
+
+
+# NumPy moves memory as fast as we could: these have no kernels of their own.
+RESHAPE = Op("reshape", infer_reshape, reference_reshape, reference_reshape, lambda s: Cost(0.0, 0.0))
+TRANSPOSE = Op("transpose", infer_transpose, reference_transpose, reference_transpose, _cost)
+SLICE = Op("slice", infer_slice, reference_slice, reference_slice, _cost)
+
+
+def reshape(x: Any, shape: Any) -> Any:
+    """The same elements, in C order, under another shape; a view where NumPy gives one.
+
+    Parameters
+    ----------
+    x : array_like
+    shape : int or tuple of int
+        One size may be -1: what is left.
+
+    Raises
+    ------
+    ShapeError
+    """
+    x = _any(x)
+    return RESHAPE(infer_reshape(x.shape, hashable(shape)), x)
+
+
+def flatten(x: Any, start: int = 1) -> Any:
+    """One axis in place of all from ``start`` on: (N, H, W, C) becomes (N, H W C)."""
+    x = _any(x)
+    start = integer("flatten", "start", start, 0, len(x.shape))
+    n = 1
+    for size in x.shape[start:]:
+        n *= size
+    return reshape(x, (*x.shape[:start], n))
+
+
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
+    """Axes in another order (reversed without one), C-contiguous."""
+    x = _any(x)
+    return TRANSPOSE(infer_transpose(x.shape, None if axes is None else tuple(axes)), x)
+
+
+def take(x: Any, index: Any) -> Any:
+    """``x[index]`` for whole numbers, slices and ``...``, C-contiguous."""
+    x = _any(x)
+    return SLICE(infer_slice(x.shape, *_normal(x.shape, index)), x)
+
+
+def split(x: Any, sizes: Sequence[int], axis: int = -1) -> list[Any]:
+    """Parts of these sizes along an axis, one after the other; they must add up to all of it."""
+    x = _any(x)
+    axis = integer("split", "axis", axis, -len(x.shape), len(x.shape) - 1) % len(x.shape)
+    if sum(sizes) != x.shape[axis]:
+        fail("split", f"parts of {tuple(sizes)} do not add up to axis {axis}", x=x.shape)
+    parts, at = [], 0
+    for size in sizes:
+        parts.append(take(x, (*[slice(None)] * axis, slice(at, at + size))))
+        at += size
+    return parts

@@ -1,0 +1,222 @@
+"""Tensors: arrays that networks hold, and the symbols that stand for arrays while a network is traced."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .graph.ir import Value
+    from .ops.registry import Op
+
+Array = np.ndarray
+
+__all__ = ["Parameter", "Tensor"]
+
+
+class Tensor:
+    """An array in a network.
+
+    Operators that are given a tensor give tensors back; a tensor without data (``shape`` and ``dtype``
+    alone) stands for an array while a network is traced.
+
+    Parameters
+    ----------
+    data : array_like
+        Not copied where it is a C-contiguous array already.
+    requires_grad : bool
+        Whether gradients are wanted.
+
+    Attributes
+    ----------
+    data : ndarray
+    shape : tuple of int
+    dtype : numpy.dtype
+    """
+
+    __slots__ = ("_data", "dtype", "grad", "requires_grad", "shape", "value")
+    # NumPy must leave `array + tensor` to the tensor.
+    __array_ufunc__ = None
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        if isinstance(data, Tensor):
+            data = data.data
+        array = np.asarray(data)
+        if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
+            array = array.astype(np.float32)
+        self._data: Array | None = array
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype = array.dtype
+        self.requires_grad = requires_grad
+        self.grad: Array | None = None
+        self.value: Value | None = None
+
+    @classmethod
+    def symbol(cls, value: Value) -> Tensor:
+        """A stand-in for a value of a graph that is being traced."""
+        self = cls.__new__(cls)
+        self._data, self.grad, self.requires_grad = None, None, False
+        self.shape, self.dtype, self.value = value.shape, value.dtype, value
+        return self
+
+    @property
+    def data(self) -> Array:
+        if self._data is None:
+            raise ValueError("this tensor stands for an input of a traced network and has no data")
+        return self._data
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        if array.shape != self.shape:
+            raise ValueError(f"the data of this tensor has shape {self.shape}, got {array.shape}")
+        self._data = array
+
+    @property
+    def is_symbol(self) -> bool:
+        return self._data is None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        n = 1
+        for d in self.shape:
+            n *= d
+        return n
+
+    def numpy(self) -> Array:
+        """The data itself, not a copy."""
+        return self.data
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        data = self.data if dtype is None else self.data.astype(dtype, copy=False)
+        return data.copy() if copy else data
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a tensor without dimensions has no length")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        inside = "symbol" if self.is_symbol else np.array2string(self.data, threshold=20, separator=", ")
+        return f"{type(self).__name__}({inside}, shape={self.shape}, dtype={self.dtype})"
+
+    # Every operator below is one of cnnfast.ops; the import waits because those know tensors.
+
+    def reshape(self, *shape: Any) -> Tensor:
+        from . import ops
+
+        return ops.reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+
+    def flatten(self, start: int = 1) -> Tensor:
+        """One axis in place of all from ``start`` on."""
+        from . import ops
+
+        return ops.flatten(self, start)
+
+    def transpose(self, *axes: Any) -> Tensor:
+        from . import ops
+
+        return ops.transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        from . import ops
+
+        return ops.take(self, index)
+
+    def __add__(self, other: Any) -> Any:
+        from . import ops
+
+        return ops.add(self, other)
+
+    __radd__ = __add__
+
+    def __mul__(self, other: Any) -> Any:
+        from . import ops
+
+        return ops.mul(self, other)
+
+    __rmul__ = __mul__
+
+    def __sub__(self, other: Any) -> Tensor:
+        from . import ops
+
+        return ops.sub(self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        from . import ops
+
+        return ops.sub(other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        from . import ops
+
+        return ops.div(self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        from . import ops
+
+        return ops.div(other, self)
+
+    def __neg__(self) -> Tensor:
+        from . import ops
+
+        return ops.neg(self)
+
+
+class Parameter(Tensor):
+    """A tensor that a module owns and training changes; filled when it is first looked at.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    init : str
+        Name of an initialisation in :mod:`cnnfast.nn.init`.
+    fan : (int, int), optional
+        Inputs and outputs that a value is connected to, which the scaled initialisations need.
+    """
+
+    __slots__ = ("fan", "init", "seed")
+    _made = 0
+
+    def __init__(self, shape: tuple[int, ...], init: str = "zeros", fan: tuple[int, int] = (1, 1)) -> None:
+        self._data, self.grad, self.value = None, None, None
+        self.requires_grad = True
+        self.shape, self.dtype = tuple(shape), np.dtype(np.float32)
+        self.init, self.fan = init, fan
+        Parameter._made += 1
+        self.seed: tuple[int, str] = (0, f"parameter {Parameter._made}")
+
+    @property
+    def data(self) -> Array:
+        if self._data is None:
+            from .nn.init import fill
+
+            self._data = fill(self.init, self.shape, self.fan, self.seed)
+        return self._data
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        if array.shape != self.shape:
+            raise ValueError(f"this parameter has shape {self.shape}, got {array.shape}")
+        self._data = array
+
+    @property
+    def is_symbol(self) -> bool:
+        return False
+
+
+KINDS = frozenset((Tensor, Parameter))
+
+
+def run(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:
+    """Run an operator on arguments of which some are tensors; recorded where one is a symbol."""
+    if any(isinstance(a, Tensor) and a.is_symbol for a in arguments):
+        from .graph.trace import record
+
+        return record(op, spec, arguments)
+    result = op(spec, *[a.data if isinstance(a, Tensor) else a for a in arguments])
+    return tuple(map(Tensor, result)) if isinstance(result, tuple) else Tensor(result)
