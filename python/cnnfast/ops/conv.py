@@ -262,9 +262,7 @@ def pack_conv2d_transpose(w: Any, *, stride: Any = 1, dilation: Any = 1, groups:
     op = "conv2d_transpose"
     own = own_weight(op, w)
     rank(op, "weight", own.shape, "KH,KW,C_out/groups,C_in")
-    spec = infer_conv2d_transpose(
-        (1, 1, 1, own.shape[3]), own.shape, None, stride, 0, 0, dilation, groups
-    )
+    spec = infer_conv2d_transpose((1, 1, 1, own.shape[3]), own.shape, None, stride, 0, 0, dilation, groups)
     module = native()
     pack = module is not None and own.dtype == np.float32
     packed = module.pack_conv2d_transpose(spec.native, own) if pack else None

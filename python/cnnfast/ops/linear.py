@@ -73,9 +73,7 @@ def infer_gram_matrix(x: tuple[int, ...]) -> GramSpec:
     return GramSpec(x, rows, (x[0], x[-1], x[-1]))
 
 
-def reference_linear(
-    s: LinearSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None
-) -> Array:
+def reference_linear(s: LinearSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None) -> Array:
     """y = act(x w + b)."""
     # One matrix product: NumPy would run a stack of small ones for more than two dimensions.
     y = (x.reshape(-1, s.w[0]) @ w).reshape(s.out)
