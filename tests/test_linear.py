@@ -244,3 +244,23 @@ def test_costs() -> None:
     made = cf.ops.cost("gram_matrix", (2, 5, 6, 8))
     assert made.flops == 2 * 2 * 30 * (8 * 9 / 2)
     assert made.bytes == 4 * (2 * 30 * 8 + 2 * 64)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 4])
+@pytest.mark.parametrize("depth", [31, 32, 64, 77])
+def test_few_outputs(native: None, rng: np.random.Generator, depth: int, columns: int) -> None:
+    # 1x1 convolutions and dense layers of one to three outputs sum along the lanes.
+    x = rng.standard_normal((2, 9, 7, depth), np.float32)
+    w, b = rng.standard_normal((1, 1, depth, columns), np.float32), rng.standard_normal(columns, np.float32)
+    residual = rng.standard_normal((2, 9, 7, columns), np.float32)
+    packed = cf.ops.pack_conv2d(w)
+    y = cf.ops.conv2d(x, w, b, residual=residual, activation="silu")
+    wide = [a.astype(np.float64) for a in (x, w, b, residual)]
+    exact = cf.ops.conv2d(*wide[:3], residual=wide[3], activation="silu")
+    sums = np.abs(wide[0]) @ np.abs(wide[1][0, 0]) + np.abs(wide[2]) + np.abs(wide[3])
+    assert np.all(np.abs(y - exact) <= 2**-24 * (2 * np.sqrt(depth) + 8) * sums)
+    assert np.array_equal(cf.ops.conv2d(x, packed, b, residual=residual, activation="silu"), y)
+    assert np.array_equal(cf.ops.conv2d(x[1:], packed, b, residual=residual[1:], activation="silu"), y[1:])
+    flat = cf.ops.linear(x.reshape(-1, depth), w[0, 0], b)
+    assert np.array_equal(flat, cf.ops.conv2d(x, w, b).reshape(-1, columns))
+    assert np.array_equal(cf.ops.linear(x[0, 0, 0], cf.ops.pack_linear(w[0, 0]), b), flat[0])

@@ -26,7 +26,8 @@ inline bool is_plain(PyObject* value) {
   const auto& api = py::detail::npy_api::get();
   if (Py_TYPE(value) != api.PyArray_Type_) return false;
   static PyObject* const float32 = py::dtype::of<float>().release().ptr();  // one for the process
-  constexpr int kWanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  constexpr int kWanted =
+      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
   const auto* array = py::detail::array_proxy(value);
   return array->descr == float32 && (array->flags & kWanted) == kWanted;
 }

@@ -181,8 +181,38 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
   });
 }
 
+namespace {
+
+// Fewer columns than this leave most lanes of a tile idle.
+constexpr int64_t kThinColumns = 4;
+
+void thin_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue& e, float* out,
+               int threads) {
+  const KernelTable& k = kernels();
+  // Column by column: packed columns lie a panel apart.
+  const int64_t step = b.row_stride ? b.row_stride : k.vl;
+  Buffer columns(static_cast<size_t>(b.columns * b.depth) * sizeof(float));
+  for (int64_t j = 0; j < b.columns; ++j) {
+    for (int64_t i = 0; i < b.depth; ++i) columns.floats()[j * b.depth + i] = b.data[i * step + j];
+  }
+  const int64_t block = std::max<int64_t>(16, 4096 / b.depth / 16 * 16);
+  parallel_for(ceil_div(rows, block), threads, [&](int64_t task) {
+    const int64_t first = task * block, count = std::min(block, rows - first);
+    float* y = out + first * b.columns;
+    for (int64_t j = 0; j < b.columns; ++j)
+      k.gemm.dots(a + first * b.depth, b.depth, count, columns.floats() + j * b.depth, b.depth,
+                  e.bias ? e.bias[j] : 0.0f, y + j, b.columns);
+    for (int64_t i = 0; i < count * b.columns && e.residual; ++i) y[i] += e.residual[first * b.columns + i];
+    if (e.activation) k.pointwise.activate(e.activation, e.slope, y, y, count * b.columns);
+  });
+}
+
+}  // namespace
+
 void dense_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue& epilogue, float* out,
                 int threads) {
+  if (b.groups == 1 && b.columns < kThinColumns && b.depth >= 2 * kernels().vl)
+    return thin_gemm(a, rows, b, epilogue, out, threads);
   PlainRows plain{a, b.groups * b.depth, out, b.groups * b.columns};
   const IndirectGemm gemm{fill_plain, &plain, nullptr, rows, 1, b.depth, b, out, epilogue};
   run_gemms(&gemm, 1, threads);

@@ -77,8 +77,8 @@ void binary_alike(Binary op, int64_t n, const float* a, const float* b, int acti
   const int threads = threads_for(static_cast<double>(n) * (0.1 + nanoseconds_per_element(activation)));
   parallel_for((n + kBlock - 1) / kBlock, threads, [&](int64_t task) {
     const int64_t begin = task * kBlock;
-    const BinaryRows t{a + begin, b + begin, y + begin, 1,          std::min(kBlock, n - begin), 0, 0, 0,
-                       false,     activation, slope};
+    const BinaryRows t{a + begin, b + begin, y + begin,  1,    std::min(kBlock, n - begin), 0, 0,
+                       0,         false,     activation, slope};
     kernel(&t);
   });
 }

@@ -141,12 +141,23 @@ void concat(const std::vector<ConcatPart>& parts, int64_t rows, float* y) {
   const double pieces = static_cast<double>(rows) * static_cast<double>(parts.size());
   const int threads = threads_for(static_cast<double>(rows * line) * kMove + pieces * 2);
   const auto copy = kernels().resample.copy_runs;
+  // Rows of this length are written one after the other, which memory likes better; shorter ones part by
+  // part, which saves calls.
+  constexpr int64_t kSequential = 64;
+  constexpr int64_t kPastCache = int64_t{3} << 20;  // floats
+  const bool past_cache = rows * line >= kPastCache;
   // Many short rows are shared out whole, a few long ones in pieces.
   if (rows >= 8 * threads) {
     const int64_t band = std::max<int64_t>(1, std::min<int64_t>(rows / (4 * threads), 65536 / line));
     parallel_for((rows + band - 1) / band, threads, [&](int64_t task) {
       const int64_t first = task * band, count = std::min(band, rows - first);
       float* to = y + first * line;
+      if (line >= kSequential) {
+        std::vector<ConcatPart> mine(parts);
+        for (ConcatPart& part : mine) part.x += first * part.columns;
+        kernels().resample.join_rows(to, mine.data(), static_cast<int64_t>(mine.size()), count, past_cache);
+        return;
+      }
       for (const ConcatPart& part : parts) {
         copy(to, line, part.x + first * part.columns, part.columns, part.columns, count);
         to += part.columns;

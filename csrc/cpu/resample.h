@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/resample.h"
+
 namespace cnnfast {
 
 enum PadMode : int { kPadZeros = 0, kPadReflect = 1, kPadReplicate = 2, kPadCircular = 3 };
@@ -17,10 +19,6 @@ struct Pad2dSpec {
 void pad2d(const Pad2dSpec& s, const float* x, float* y);
 
 // Arrays as matrices of the same number of rows, put side by side.
-struct ConcatPart {
-  const float* x;
-  int64_t columns;
-};
 void concat(const std::vector<ConcatPart>& parts, int64_t rows, float* y);
 
 // What each position along one axis of a resized picture is made of; made once per pair of sizes.

@@ -49,6 +49,10 @@ struct GemmKernels {
   // i_first..i_last and all j >= i_first rounded down to a vector: the upper part of a Gram matrix.
   void (*gram)(const float* x, int64_t depth, int64_t n, int64_t i_first, int64_t i_last, float* y,
                bool first);
+  // y[m * step] = start + sum over k < depth of a[m * lda + k] * w[k]: for so few columns that lanes would
+  // idle.
+  void (*dots)(const float* a, int64_t lda, int64_t rows, const float* w, int64_t depth, float start,
+               float* y, int64_t step);
 };
 
 inline int64_t panel_count(int64_t n, int vl, int max_vectors, bool plain) {

@@ -18,6 +18,8 @@ constexpr int kTileRows[kMaxVectors + 1] = {0, 8, 6};
 #endif
 constexpr int kMaxTileRows = 12;
 
+constexpr int64_t kStreamAhead = 1024;  // floats
+
 struct TileArgs {
   const cnnfast::GemmBlock* g;
   const float* const* rows;  // of the tile's first row
@@ -58,6 +60,9 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
     CNNFAST_UNROLL
     for (int m = 0; m < M; ++m) a[m] = rows[m] + g.offset;
     for (int64_t k = 0; k < len; ++k) {
+      // One row is as fast as B comes from memory.
+      if (M == 1)
+        for (int v = 0; v < NV * L; v += 16) __builtin_prefetch(b + kStreamAhead + v);
       V bv[NV];
       CNNFAST_UNROLL
       for (int v = 0; v < NV; ++v) bv[v] = load_as<V>(b + v * L);
@@ -394,8 +399,68 @@ static void gram_block(const float* x, int64_t depth, int64_t n, int64_t i_first
   }
 }
 
+// Vectors of VL / width runs of `width` lanes: the runs of a, then those of b, each run's halves added.
+template <int Width>
+CNNFAST_INLINE vf add_halves(vf a, vf b) {
+  constexpr int kHalf = Width / 2;
+  alignas(sizeof(vi)) static constexpr struct Lanes {
+    int32_t low[VL] = {}, high[VL] = {};
+    constexpr Lanes() {
+      for (int l = 0; l < VL; ++l) low[l] = l / kHalf * Width + l % kHalf, high[l] = low[l] + kHalf;
+    }
+  } kLanes;
+  const vi low = *reinterpret_cast<const vi*>(kLanes.low), high = *reinterpret_cast<const vi*>(kLanes.high);
+  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+}
+
+template <int Width>
+CNNFAST_INLINE void add_rows_up(vf* acc) {
+  if constexpr (Width > 1) {
+    CNNFAST_UNROLL
+    for (int i = 0; i < Width / 2; ++i) acc[i] = add_halves<Width>(acc[2 * i], acc[2 * i + 1]);
+    add_rows_up<Width / 2>(acc);
+  }
+}
+
+// R rows against one column: depth lies across the lanes, which are added at the end.
+template <int R>
+CNNFAST_INLINE void dots_of(const float* a, int64_t lda, const float* w, int64_t depth, float start, float* y,
+                            int64_t step) {
+  // Row after row, as they lie in memory: the processor's prefetchers follow.
+  vf acc[R];
+  const int64_t whole = depth / VL * VL;
+  const int tail = static_cast<int>(depth - whole);
+  CNNFAST_UNROLL
+  for (int r = 0; r < R; ++r) {
+    vf sum = {};
+    for (int64_t k = 0; k < whole; k += VL) sum = fma(load(a + k), load(w + k), sum);
+    if (tail) sum = fma(load_n(a + whole, tail), load_n(w + whole, tail), sum);
+    acc[r] = sum;
+    a += lda;
+  }
+  if (R < VL) {
+    CNNFAST_UNROLL
+    for (int r = 0; r < R; ++r) y[r * step] = sum_lanes(acc[r]) + start;
+    return;
+  }
+  // The halves of two vectors become one vector, until each lane is the sum of a row.
+  add_rows_up<VL>(acc);
+  const vf sums = acc[0] + splat(start);
+  if (step == 1) return store(y, sums);
+  float lane[VL];
+  store(lane, sums);
+  for (int r = 0; r < R; ++r) y[r * step] = lane[r];
+}
+
+static void dots(const float* a, int64_t lda, int64_t rows, const float* w, int64_t depth, float start,
+                 float* y, int64_t step) {
+  int64_t m = 0;
+  for (; m + VL <= rows; m += VL) dots_of<VL>(a + m * lda, lda, w, depth, start, y + m * step, step);
+  for (; m < rows; ++m) dots_of<1>(a + m * lda, lda, w, depth, start, y + m * step, step);
+}
+
 constexpr cnnfast::GemmKernels gemm_kernels() {
-  return {kMaxVectors, 24, kSweepRows, gemm_block, gemm_pack, gram_block};
+  return {kMaxVectors, 24, kSweepRows, gemm_block, gemm_pack, gram_block, dots};
 }
 
 }  // namespace

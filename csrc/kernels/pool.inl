@@ -172,7 +172,7 @@ static void pool_row(const cnnfast::PoolRow* r) {
   for (; q < q0; ++q) pool_pixel<P>(r, q);
   if (r->dw == 1 || r->kw == 1) {
     if (r->kw == 2 && r->sw == 1) q = pool_tiles<P, 2, 1, kPoolTile>(r, q, q1);
-    if (r->kw == 2 && r->sw == 2) q = pool_tiles<P, 2, 2, kPoolTile>(r, q, q1);
+    if (r->kw == 2 && r->sw == 2) q = pool_tiles<P, 2, 2, 2>(r, q, q1);
     if (r->kw == 3 && r->sw == 1) q = pool_tiles<P, 3, 1, kPoolTile>(r, q, q1);
     if (r->kw == 3 && r->sw == 2) q = pool_tiles<P, 3, 2, kPoolTile>(r, q, q1);
   }

@@ -70,6 +70,28 @@ static void copy_runs(float* y, int64_t y_step, const float* x, int64_t x_step, 
   }
 }
 
+// Lines that are not read first need whole aligned vectors.
+CNNFAST_INLINE void copy_run_past_cache(float* y, const float* x, int64_t count) {
+  int64_t i = 0;
+  for (; i < count && reinterpret_cast<uintptr_t>(y + i) % 64; ++i) y[i] = x[i];
+  for (; i + VL <= count; i += VL) store_past_cache(y + i, load(x + i));
+  for (; i < count; ++i) y[i] = x[i];
+}
+
+static void join_rows(float* y, const cnnfast::ConcatPart* parts, int64_t count, int64_t rows,
+                      bool past_cache) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t p = 0; p < count; ++p) {
+      const int64_t columns = parts[p].columns;
+      if (past_cache)
+        copy_run_past_cache(y, parts[p].x + r * columns, columns);
+      else
+        copy_run(y, parts[p].x + r * columns, columns);
+      y += columns;
+    }
+  if (past_cache) finish_past_cache();
+}
+
 static void copy_pixels(float* y, const float* x, int64_t step, int64_t c, int64_t n) {
   copy_runs(y, c, x, step, c, n);
 }
@@ -220,7 +242,7 @@ static void pick_pixels(float* y, const float* x, int64_t readable, const int64_
 }
 
 constexpr cnnfast::ResampleKernels resample_kernels() {
-  return {copy_runs, copy_pixels, fill_run, blend_rows, blend_pixels, pick_pixels};
+  return {copy_runs, copy_pixels, fill_run, blend_rows, blend_pixels, join_rows, pick_pixels};
 }
 
 }  // namespace

@@ -36,6 +36,23 @@ typedef int32_t vi_unaligned __attribute__((vector_size(VL * 4), aligned(4), may
 
 CNNFAST_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 CNNFAST_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
+// Past the caches, to an address that is a multiple of the vector; other threads see it after the fence.
+CNNFAST_INLINE void store_past_cache(float* p, vf v) {
+#if defined(CNNFAST_LEVEL_V4)
+  _mm512_stream_ps(p, v);
+#elif defined(CNNFAST_LEVEL_V3)
+  _mm256_stream_ps(p, v);
+#elif defined(CNNFAST_LEVEL_V2)
+  _mm_stream_ps(p, v);
+#else
+  store(p, v);
+#endif
+}
+CNNFAST_INLINE void finish_past_cache() {
+#if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_V3) || defined(CNNFAST_LEVEL_V2)
+  _mm_sfence();
+#endif
+}
 CNNFAST_INLINE vf splat(float s) { return s - vf{}; }
 CNNFAST_INLINE vi splat_int(int32_t s) { return s - vi{}; }
 // Bits of a comparison: all ones where true.

@@ -2,7 +2,8 @@
 #include "harness.h"
 
 CNNFAST_EXPECT_KERNELS(GemmKernels, int max_vectors; int tile_rows; int sweep_rows;
-                       void (*block)(const cnnfast::GemmBlock*); void (*pack)(); void (*gram)();)
+                       void (*block)(const cnnfast::GemmBlock*); void (*pack)(); void (*gram)();
+                       void (*dots)();)
 
 namespace compare {
 namespace {
@@ -147,6 +148,22 @@ void compare_gram(const KernelTable& base, const KernelTable& level, int64_t dep
   report.same("gram", upper[0].data(), upper[1].data(), static_cast<int64_t>(bounds.size()), &bounds);
 }
 
+void compare_dots(const KernelTable& base, const KernelTable& level, int64_t rows, int64_t depth, Guard guard,
+                  Random& random, Report& report) {
+  const Floats a = random.floats(rows * (depth + 1) - 1, guard), w = random.floats(depth, guard);
+  Floats expected = filled(2 * rows, guard, NAN), got = filled(2 * rows, guard, NAN),
+         sums = filled(2 * rows, guard, NAN);
+  for (int64_t i = 0; i < rows; ++i) expected[2 * i + 1] = got[2 * i + 1] = sums[2 * i + 1] = 1.0f;
+  base.gemm.dots(a.data(), depth + 1, rows, w.data(), depth, 0.5f, expected.data(), 2);
+  level.gemm.dots(a.data(), depth + 1, rows, w.data(), depth, 0.5f, got.data(), 2);
+  base.gemm.dots(absolute(a, guard).data(), depth + 1, rows, absolute(w, guard).data(), depth, 0.5f,
+                 sums.data(), 2);
+  std::vector<double> bounds;
+  for (int64_t i = 0; i < 2 * rows; ++i)
+    bounds.push_back(i % 2 ? 0.0 : 2.0 * static_cast<double>(depth + 2) * kUnit * sums[i]);
+  report.same("dots", expected.data(), got.data(), 2 * rows, &bounds);
+}
+
 }  // namespace
 
 void compare_gemm(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {
@@ -162,6 +179,8 @@ void compare_gemm(const KernelTable& base, const KernelTable& level, Guard guard
       }
   for (int64_t n : {1, 5, 16, 17, 64, 67, 131})
     for (bool transposed : {false, true}) compare_pack(level, 37, n, transposed, guard, random, report);
+  for (int64_t depth : {1, 15, 16, 17, 33, 64, 100})
+    for (int64_t rows : {1, 7, 8, 19}) compare_dots(base, level, rows, depth, guard, random, report);
   for (int64_t n : {1, 3, 16, 17, 24, 47, 64, 70}) compare_gram(base, level, 13, n, guard, random, report);
 }
 

@@ -2,7 +2,8 @@
 #include "harness.h"
 
 CNNFAST_EXPECT_KERNELS(ResampleKernels, void (*copy_runs)(); void (*copy_pixels)(); void (*fill)();
-                       void (*blend_rows)(); void (*blend_pixels)(); void (*pick_pixels)();)
+                       void (*blend_rows)(); void (*blend_pixels)(); void (*join_rows)();
+                       void (*pick_pixels)();)
 
 namespace compare {
 namespace {
@@ -74,6 +75,16 @@ void compare_resample(const KernelTable& base, const KernelTable& level, Guard g
         base.resample.copy_pixels(wanted.data(), from.data(), step, count, n);
         level.resample.copy_pixels(made.data(), from.data(), step, count, n);
         report.same("copy_pixels", wanted.data(), made.data(), n * count);
+      }
+
+      for (bool past_cache : {false, true}) {
+        const Floats second = random.floats(rows * 3, guard);
+        const Floats first = random.floats(rows * count, guard);
+        const cnnfast::ConcatPart parts[2] = {{first.data(), count}, {second.data(), 3}};
+        Floats wanted(rows * (count + 3), guard), made(rows * (count + 3), guard);
+        base.resample.join_rows(wanted.data(), parts, 2, rows, false);
+        level.resample.join_rows(made.data(), parts, 2, rows, past_cache);
+        report.same("join_rows", wanted.data(), made.data(), rows * (count + 3));
       }
 
       Floats filled_by[2] = {Floats(count, guard), Floats(count, guard)};

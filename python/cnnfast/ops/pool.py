@@ -376,7 +376,7 @@ def global_avg_pool2d(x: Any) -> Array:
     Lin, Chen and Yan, "Network in network", 2014, section 3.2.
     """
     x = array("global_avg_pool2d", "x", x)
-    return GLOBAL_AVG_POOL2D(infer_global_pool2d(x.shape), x)
+    return GLOBAL_AVG_POOL2D(infer_global_pool2d.quick(x.shape), x)
 
 
 def global_max_pool2d(x: Any) -> Array:
@@ -395,4 +395,4 @@ def global_max_pool2d(x: Any) -> Array:
     ShapeError, DTypeError, BackendError
     """
     x = array("global_max_pool2d", "x", x)
-    return GLOBAL_MAX_POOL2D(infer_global_pool2d(x.shape, "global_max_pool2d"), x)
+    return GLOBAL_MAX_POOL2D(infer_global_pool2d.quick(x.shape, "global_max_pool2d"), x)

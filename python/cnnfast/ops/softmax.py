@@ -114,7 +114,8 @@ def softmax(x: Any, axis: int = -1) -> Array:
     Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
     """
     x = array("softmax", "x", x)
-    return SOFTMAX(infer_softmax(x.shape, axis), x)
+    infer = infer_softmax.quick if type(axis) is int else infer_softmax
+    return SOFTMAX(infer(x.shape, axis), x)
 
 
 def log_softmax(x: Any, axis: int = -1) -> Array:
@@ -123,4 +124,5 @@ def log_softmax(x: Any, axis: int = -1) -> Array:
     Parameters, result and errors as for :func:`softmax`, with -Inf in place of 0.
     """
     x = array("log_softmax", "x", x)
-    return LOG_SOFTMAX(infer_log_softmax(x.shape, axis), x)
+    infer = infer_log_softmax.quick if type(axis) is int else infer_log_softmax
+    return LOG_SOFTMAX(infer(x.shape, axis), x)
