@@ -84,9 +84,7 @@ def compound_scaling(
     ----------
     Tan and Le, "EfficientNet", 2019, equation 3.
     """
-    return Scaling(
-        alpha**phi, beta**phi, round(resolution * gamma**phi), (alpha * beta**2 * gamma**2) ** phi
-    )
+    return Scaling(alpha**phi, beta**phi, round(resolution * gamma**phi), (alpha * beta**2 * gamma**2) ** phi)
 
 
 def round_channels(channels: float, width: float = 1.0, divisor: int = 8) -> int:
@@ -411,9 +409,7 @@ class EfficientNetLite(Module):
     def __init__(self, num_classes: int = 1000, *, dropout: float = 0.2, same: bool = False) -> None:
         eps = 0.001 if same else 1e-5
         padding: Any = "same" if same else 1
-        self.conv_stem = nn.Conv2d(
-            3, 32, 3, stride=2, padding=padding, bias=False, init="fan_out_normal"
-        )
+        self.conv_stem = nn.Conv2d(3, 32, 3, stride=2, padding=padding, bias=False, init="fan_out_normal")
         self.bn1 = nn.BatchNorm2d(32, eps=eps)
         self.blocks = Sequential()
         for expansion, kernel, stride, c_in, c_out, count in STAGES:

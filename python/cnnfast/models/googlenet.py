@@ -176,7 +176,7 @@ class GoogLeNet(Module):
             elif name == "4e":
                 self.maxpool4 = nn.MaxPool2d(2 if batch_norm else 3, stride=2, ceil_mode=True)
         if aux_logits:
-            options = {"batch_norm": batch_norm, "dropout": dropout_aux}
+            options: dict[str, Any] = {"batch_norm": batch_norm, "dropout": dropout_aux}
             self.aux1 = AuxiliaryHead(before["4b"], num_classes, **options)
             self.aux2 = AuxiliaryHead(before["4e"], num_classes, **options)
         # The convention of the weights that were released for Caffe.

@@ -61,7 +61,9 @@ class FaceInception(Module):
         self.pooled = nn.Identity() if pooled is None else ConvBN(in_channels, pooled, 1)
         self.direct = None if direct is None else ConvBN(in_channels, direct, 1)
         self.out_channels = (
-            sum(out for _, _, out in convolutions) + (in_channels if pooled is None else pooled) + (direct or 0)
+            sum(out for _, _, out in convolutions)
+            + (in_channels if pooled is None else pooled)
+            + (direct or 0)
         )
 
     def forward(self, x: Any) -> Any:

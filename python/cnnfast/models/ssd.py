@@ -102,7 +102,8 @@ def default_boxes(
     return every
 
 
-def _coded(op: str, a: Any, boxes: Any, variances: Sequence[float]) -> tuple[Array, Array, Array]:
+def _coded(op: str, a: Any, boxes: Any, variances: Any) -> tuple[Array, Array, Array]:
+    """Arguments of both directions as arrays, checked."""
     a, boxes, variances = np.asarray(a), np.asarray(boxes), np.asarray(variances, np.float64)
     if a.shape[-1:] != (4,) or boxes.ndim != 2 or boxes.shape[1] != 4 or a.shape[-2:] != boxes.shape:
         fail(op, "expected (..., boxes, 4) and default boxes (boxes, 4)", given=a.shape, default=boxes.shape)
@@ -132,8 +133,8 @@ def decode_boxes(locations: Any, boxes: Any, variances: Sequence[float] = VARIAN
     ------
     ShapeError
     """
-    locations, boxes, variances = _coded("decode_boxes", locations, boxes, variances)
-    t = locations * variances
+    locations, boxes, scale = _coded("decode_boxes", locations, boxes, variances)
+    t = locations * scale
     centre = boxes[:, :2] + t[..., :2] * boxes[:, 2:]
     half = boxes[:, 2:] * np.exp(np.minimum(t[..., 2:], _MOST_GROWTH)) / 2
     kind = locations.dtype if locations.dtype.kind == "f" else np.float64
@@ -158,13 +159,13 @@ def encode_boxes(corners: Any, boxes: Any, variances: Sequence[float] = VARIANCE
     ------
     ShapeError
     """
-    corners, boxes, variances = _coded("encode_boxes", corners, boxes, variances)
+    corners, boxes, scale = _coded("encode_boxes", corners, boxes, variances)
     size = corners[..., 2:] - corners[..., :2]
     if not (size > 0).all():
         fail("encode_boxes", "boxes must have positive width and height")
     shift = ((corners[..., :2] + corners[..., 2:]) / 2 - boxes[:, :2]) / boxes[:, 2:]
     kind = corners.dtype if corners.dtype.kind == "f" else np.float64
-    return (np.concatenate([shift, np.log(size / boxes[:, 2:])], axis=-1) / variances).astype(kind)
+    return (np.concatenate([shift, np.log(size / boxes[:, 2:])], axis=-1) / scale).astype(kind)
 
 
 # --- network ---------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ def ssd300(num_classes: int = 21, **options: Any) -> SSD300:
             std=(1 / 255, 1 / 255, 1 / 255),
             input_size=(300, 300),
             resize=300,
-            classes="coco",
+            classes="coco_91",  # with the gaps in the numbers of its categories
             licence="unstated; trained on ImageNet and COCO",
             accuracy={"box_map": 25.1},
         )

@@ -34,8 +34,8 @@ def fill(
     Parameters
     ----------
     name : str
-        ``"zeros"``, ``"ones"``, ``"constant:20"``; with fan_in and fan_out from ``fan``: ``"he_normal"`` (variance
-        2 / fan_in), ``"he_uniform"``, ``"fan_out_normal"`` (2 / fan_out), ``"glorot_normal"``
+        ``"zeros"``, ``"ones"``, ``"constant:20"``; with fan_in and fan_out from ``fan``: ``"he_normal"``
+        (variance 2 / fan_in), ``"he_uniform"``, ``"fan_out_normal"`` (2 / fan_out), ``"glorot_normal"``
         (2 / (fan_in + fan_out)), ``"glorot_uniform"``, ``"lecun_normal"`` (1 / fan_in), ``"torch_uniform"``
         (uniform within 1 / sqrt(fan_in)); ``"normal"`` has standard deviation .01, and ``"normal:0.02"``
         another one.
