@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 from .registry import create_model, list_models
@@ -9,7 +11,28 @@ from .registry import create_model, list_models
 __all__ = ["create_model", "list_models"]
 
 # One file per family; all are imported when the list is asked for.
-FAMILIES: tuple[str, ...] = ()
+FAMILIES: tuple[str, ...] = (
+    "efficientnet",
+    "googlenet",
+    "inception",
+    "inception_resnet",
+    "nn4_small2",
+    "segnet_vgg",
+    "ssd",
+    "unet",
+)
+
+
+class _Models(ModuleType):
+    """Where a network is named as its file, ``cnnfast.models.name`` is the network."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and name in FAMILIES:
+            value = getattr(value, name, value)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Models
 
 
 def __getattr__(name: str) -> Any:

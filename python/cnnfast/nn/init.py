@@ -14,6 +14,7 @@ __all__ = ["INITIALIZATIONS", "fill"]
 INITIALIZATIONS = (
     "zeros",
     "ones",
+    "constant",
     "he_normal",
     "he_uniform",
     "glorot_normal",
@@ -33,8 +34,8 @@ def fill(
     Parameters
     ----------
     name : str
-        ``"zeros"``, ``"ones"``; with fan_in and fan_out from ``fan``: ``"he_normal"`` (variance
-        2 / fan_in), ``"he_uniform"``, ``"fan_out_normal"`` (2 / fan_out), ``"glorot_normal"``
+        ``"zeros"``, ``"ones"``, ``"constant:20"``; with fan_in and fan_out from ``fan``: ``"he_normal"``
+        (variance 2 / fan_in), ``"he_uniform"``, ``"fan_out_normal"`` (2 / fan_out), ``"glorot_normal"``
         (2 / (fan_in + fan_out)), ``"glorot_uniform"``, ``"lecun_normal"`` (1 / fan_in), ``"torch_uniform"``
         (uniform within 1 / sqrt(fan_in)); ``"normal"`` has standard deviation .01, and ``"normal:0.02"``
         another one.
@@ -52,9 +53,11 @@ def fill(
         return np.zeros(shape, dtype)
     if name == "ones":
         return np.ones(shape, dtype)
+    kind, _, width = name.partition(":")
+    if kind == "constant":
+        return np.full(shape, float(width or 0), dtype)
     number, label = seed
     rng = np.random.Generator(np.random.PCG64([number, zlib.crc32(label.encode())]))
-    kind, _, width = name.partition(":")
     fan_in, fan_out = (max(1, n) for n in fan)
     deviation = {
         "he_normal": (2 / fan_in) ** 0.5,

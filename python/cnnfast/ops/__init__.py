@@ -11,8 +11,10 @@ from .conv import (
     pack_conv2d,
     pack_conv2d_transpose,
 )
+from .l2_pool import l2_pool2d
 from .linear import gram_matrix, linear, pack_linear
 from .norm import batch_norm, local_response_norm
+from .normalize import l2_normalize
 from .packed import PackedWeights
 from .pad import pad2d
 from .pool import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
@@ -43,6 +45,8 @@ __all__ = [
     "global_max_pool2d",
     "gram_matrix",
     "hard_swish",
+    "l2_normalize",
+    "l2_pool2d",
     "leaky_relu",
     "linear",
     "local_response_norm",

@@ -115,9 +115,10 @@ def infer_avg_pool2d(
     padding: Any = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    op: str = "avg_pool2d",
 ) -> PoolSpec:
     """Validate an average pooling; see :func:`avg_pool2d`."""
-    return _infer("avg_pool2d", x, size, stride, padding, 1, ceil_mode, count_include_pad)
+    return _infer(op, x, size, stride, padding, 1, ceil_mode, count_include_pad)
 
 
 @cached

@@ -1,0 +1,467 @@
+"""EfficientNet B0 to B7, their compound scaling, and EfficientNet-Lite0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .. import nn, ops
+from ..nn import Module, Sequential
+from .registry import Pretrained, register_model
+
+__all__ = [
+    "EfficientNet",
+    "EfficientNetLite",
+    "MBConv",
+    "Scaling",
+    "SqueezeExcitation",
+    "StochasticDepth",
+    "compound_scaling",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
+    "efficientnet_lite0",
+    "round_channels",
+    "round_depth",
+    "tf_efficientnet_lite0",
+]
+
+REFERENCE = "Tan and Le, EfficientNet: rethinking model scaling for convolutional neural networks, 2019"
+# Per stage of B0: expansion, kernel, stride, channels in, channels out, blocks. Table 1 of the source.
+STAGES = (
+    (1, 3, 1, 32, 16, 1),
+    (6, 3, 2, 16, 24, 2),
+    (6, 5, 2, 24, 40, 2),
+    (6, 3, 2, 40, 80, 3),
+    (6, 5, 1, 80, 112, 3),
+    (6, 5, 2, 112, 192, 4),
+    (6, 3, 1, 192, 320, 1),
+)
+
+
+# --- scaling ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a network is larger than its base: factors of depth and width, and rows of its input."""
+
+    depth: float
+    width: float
+    resolution: int
+    flops: float
+
+
+def compound_scaling(
+    phi: float, *, alpha: float = 1.2, beta: float = 1.1, gamma: float = 1.15, resolution: int = 224
+) -> Scaling:
+    """Depth, width and resolution for 2^phi times the work.
+
+    Parameters
+    ----------
+    phi : float
+        0 is the base network.
+    alpha, beta, gamma : float
+        Growth of depth, width and resolution per unit; alpha beta^2 gamma^2 is about 2.
+    resolution : int
+        Rows of the base network's input.
+
+    Returns
+    -------
+    Scaling
+        depth = alpha^phi, width = beta^phi (channels: see :func:`round_channels`), resolution =
+        gamma^phi of the base, and flops = (alpha beta^2 gamma^2)^phi. The published B1 to B7 took rounded
+        values near these, listed as options of their builders.
+
+    References
+    ----------
+    Tan and Le, "EfficientNet", 2019, equation 3.
+    """
+    return Scaling(alpha**phi, beta**phi, round(resolution * gamma**phi), (alpha * beta**2 * gamma**2) ** phi)
+
+
+def round_channels(channels: float, width: float = 1.0, divisor: int = 8) -> int:
+    """Channels times width as the nearest multiple of ``divisor``, but not below nine tenths of it."""
+    wanted = channels * width
+    rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * wanted else rounded
+
+
+def round_depth(blocks: int, depth: float = 1.0) -> int:
+    """Blocks times depth, rounded up."""
+    return math.ceil(blocks * depth)
+
+
+# --- blocks ----------------------------------------------------------------------------------------
+
+
+class StochasticDepth(Module):
+    """Leaves out its input at random, whole pictures at a time, while training; in use it is the identity.
+
+    References
+    ----------
+    Huang et al., "Deep networks with stochastic depth", 2016.
+    """
+
+    def __init__(self, p: float) -> None:
+        if not 0 <= p < 1:
+            raise ValueError(f"StochasticDepth: p must be at least 0 and below 1, got {p}")
+        self.p = p
+
+    def forward(self, x: Any) -> Any:
+        if self.training and self.p:
+            raise NotImplementedError(
+                "StochasticDepth: call model.eval() first; training comes with gradients"
+            )
+        return x
+
+    def extra_repr(self) -> str:
+        return f"p {self.p:g}"
+
+
+class SqueezeExcitation(Module):
+    """Channels times gates that are worked out from their means: sigmoid(fc2(silu(fc1(mean)))).
+
+    References
+    ----------
+    Hu et al., "Squeeze-and-excitation networks", 2018.
+    """
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        self.fc1 = nn.Conv2d(channels, squeezed, 1, init="fan_out_normal")
+        self.fc2 = nn.Conv2d(squeezed, channels, 1, init="fan_out_normal")
+
+    def forward(self, x: Any) -> Any:
+        gates = ops.silu(self.fc1(ops.global_avg_pool2d(x)))
+        return ops.mul(x, ops.sigmoid(self.fc2(gates)))
+
+
+def _conv(
+    c_in: int, c_out: int, size: int, norm: Mapping[str, float], stride: int = 1, depthwise: bool = False
+) -> Sequential:
+    """Convolution and batch normalisation; an activation is appended by who wants one."""
+    options: dict[str, Any] = {"stride": stride, "padding": size // 2, "bias": False}
+    conv = (
+        nn.DepthwiseConv2d(c_in, size, **options)
+        if depthwise
+        else nn.Conv2d(c_in, c_out, size, init="fan_out_normal", **options)
+    )
+    return Sequential(conv, nn.BatchNorm2d(c_out, **norm))
+
+
+class MBConv(Module):
+    """Expand by 1x1, filter depthwise, squeeze and excite, project by 1x1; added to its input if it can be.
+
+    Parameters
+    ----------
+    expansion : int
+        Channels in between per channel in.
+    kernel, stride : int
+        Of the depthwise convolution.
+    c_in, c_out : int
+    drop : float
+        Probability that the block is left out of a picture in training.
+    norm : mapping
+        ``eps`` and ``momentum`` of the batch normalisations.
+    """
+
+    def __init__(
+        self,
+        expansion: int,
+        kernel: int,
+        stride: int,
+        c_in: int,
+        c_out: int,
+        *,
+        drop: float = 0.0,
+        norm: Mapping[str, float] | None = None,
+    ) -> None:
+        norm = norm or {}
+        inner = round_channels(c_in * expansion)
+        block = Sequential()
+        if inner != c_in:
+            block.append(_conv(c_in, inner, 1, norm).append(nn.SiLU()))
+        block.append(_conv(inner, inner, kernel, norm, stride, depthwise=True).append(nn.SiLU()))
+        block.append(SqueezeExcitation(inner, max(1, c_in // 4)))
+        block.append(_conv(inner, c_out, 1, norm))
+        self.block = block
+        self.stochastic_depth = StochasticDepth(drop)
+        self.residual = stride == 1 and c_in == c_out
+
+    def forward(self, x: Any) -> Any:
+        y = self.block(x)
+        return ops.add(self.stochastic_depth(y), x) if self.residual else y
+
+
+class EfficientNet(Module):
+    """EfficientNet of any depth and width.
+
+    Parameters
+    ----------
+    num_classes : int
+    width, depth : float
+        Factors on the channels and blocks of B0, see :func:`compound_scaling`.
+    dropout : float
+        Before the classifier.
+    drop : float
+        Largest probability of stochastic depth, reached at the last block.
+    eps, momentum : float
+        Of the batch normalisations.
+
+    Notes
+    -----
+    ``forward`` takes (N, H, W, 3) of any size and gives logits (N, num_classes).
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        *,
+        width: float = 1.0,
+        depth: float = 1.0,
+        dropout: float = 0.2,
+        drop: float = 0.2,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        norm = {"eps": eps, "momentum": momentum}
+        blocks = sum(round_depth(stage[5], depth) for stage in STAGES)
+        first = round_channels(STAGES[0][3], width)
+        features = Sequential(_conv(3, first, 3, norm, stride=2).append(nn.SiLU()))
+        done = 0
+        for expansion, kernel, stride, c_in, c_out, count in STAGES:
+            c_in, c_out = round_channels(c_in, width), round_channels(c_out, width)
+            stage = Sequential()
+            for _ in range(round_depth(count, depth)):
+                chance = drop * done / blocks
+                stage.append(MBConv(expansion, kernel, stride, c_in, c_out, drop=chance, norm=norm))
+                c_in, stride, done = c_out, 1, done + 1
+            features.append(stage)
+        last = 4 * c_in
+        features.append(_conv(c_in, last, 1, norm).append(nn.SiLU()))
+        self.features = features
+        self.classifier = Sequential(nn.Dropout(dropout), nn.Linear(last, num_classes))
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(ops.flatten(ops.global_avg_pool2d(self.features(x))))
+
+
+# --- B0 to B7 --------------------------------------------------------------------------------------
+
+
+def _weights(file: str, size: int, resize: int, top1: float, top5: float, cubic: bool = True) -> Pretrained:
+    return Pretrained(
+        url=f"https://download.pytorch.org/models/{file}.pth",
+        sha256=file.rpartition("-")[2],
+        input_size=(size, size),
+        resize=resize,
+        interpolation="bicubic" if cubic else "bilinear",
+        accuracy={"top1": top1, "top5": top5},
+    )
+
+
+def _build(num_classes: int, usual: dict[str, Any], options: dict[str, Any]) -> EfficientNet:
+    return EfficientNet(num_classes, **{**usual, **options})
+
+
+# The larger ones were trained with other constants of their batch normalisations.
+_WIDE_NORM = {"eps": 0.001, "momentum": 0.01}
+
+
+@register_model(
+    input_size=224,
+    reference=REFERENCE,
+    weights={"torchvision": _weights("efficientnet_b0_rwightman-7f5810bc", 224, 256, 77.692, 93.532)},
+)
+def efficientnet_b0(num_classes: int = 1000, **options: Any) -> EfficientNet:
+    """EfficientNet-B0: 5,288,548 parameters. Options as for :class:`EfficientNet`."""
+    return _build(num_classes, {}, options)
+
+
+@register_model(
+    input_size=240,
+    reference=REFERENCE,
+    weights={
+        "torchvision": _weights("efficientnet_b1-c27df63c", 240, 255, 79.838, 94.934, cubic=False),
+        "torchvision_v1": _weights("efficientnet_b1_rwightman-bac287d4", 240, 256, 78.642, 94.186),
+    },
+)
+def efficientnet_b1(num_classes: int = 1000, **options: Any) -> EfficientNet:
+    """EfficientNet-B1: 7,794,184 parameters."""
+    return _build(num_classes, {"depth": 1.1}, options)
+
+
+@register_model(
+    input_size=288,
+    reference=REFERENCE,
+    weights={"torchvision": _weights("efficientnet_b2_rwightman-c35c1473", 288, 288, 80.608, 95.31)},
+)
+def efficientnet_b2(num_classes: int = 1000, **options: Any) -> EfficientNet:
+    """EfficientNet-B2: 9,109,994 parameters; published for 260 x 260, weights known for 288 x 288."""
+    return _build(num_classes, {"width": 1.1, "depth": 1.2, "dropout": 0.3}, options)
+
+
+@register_model(
+    input_size=300,
+    reference=REFERENCE,
+    weights={"torchvision": _weights("efficientnet_b3_rwightman-b3899882", 300, 320, 82.008, 96.054)},
+)
+def efficientnet_b3(num_classes: int = 1000, **options: Any) -> EfficientNet:
+    """EfficientNet-B3: 12,233,232 parameters."""
+    return _build(num_classes, {"width": 1.2, "depth": 1.4, "dropout": 0.3}, options)
+
+
+@register_model(
+    input_size=380,
+    reference=REFERENCE,
+    weights={"torchvision": _weights("efficientnet_b4_rwightman-23ab8bcd", 380, 384, 83.384, 96.594)},
+)
+def efficientnet_b4(num_classes: int = 1000, **options: Any) -> EfficientNet:
+    """EfficientNet-B4: 19,341,616 parameters."""
+    return _build(num_classes, {"width": 1.4, "depth": 1.8, "dropout": 0.4}, options)
+
+
+@register_model(
+    input_size=456,
+    reference=REFERENCE,
+    weights={"torchvision": _weights("efficientnet_b5_lukemelas-1a07897c", 456, 456, 83.444, 96.628)},
+)
+def efficientnet_b5(num_classes: int = 1000, **options: Any) -> EfficientNet:
+    """EfficientNet-B5: 30,389,784 parameters."""
+    return _build(num_classes, {"width": 1.6, "depth": 2.2, "dropout": 0.4, **_WIDE_NORM}, options)
+
+
+@register_model(
+    input_size=528,
+    reference=REFERENCE,
+    weights={"torchvision": _weights("efficientnet_b6_lukemelas-24a108a5", 528, 528, 84.008, 96.916)},
+)
+def efficientnet_b6(num_classes: int = 1000, **options: Any) -> EfficientNet:
+    """EfficientNet-B6: 43,040,704 parameters."""
+    return _build(num_classes, {"width": 1.8, "depth": 2.6, "dropout": 0.5, **_WIDE_NORM}, options)
+
+
+@register_model(
+    input_size=600,
+    reference=REFERENCE,
+    weights={"torchvision": _weights("efficientnet_b7_lukemelas-c5b4e57e", 600, 600, 84.122, 96.908)},
+)
+def efficientnet_b7(num_classes: int = 1000, **options: Any) -> EfficientNet:
+    """EfficientNet-B7: 66,347,960 parameters."""
+    return _build(num_classes, {"width": 2.0, "depth": 3.1, "dropout": 0.5, **_WIDE_NORM}, options)
+
+
+# --- Lite ------------------------------------------------------------------------------------------
+
+
+class LiteBlock(Module):
+    """Inverted residual of the Lite networks: ReLU6, no squeeze-and-excitation; names as in timm."""
+
+    def __init__(
+        self, expansion: int, kernel: int, stride: int, c_in: int, c_out: int, eps: float, same: bool
+    ) -> None:
+        inner = c_in * expansion
+        padding: Any = "same" if same else kernel // 2
+        norms = []
+        if expansion > 1:
+            self.conv_pw = nn.Conv2d(c_in, inner, 1, bias=False, init="fan_out_normal")
+            norms.append(inner)
+        self.conv_dw = nn.DepthwiseConv2d(inner, kernel, stride=stride, padding=padding, bias=False)
+        norms += [inner, c_out]
+        last = nn.Conv2d(inner, c_out, 1, bias=False, init="fan_out_normal")
+        # In a block that does not expand, the projection is the pointwise convolution.
+        setattr(self, "conv_pwl" if expansion > 1 else "conv_pw", last)
+        for i, features in enumerate(norms):
+            setattr(self, f"bn{i + 1}", nn.BatchNorm2d(features, eps=eps))
+        self.expands = expansion > 1
+        self.residual = stride == 1 and c_in == c_out
+
+    def forward(self, x: Any) -> Any:
+        if self.expands:
+            y = ops.relu6(self.bn1(self.conv_pw(x)))
+            y = ops.relu6(self.bn2(self.conv_dw(y)))
+            y = self.bn3(self.conv_pwl(y))
+        else:
+            y = ops.relu6(self.bn1(self.conv_dw(x)))
+            y = self.bn2(self.conv_pw(y))
+        return ops.add(y, x) if self.residual else y
+
+
+class EfficientNetLite(Module):
+    """EfficientNet-Lite0: B0 without squeeze-and-excitation, with ReLU6 for SiLU.
+
+    Parameters
+    ----------
+    num_classes : int
+    dropout : float
+    same : bool
+        ``"same"`` padding, whose extra row and column lie at the end, and eps .001: the form whose
+        weights come from TensorFlow. Otherwise half the kernel on every side, and eps 1e-5.
+    """
+
+    def __init__(self, num_classes: int = 1000, *, dropout: float = 0.2, same: bool = False) -> None:
+        eps = 0.001 if same else 1e-5
+        padding: Any = "same" if same else 1
+        self.conv_stem = nn.Conv2d(3, 32, 3, stride=2, padding=padding, bias=False, init="fan_out_normal")
+        self.bn1 = nn.BatchNorm2d(32, eps=eps)
+        self.blocks = Sequential()
+        for expansion, kernel, stride, c_in, c_out, count in STAGES:
+            stage = Sequential()
+            for _ in range(count):
+                stage.append(LiteBlock(expansion, kernel, stride, c_in, c_out, eps, same))
+                c_in, stride = c_out, 1
+            self.blocks.append(stage)
+        self.conv_head = nn.Conv2d(320, 1280, 1, bias=False, init="fan_out_normal")
+        self.bn2 = nn.BatchNorm2d(1280, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(1280, num_classes)
+
+    def forward(self, x: Any) -> Any:
+        x = ops.relu6(self.bn1(self.conv_stem(x)))
+        x = ops.relu6(self.bn2(self.conv_head(self.blocks(x))))
+        return self.classifier(self.dropout(ops.flatten(ops.global_avg_pool2d(x))))
+
+
+_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
+_LITE = "EfficientNet-Lite, https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite"
+
+
+@register_model(
+    reference=_LITE,
+    weights={
+        "timm": Pretrained(
+            url=f"{_TIMM}efficientnet_lite0_ra-37913777.pth",
+            sha256="37913777",
+            interpolation="bicubic",
+            accuracy={"top1": 75.5, "top5": 92.51},
+        )
+    },
+)
+def efficientnet_lite0(num_classes: int = 1000, **options: Any) -> EfficientNetLite:
+    """EfficientNet-Lite0 with padding on every side: 4,652,008 parameters, names as in timm."""
+    return EfficientNetLite(num_classes, same=False, **options)
+
+
+@register_model(
+    reference=_LITE,
+    weights={
+        "timm": Pretrained(
+            url=f"{_TIMM}tf_efficientnet_lite0-0aa007d2.pth",
+            sha256="0aa007d2",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            interpolation="bicubic",
+            accuracy={"top1": 74.83, "top5": 92.17},
+        )
+    },
+)
+def tf_efficientnet_lite0(num_classes: int = 1000, **options: Any) -> EfficientNetLite:
+    """EfficientNet-Lite0 with ``"same"`` padding, as TensorFlow trained it: 4,652,008 parameters."""
+    return EfficientNetLite(num_classes, same=True, **options)

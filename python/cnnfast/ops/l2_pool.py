@@ -1,0 +1,80 @@
+"""Pooling by the Euclidean length of each window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .arithmetic import MUL, infer_mul
+from .pool import AVG_POOL2D, PoolSpec, infer_avg_pool2d
+from .registry import Array, Cost, Op, array, cached
+
+
+@dataclass(frozen=True)
+class L2PoolSpec:
+    """A checked pooling: the average pooling of the squares that it is a root of."""
+
+    out: tuple[int, ...]
+    squares: Any
+    mean: PoolSpec
+
+
+@cached
+def infer_l2_pool2d(x: tuple[int, ...], size: Any, stride: Any = None, padding: Any = 0) -> L2PoolSpec:
+    """Validate a pooling by lengths; see :func:`l2_pool2d`."""
+    mean = infer_avg_pool2d(x, size, stride, padding, op="l2_pool2d")
+    return L2PoolSpec(mean.out, infer_mul(x, x), mean)
+
+
+def _root(s: L2PoolSpec, mean: Array) -> Array:
+    """Lengths from means of squares."""
+    rows, columns = s.mean.size
+    with np.errstate(all="ignore"):
+        return np.sqrt(mean * mean.dtype.type(rows * columns))
+
+
+def reference_l2_pool2d(s: L2PoolSpec, x: Array) -> Array:
+    """The root of the sum of squares of each window."""
+    return _root(s, AVG_POOL2D.reference(s.mean, MUL.reference(s.squares, x, x)))
+
+
+def _native_l2_pool2d(s: L2PoolSpec, x: Array) -> Array:
+    return _root(s, AVG_POOL2D.native(s.mean, MUL.native(s.squares, x, x)))
+
+
+def _cost(s: L2PoolSpec) -> Cost:
+    mean = AVG_POOL2D.cost(s.mean)
+    n, m = (float(np.prod(shape, dtype=float)) for shape in (s.mean.x, s.out))
+    return Cost(mean.flops + n + 2 * m, 4 * (n + m))
+
+
+L2_POOL2D = Op("l2_pool2d", infer_l2_pool2d, reference_l2_pool2d, _native_l2_pool2d, _cost)
+
+
+def l2_pool2d(x: Any, size: Any, *, stride: Any = None, padding: Any = 0) -> Array:
+    """Euclidean length sqrt(sum x**2) of each window, per channel.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, H, W, C)
+        float32 (squares must stay below 3.4e38) or float64 (NumPy reference).
+    size, stride, padding
+        As in :func:`avg_pool2d`; the padding holds zeros.
+
+    Returns
+    -------
+    ndarray, shape (N, P, Q, C)
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    References
+    ----------
+    Sermanet, Chintala and LeCun, "Convolutional neural networks applied to house numbers digit
+    classification", 2012, section 2.2.
+    """
+    x = array("l2_pool2d", "x", x)
+    return L2_POOL2D(infer_l2_pool2d(x.shape, size, stride, padding), x)

@@ -1,0 +1,116 @@
+"""What is asked of every network: sizes, work, passes that change nothing, backends that agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cnnfast import graph, nn
+from cnnfast.graph import Graph
+from cnnfast.nn import Module
+
+F64 = np.dtype(np.float64)
+WORK = ("conv2d", "depthwise_conv2d", "conv2d_transpose", "linear")
+
+
+def parameters(module: Module) -> int:
+    return sum(p.size for p in module.parameters())
+
+
+def statistics(module: Module) -> int:
+    """Running means and variances."""
+    return sum(b.size for b in module.buffers() if b.dtype.kind == "f")
+
+
+def traced(module: Module, *shape: int) -> Graph:
+    return graph.trace(module, shape)
+
+
+def macs(g: Graph) -> float:
+    """Multiply-adds of convolutions and dense layers."""
+    return sum(node.op.cost(node.spec).flops for node in g.nodes if node.op.name in WORK) / 2
+
+
+def maps(g: Graph, scope: str) -> tuple[int, ...]:
+    """Shape of what the last node below a path gives."""
+    return [n for n in g.nodes if n.scope == scope or n.scope.startswith(f"{scope}.")][-1].output.shape
+
+
+def randomized(module: Module, seed: int = 1) -> Module:
+    """Evaluation mode, with statistics and biases that are all different and not 0 or 1."""
+    rng = np.random.default_rng(seed)
+    module.initialize(seed)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            n = part.features
+            part.weight.data = rng.uniform(0.8, 1.2, n).astype(np.float32)
+            part.bias.data = rng.uniform(-0.1, 0.1, n).astype(np.float32)
+            part.running_mean = rng.uniform(-0.1, 0.1, n).astype(np.float32)
+            part.running_var = rng.uniform(0.8, 1.25, n).astype(np.float32)
+        elif getattr(part, "bias", None) is not None:
+            part.bias.data = rng.uniform(-0.1, 0.1, part.bias.shape).astype(np.float32)
+    return module.eval()
+
+
+def _double(module: Module) -> Module:
+    """All parameters and statistics in float64, so that passes round to float64 too."""
+    for part in module.modules():
+        for p in part._parameters.values():
+            p.data = p.data.astype(F64)
+            p.dtype = F64
+        for name, b in part._buffers.items():
+            if b.dtype.kind == "f":
+                part._buffers[name] = b.astype(F64)
+    return module
+
+
+def flat(result: Any) -> list[np.ndarray]:
+    return [result] if isinstance(result, np.ndarray) else [a for r in result for a in flat(r)]
+
+
+def check_passes(module: Module, shape: tuple[int, ...]) -> Graph:
+    """The optimised graph computes the same in float64, and has no normalisation left to fold."""
+    g = graph.trace(_double(randomized(module)), shape, dtype=F64)
+    x = np.random.default_rng(2).uniform(-1, 1, shape)
+    better = graph.optimize(g)
+    assert len(better.nodes) < len(g.nodes)
+    assert not any(n.op.name == "batch_norm" for n in better.nodes)
+    for got, want in zip(flat(graph.interpret(better, x)), flat(graph.interpret(g, x)), strict=True):
+        assert np.isfinite(want).all()
+        assert np.abs(want).max() > 1e-6
+        np.testing.assert_allclose(got, want, 0, 1e-9 * np.abs(want).max())
+    return better
+
+
+def check_backend(module: Module, shape: tuple[int, ...], tolerance: float = 2e-5) -> None:
+    """float32 on the backend in use is float64 on the references, but for rounding; also when optimised."""
+    x = np.random.default_rng(3).uniform(-1, 1, shape).astype(np.float32)
+    g = graph.trace(randomized(module), shape)
+    want = flat(graph.interpret(g, x.astype(F64)))
+    eager = flat(module(x))
+    fused = flat(graph.interpret(graph.optimize(g), x, native=True))
+    for exact, *results in zip(want, eager, fused, strict=True):
+        for got in results:
+            assert got.dtype == np.float32
+            np.testing.assert_allclose(got, exact, 0, tolerance * np.abs(exact).max())
+
+
+def to_torch(x: np.ndarray) -> Any:
+    """N,H,W,C array as an N,C,H,W torch tensor of float64."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2), F64))
+
+
+def from_torch(y: Any) -> np.ndarray:
+    return y.detach().numpy().transpose(0, 2, 3, 1)
+
+
+def load_torch(theirs: Any, ours: Module) -> Any:
+    """A torch module, in evaluation mode and float64, with our weights under the same names."""
+    import torch
+
+    state = {name: torch.from_numpy(np.array(a)) for name, a in ours.state_dict(layout="torch").items()}
+    theirs.load_state_dict(state)
+    return theirs.double().eval()
