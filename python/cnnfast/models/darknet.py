@@ -237,7 +237,8 @@ class Darknet(Module):
         for i, layer in enumerate(self.layers):
             if isinstance(layer, ConvBlock):
                 batch_norm = isinstance(layer.bn, nn.BatchNorm2d)
-                found.append(ConvolutionValues(f"layers.{i}", layer.conv.weight.shape, batch_norm))
+                kh, kw, inputs, outputs = layer.conv.weight.shape
+                found.append(ConvolutionValues(f"layers.{i}", (kh, kw, inputs, outputs), batch_norm))
         return found
 
 

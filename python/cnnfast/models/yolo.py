@@ -165,11 +165,11 @@ def _sigmoid(x: Array) -> Array:
 
 def _cells(output: Any, head: Head) -> Array:
     """Raw values as (N, rows, columns, anchors, 5 + classes)."""
-    output = array("decode", "output", output)
+    output = array("decode", "output", np.asarray(output))
     rank("decode", "output", output.shape, "N,H,W,C")
     if output.shape[3] != head.channels:
         fail("decode", f"expected {head.channels} channels", output=output.shape)
-    return output.reshape(*output.shape[:3], len(head.anchors), -1)
+    return output.reshape(*output.shape[:3], len(head.anchors), 5 + head.classes)
 
 
 def _boxes(t: Array, place: tuple[Array, ...], grid: tuple[int, int], head: Head, size: Any) -> Array:
@@ -237,7 +237,12 @@ def decode(output: Any, head: Head, size: Any, *, relative: bool = False) -> tup
     if not relative:
         boxes = boxes * np.array([size[1], size[0]] * 2, boxes.dtype)
     objectness, probabilities = _sigmoid(t[:, 4]), _probabilities(t[:, 5:], head)
-    return boxes.reshape(n, -1, 4), objectness.reshape(n, -1), probabilities.reshape(n, -1, head.classes)
+    count = rows * columns * anchors
+    return (
+        boxes.reshape(n, count, 4),
+        objectness.reshape(n, count),
+        probabilities.reshape(n, count, head.classes),
+    )
 
 
 def _size(size: Any) -> tuple[int, int]:
@@ -282,7 +287,8 @@ def detect(
 
     Examples
     --------
-    >>> model = cf.models.yolov3_tiny(weights="yolov3-tiny.weights").eval()
+    >>> model = cf.models.yolov3_tiny().eval()
+    >>> load_darknet(model, "yolov3-tiny.weights")
     >>> frame, place = letterbox(picture / 255, 416)
     >>> found = detect(model(frame[None]), model.heads, 416)[0]
     >>> boxes = place.undo(found.boxes)

@@ -300,7 +300,6 @@ def _arrays(name: str, start: int, convolutions: Iterable[ConvolutionValues]) ->
 
 def _read(file: BinaryIO, name: str, shape: tuple[int, ...]) -> Array:
     array = np.empty(shape, "<f4")
-    view = memoryview(array).cast("B")
-    if (came := file.readinto(view)) != array.nbytes:  # type: ignore[attr-defined]
+    if (came := file.readinto(array.data.cast("B"))) != array.nbytes:  # type: ignore[attr-defined]
         raise WeightsError(f"read_weights: {name}: file: expected {array.nbytes} more bytes, came {came}")
     return array.astype(np.float32, copy=False)
