@@ -10,7 +10,6 @@ __all__ = ["create_model", "list_models"]
 
 # One file per family; all are imported when the list is asked for.
 FAMILIES: tuple[str, ...] = (
-    "darknet",
     "faster_rcnn",
     "yolo",
 )
