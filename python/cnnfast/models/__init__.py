@@ -13,6 +13,7 @@ __all__ = ["create_model", "list_models"]
 # One file per family; all are imported when the list is asked for.
 FAMILIES: tuple[str, ...] = (
     "efficientnet",
+    "faster_rcnn",
     "googlenet",
     "inception",
     "inception_resnet",
@@ -20,19 +21,23 @@ FAMILIES: tuple[str, ...] = (
     "segnet_vgg",
     "ssd",
     "unet",
+    "yolo",
 )
 
 
-class _Models(ModuleType):
-    """Where a network is named as its file, ``cnnfast.models.name`` is the network."""
+class _Package(ModuleType):
+    """Where a file has the name of a network in it, the name means the network.
+
+    Importing a file would otherwise put the file in its place.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and name in FAMILIES:
-            value = getattr(value, name, value)
+        if isinstance(value, ModuleType) and callable(getattr(value, name, None)):
+            value = getattr(value, name)
         super().__setattr__(name, value)
 
 
-sys.modules[__name__].__class__ = _Models
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,92 @@
+"""Pictures of any size in a frame of fixed size, and boxes back from the frame to the picture."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import ops
+from ..ops.registry import array, pair, rank
+
+Array = np.ndarray
+
+__all__ = ["Letterbox", "letterbox"]
+
+
+class Letterbox(NamedTuple):
+    """Where a picture lies in its frame: rows first in every pair.
+
+    Attributes
+    ----------
+    picture, inner, frame : (int, int)
+        Size of the picture, of its resized form, and of the frame around that.
+    offset : (int, int)
+        First row and column of the resized form.
+    """
+
+    picture: tuple[int, int]
+    inner: tuple[int, int]
+    frame: tuple[int, int]
+    offset: tuple[int, int]
+
+    def _maps(self, dtype: Any) -> tuple[Array, Array]:
+        """Factor from the picture to the frame, and shift, for x1, y1, x2, y2."""
+        factor = [self.inner[1] / self.picture[1], self.inner[0] / self.picture[0]]
+        return np.array(factor * 2, dtype), np.array([self.offset[1], self.offset[0]] * 2, dtype)
+
+    def apply(self, boxes: Any) -> Array:
+        """Boxes (..., 4) x1, y1, x2, y2 in pixels of the picture, in pixels of the frame."""
+        boxes = array("Letterbox.apply", "boxes", boxes)
+        factor, shift = self._maps(boxes.dtype)
+        return boxes * factor + shift
+
+    def undo(self, boxes: Any, *, clip: bool = True) -> Array:
+        """Boxes (..., 4) in pixels of the frame, in pixels of the picture; cut at its edges."""
+        boxes = array("Letterbox.undo", "boxes", boxes)
+        factor, shift = self._maps(boxes.dtype)
+        boxes = (boxes - shift) / factor
+        if clip:
+            h, w = self.picture
+            boxes = np.clip(boxes, 0, np.array([w, h, w, h], boxes.dtype))
+        return boxes
+
+
+def letterbox(picture: Any, size: Any, *, fill: float = 0.5, centred: bool = True) -> tuple[Array, Letterbox]:
+    """Resize a picture, keeping its proportions, until it just fits a frame; fill the rest.
+
+    Parameters
+    ----------
+    picture : array_like, shape (H, W, C)
+    size : int or (int, int)
+        Rows and columns of the frame.
+    fill : float
+        Value of the rest; the default is the grey of darknet for pictures in 0..1.
+    centred : bool
+        Whether the picture lies in the middle or at the top left.
+
+    Returns
+    -------
+    frame : ndarray, shape (*size, C)
+    place : Letterbox
+        Takes boxes back with ``place.undo(boxes)``.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+    """
+    op = "letterbox"
+    picture = array(op, "picture", picture)
+    rank(op, "picture", picture.shape, "H,W,C")
+    rows, columns = pair(op, "size", tuple(size) if isinstance(size, list) else size, 1)
+    h, w = picture.shape[:2]
+    # Whole numbers decide which side fits; the other one is rounded down, but not to nothing.
+    if h * columns > w * rows:
+        inner = rows, max(1, w * rows // max(h, 1))
+    else:
+        inner = max(1, h * columns // max(w, 1)), columns
+    resized = ops.resize(picture[None], inner)
+    free = rows - inner[0], columns - inner[1]
+    top, left = (free[0] // 2, free[1] // 2) if centred else (0, 0)
+    frame = ops.pad2d(resized, ((top, free[0] - top), (left, free[1] - left)), value=fill)[0]
+    return frame, Letterbox((h, w), inner, (rows, columns), (top, left))

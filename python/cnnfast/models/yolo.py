@@ -1,0 +1,329 @@
+"""YOLO versions 2 and 3: the networks, and boxes out of their raw values.
+
+The networks are lists of darknet's sections, so that their layers have darknet's numbers and its weights
+files fit as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import ops
+from ..ops.activations import apply_activation
+from ..ops.registry import array, fail, number, pair, rank
+from ..ops.softmax import softmax
+from ..weights.darknet import Section
+from .darknet import Darknet, Head
+from .registry import register_model
+
+Array = np.ndarray
+
+__all__ = ["Detections", "decode", "detect", "yolov2_tiny", "yolov3", "yolov3_tiny"]
+
+# --- networks --------------------------------------------------------------------------------------
+
+
+def _net(size: int) -> Section:
+    return Section("net", {"width": str(size), "height": str(size), "channels": "3"})
+
+
+def _conv(filters: int, size: int = 3, stride: int = 1) -> Section:
+    """Convolution, batch normalisation, leaky ReLU; the picture keeps its size at stride 1."""
+    options = {"batch_normalize": 1, "filters": filters, "size": size, "stride": stride, "pad": 1}
+    return _section("convolutional", **options, activation="leaky")
+
+
+def _output(filters: int) -> Section:
+    """The 1x1 convolution, with a bias, whose results are the raw values of a head."""
+    return _section("convolutional", filters=filters, size=1, stride=1, pad=1, activation="linear")
+
+
+def _section(kind: str, **options: Any) -> Section:
+    return Section(kind, {name: str(value) for name, value in options.items()})
+
+
+def _pool(stride: int = 2) -> Section:
+    return _section("maxpool", size=2, stride=stride)
+
+
+def _route(*layers: int) -> Section:
+    return _section("route", layers=",".join(map(str, layers)))
+
+
+def _listed(anchors: Sequence[float]) -> str:
+    return ",".join(map(str, anchors))
+
+
+# Width and height of each anchor; in cells of 32 pixels for version 2, in pixels of the input for version 3.
+ANCHORS_V2_TINY_COCO = (
+    0.57273, 0.677385, 1.87446, 2.06253, 3.33843, 5.47434, 7.88282, 3.52778, 9.77052, 9.16828,
+)  # fmt: skip
+ANCHORS_V2_TINY_VOC = (1.08, 1.19, 3.42, 4.41, 6.63, 11.38, 9.42, 5.11, 16.62, 10.52)
+ANCHORS_V3_TINY = (10, 14, 23, 27, 37, 58, 81, 82, 135, 169, 344, 319)
+ANCHORS_V3 = (10, 13, 16, 30, 33, 23, 30, 61, 62, 45, 59, 119, 116, 90, 156, 198, 373, 326)
+
+
+def _head_v3(mask: Sequence[int], anchors: Sequence[float], num_classes: int) -> list[Section]:
+    """The output convolution and the section that says what its channels mean."""
+    num = len(anchors) // 2
+    yolo = _section("yolo", mask=_listed(mask), anchors=_listed(anchors), classes=num_classes, num=num)
+    return [_output(len(mask) * (5 + num_classes)), yolo]
+
+
+@register_model(
+    input_size=416, task="detection", reference="Redmon and Farhadi, YOLO9000: better, faster, stronger, 2017"
+)
+def yolov2_tiny(
+    num_classes: int = 80, *, last: int | None = None, anchors: Sequence[float] | None = None
+) -> Darknet:
+    """Tiny YOLO version 2: nine convolutions, one output of 13x13 cells with 5 anchors.
+
+    Parameters
+    ----------
+    num_classes : int
+    last : int, optional
+        Filters of the last 3x3 convolution. The published networks differ: 512 for COCO (80 classes),
+        1024 for VOC (20 classes), which is also what is taken for other numbers of classes than 80.
+    anchors : sequence of float, optional
+        Widths and heights in cells; those of COCO for 80 classes, else those of VOC.
+    """
+    if last is None:
+        last = 512 if num_classes == 80 else 1024
+    if anchors is None:
+        anchors = ANCHORS_V2_TINY_COCO if num_classes == 80 else ANCHORS_V2_TINY_VOC
+    layers = [_net(416)]
+    for filters in (16, 32, 64, 128, 256):
+        layers += [_conv(filters), _pool()]
+    layers += [_conv(512), _pool(stride=1), _conv(1024), _conv(last)]
+    layers.append(_output(len(anchors) // 2 * (5 + num_classes)))
+    region = _section(
+        "region", anchors=_listed(anchors), classes=num_classes, num=len(anchors) // 2, softmax=1
+    )
+    return Darknet([*layers, region])
+
+
+@register_model(
+    input_size=416, task="detection", reference="Redmon and Farhadi, YOLOv3: an incremental improvement, 2018"
+)
+def yolov3_tiny(num_classes: int = 80) -> Darknet:
+    """Tiny YOLO version 3: outputs of 13x13 and 26x26 cells with 3 anchors each."""
+    layers = [_net(416)]
+    for filters in (16, 32, 64, 128):
+        layers += [_conv(filters), _pool()]
+    layers += [_conv(256), _pool(), _conv(512), _pool(stride=1), _conv(1024)]  # numbers 8 to 12
+    layers += [_conv(256, 1), _conv(512), *_head_v3((3, 4, 5), ANCHORS_V3_TINY, num_classes)]
+    layers += [_route(13), _conv(128, 1), _section("upsample", stride=2), _route(-1, 8)]
+    layers += [_conv(256), *_head_v3((0, 1, 2), ANCHORS_V3_TINY, num_classes)]
+    return Darknet(layers)
+
+
+@register_model(
+    input_size=416, task="detection", reference="Redmon and Farhadi, YOLOv3: an incremental improvement, 2018"
+)
+def yolov3(num_classes: int = 80) -> Darknet:
+    """YOLO version 3: Darknet-53, and outputs of 13x13, 26x26 and 52x52 cells with 3 anchors each."""
+    layers = [_net(416), _conv(32)]
+    for filters, blocks in ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)):
+        layers.append(_conv(filters, stride=2))
+        for _ in range(blocks):
+            shortcut = _section("shortcut", **{"from": -3}, activation="linear")
+            layers += [_conv(filters // 2, 1), _conv(filters), shortcut]
+    for filters, mask, skip in ((512, (6, 7, 8), None), (256, (3, 4, 5), 61), (128, (0, 1, 2), 36)):
+        if skip is not None:  # the last stage's features, and those of Darknet-53 at twice the resolution
+            layers += [_route(-4), _conv(filters, 1), _section("upsample", stride=2), _route(-1, skip)]
+        for _ in range(3):
+            layers += [_conv(filters, 1), _conv(2 * filters)]
+        layers += _head_v3(mask, ANCHORS_V3, num_classes)
+    return Darknet(layers)
+
+
+# --- boxes -----------------------------------------------------------------------------------------
+
+
+class Detections(NamedTuple):
+    """What was found in one picture, by falling score.
+
+    Attributes
+    ----------
+    boxes : ndarray, shape (K, 4)
+        x1, y1, x2, y2.
+    scores : ndarray, shape (K,)
+    classes : ndarray of int64, shape (K,)
+    """
+
+    boxes: Array
+    scores: Array
+    classes: Array
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(apply_activation("sigmoid", x))
+
+
+def _cells(output: Any, head: Head) -> Array:
+    """Raw values as (N, rows, columns, anchors, 5 + classes)."""
+    output = array("decode", "output", np.asarray(output))
+    rank("decode", "output", output.shape, "N,H,W,C")
+    if output.shape[3] != head.channels:
+        fail("decode", f"expected {head.channels} channels", output=output.shape)
+    return output.reshape(*output.shape[:3], len(head.anchors), 5 + head.classes)
+
+
+def _boxes(t: Array, place: tuple[Array, ...], grid: tuple[int, int], head: Head, size: Any) -> Array:
+    """Boxes x1, y1, x2, y2 as parts of the input from (K, 4) raw values at rows, columns and anchors."""
+    real = t.dtype.type
+    row, column, anchor = place
+    rows, columns = grid
+    centre = _sigmoid(t[:, :2])
+    if head.scale_xy != 1:
+        centre = centre * real(head.scale_xy) - real((head.scale_xy - 1) / 2)
+    cell = np.stack([column, row], 1).astype(t.dtype)
+    centre = (centre + cell) / np.array([columns, rows], t.dtype)
+    # Anchors of version 3 are pixels of the input, those of version 2 are cells.
+    whole = (size[1], size[0]) if head.kind == "yolo" else (columns, rows)
+    anchors = np.array(head.anchors, np.float64) / np.array(whole, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = np.exp(t[:, 2:]) * (anchors / 2).astype(t.dtype)[anchor]
+        return np.concatenate([centre - half, centre + half], 1)
+
+
+def _probabilities(t: Array, head: Head) -> Array:
+    """Of the classes, given that there is an object."""
+    return softmax(t) if head.softmax else _sigmoid(t)
+
+
+def decode(output: Any, head: Head, size: Any, *, relative: bool = False) -> tuple[Array, Array, Array]:
+    """All boxes of one output of a network.
+
+    With raw values t at cell (column cx, row cy) of a grid of W columns and an anchor of width pw,
+    ``bx = (sigmoid(tx) + cx) / W`` and ``bw = pw exp(tw)``, and rows and heights alike.
+
+    Parameters
+    ----------
+    output : array_like, shape (N, rows, columns, anchors * (5 + classes))
+        Per anchor: x, y, width, height, objectness, classes.
+    head : Head
+    size : int or (int, int)
+        Rows and columns of the network's input.
+    relative : bool
+        Boxes as parts of the input, 0 to 1, instead of its pixels.
+
+    Returns
+    -------
+    boxes : ndarray, shape (N, rows * columns * anchors, 4)
+        x1, y1, x2, y2, not clipped; rows come first, then columns, then anchors.
+    objectness : ndarray, shape (N, rows * columns * anchors)
+    probabilities : ndarray, shape (N, rows * columns * anchors, classes)
+        A class's score is its probability times the objectness.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+
+    References
+    ----------
+    Redmon and Farhadi, "YOLO9000: better, faster, stronger", 2017, section 2 (with softmax over the
+    classes); "YOLOv3: an incremental improvement", 2018, section 2 (with a sigmoid for each).
+    """
+    cells = _cells(output, head)
+    size = _size(size)
+    n, rows, columns, anchors, values = cells.shape
+    t = cells.reshape(-1, values)
+    place = tuple(i.ravel() for i in np.indices((n, rows, columns, anchors))[1:])
+    boxes = _boxes(t[:, :4], place, (rows, columns), head, size)
+    if not relative:
+        boxes = boxes * np.array([size[1], size[0]] * 2, boxes.dtype)
+    objectness, probabilities = _sigmoid(t[:, 4]), _probabilities(t[:, 5:], head)
+    count = rows * columns * anchors
+    return (
+        boxes.reshape(n, count, 4),
+        objectness.reshape(n, count),
+        probabilities.reshape(n, count, head.classes),
+    )
+
+
+def _size(size: Any) -> tuple[int, int]:
+    return pair("decode", "size", tuple(size) if isinstance(size, list) else size, 1)
+
+
+def detect(
+    outputs: Sequence[Any],
+    heads: Sequence[Head],
+    size: Any,
+    *,
+    score_threshold: float = 0.25,
+    iou_threshold: float = 0.45,
+    max_detections: int = 300,
+) -> list[Detections]:
+    """What a YOLO network has found.
+
+    Parameters
+    ----------
+    outputs : sequence of array_like
+        Results of the network, one per head.
+    heads : sequence of Head
+        ``model.heads``.
+    size : int or (int, int)
+        Rows and columns of the network's input.
+    score_threshold : float
+        A pair of box and class counts if objectness times probability is above it.
+    iou_threshold : float
+        Boxes of one class that overlap a better one by more are dropped.
+    max_detections : int
+        The best so many of each picture are kept.
+
+    Returns
+    -------
+    list of Detections
+        One per picture, with boxes in pixels of the network's input
+        (:meth:`cnnfast.detection.Letterbox.undo` takes them back to the picture).
+
+    Raises
+    ------
+    ShapeError, DTypeError
+
+    Examples
+    --------
+    >>> model = cf.models.yolov3_tiny().eval()
+    >>> load_darknet(model, "yolov3-tiny.weights")
+    >>> frame, place = letterbox(picture / 255, 416)
+    >>> found = detect(model(frame[None]), model.heads, 416)[0]
+    >>> boxes = place.undo(found.boxes)
+    """
+    if len(outputs) != len(heads) or not heads:
+        fail("detect", f"expected one output for each of {len(heads)} heads, got {len(outputs)}")
+    size = _size(size)
+    threshold = number("detect", "score_threshold", score_threshold)
+    per_head = [_cells(output, head) for output, head in zip(outputs, heads, strict=True)]
+    if any(len(cells) != len(per_head[0]) for cells in per_head):
+        fail("detect", f"outputs of {[len(cells) for cells in per_head]} pictures do not belong together")
+    scale = [size[1], size[0]] * 2
+    results = []
+    for i in range(len(per_head[0])):
+        parts = [
+            _candidates(cells[i], head, size, threshold) for cells, head in zip(per_head, heads, strict=True)
+        ]
+        boxes, scores, classes = (np.concatenate(part) for part in zip(*parts, strict=True))
+        boxes = boxes * np.array(scale, boxes.dtype)
+        keep = ops.batched_nms(boxes, scores, classes, iou_threshold)[:max_detections]
+        results.append(Detections(boxes[keep], scores[keep], classes[keep]))
+    return results
+
+
+def _candidates(cells: Array, head: Head, size: Any, threshold: float) -> tuple[Array, Array, Array]:
+    """Relative boxes, scores and classes above the threshold in one picture's (rows, columns, anchors, ...).
+
+    No score is above its objectness, so the other values of most places need no look.
+    """
+    objectness = _sigmoid(cells[..., 4])
+    place = np.nonzero(objectness > threshold)
+    t = cells[place]
+    with np.errstate(invalid="ignore"):
+        scores = objectness[place][:, None] * _probabilities(t[:, 5:], head)
+        which, classes = np.nonzero(scores > threshold)
+    place = tuple(axis[which] for axis in place)
+    boxes = _boxes(t[which, :4], place, cells.shape[:2], head, size)
+    return boxes, scores[which, classes], classes
