@@ -9,7 +9,15 @@ from .registry import create_model, list_models
 __all__ = ["create_model", "list_models"]
 
 # One file per family; all are imported when the list is asked for.
-FAMILIES: tuple[str, ...] = ()
+FAMILIES: tuple[str, ...] = (
+    "alexnet",
+    "convnet39",
+    "lenet",
+    "mobilenet",
+    "resnet",
+    "squeezenet",
+    "vgg",
+)
 
 
 def __getattr__(name: str) -> Any:
