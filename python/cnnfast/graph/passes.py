@@ -55,7 +55,8 @@ def fold_constants(graph: Graph) -> Graph:
     for node in graph.nodes:
         inputs = [None if v is None else names.get(v, v) for v in node.inputs]
         known = [v for v in inputs if v is not None]
-        if not known or any(v.kind != "param" for v in known) or any(v in graph.outputs for v in node.outputs):
+        constant = bool(known) and all(v.kind == "param" for v in known)
+        if not constant or any(v in graph.outputs for v in node.outputs):
             nodes.append(node)
             continue
         result = node.op.reference(node.spec, *[None if v is None else v.data for v in inputs])

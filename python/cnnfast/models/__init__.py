@@ -12,6 +12,7 @@ __all__ = ["create_model", "list_models"]
 FAMILIES: tuple[str, ...] = (
     "alexnet",
     "convnet39",
+    "convolutional",
     "lenet",
     "mobilenet",
     "resnet",

@@ -60,8 +60,8 @@ class AlexNet(nn.Module):
 class AlexNetOriginal(nn.Module):
     """As published: groups in layers 2, 4 and 5 (one per graphics card), response normalisation, 3/2 pooling.
 
-    Takes 227x227 pictures, which give the 55x55 maps of the paper. With other sizes the last maps are averaged
-    to 6x6.
+    Takes 227x227 pictures, which give the 55x55 maps of the paper. With other sizes the last maps are
+    averaged to 6x6.
     """
 
     def __init__(self, num_classes: int = 1000, hidden: int = 4096) -> None:

@@ -64,7 +64,7 @@ _DIGITS = """
 
 
 def _codes(num_classes: int) -> np.ndarray:
-    """Codes of +1 and -1, (classes, 84): pictures of the digits, or random ones for other numbers of classes."""
+    """Codes of +1 and -1, (classes, 84): pictures of the ten digits, or random ones for more or fewer."""
     if num_classes == 10:
         rows = [line.split() for line in _DIGITS.split("\n") if line]
         digits = ["".join(row[i] for row in rows) for i in range(10)]
@@ -155,8 +155,9 @@ class RadialBasis(nn.Module):
 
 
 class LeNet5Original(nn.Module):
-    """LeNet-5 as published: partial connections in C3, trainable sub-sampling, scaled tanh, radial-basis output.
+    """LeNet-5 as published.
 
+    Partial connections in C3, trainable sub-sampling, scaled tanh, radial-basis output.
     The result is a penalty per class, not a score: the smallest one wins.
     """
 

@@ -22,7 +22,9 @@ __all__ = [
     "mobilenet_v2_140",
 ]
 
-_V1 = "Howard et al., MobileNets: efficient convolutional neural networks for mobile vision applications, 2017"
+_V1 = (
+    "Howard et al., MobileNets: efficient convolutional neural networks for mobile vision applications, 2017"
+)
 _V2 = "Sandler et al., MobileNetV2: inverted residuals and linear bottlenecks, 2018"
 
 
@@ -112,7 +114,8 @@ class MobileNetV2(nn.Module):
 
     # Expansion, filters, blocks, stride of the first one.
     stages = (
-        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
+        (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
     )  # fmt: skip
 
     def __init__(self, num_classes: int = 1000, width: float = 1.0) -> None:

@@ -141,7 +141,8 @@ class ResNet(nn.Module):
 class CifarBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut that has no parameters (option A of the paper).
 
-    Where the shape changes, the shortcut takes every second row and column and surrounds the channels by zeros.
+    Where the shape changes, the shortcut takes every second row and column, and puts zeros around
+    the channels.
     """
 
     def __init__(self, channels: int, filters: int, stride: int = 1) -> None:

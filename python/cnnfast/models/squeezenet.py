@@ -43,7 +43,8 @@ class SqueezeNet(nn.Module):
 
         fires = [
             Fire(64 if version == "1.1" else 96, 16, 64), Fire(128, 16, 64), Fire(128, 32, 128),
-            Fire(256, 32, 128), Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), Fire(512, 64, 256),
+            Fire(256, 32, 128), Fire(256, 48, 192), Fire(384, 48, 192),
+            Fire(384, 64, 256), Fire(512, 64, 256),
         ]  # fmt: skip
         if version == "1.0":
             stem = nn.Conv2d(3, 96, 7, stride=2)
