@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 from .registry import create_model, list_models
@@ -19,6 +21,21 @@ FAMILIES: tuple[str, ...] = (
     "squeezenet",
     "vgg",
 )
+
+
+class _Package(ModuleType):
+    """Where a file has the name of a network in it, the name means the network.
+
+    Importing a file would otherwise put the file in its place.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and callable(getattr(value, name, None)):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
