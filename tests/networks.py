@@ -8,6 +8,7 @@ import numpy as np
 
 import cnnfast as cf
 from cnnfast import nn
+from cnnfast.models.registry import entry
 
 # Dense layers as wide as published would take most of the time and show nothing new.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -17,23 +18,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn",
     )
 }  # fmt: skip
-# Networks that take one size of pictures alone; others take the small size of a test.
-SIZES = {
-    "alexnet": (63, 63, 3),
-    "alexnet_2012": (67, 67, 3),
-    "convnet39": (39, 39, 3),
-    "lenet5": (32, 32, 1),
-    "lenet5_1998": (32, 32, 1),
-    "lenet5_rgb": (32, 32, 3),
-    "squeezenet1_0": (47, 47, 3),
-    "window_net": (14, 14, 3),
-}
+SIZES = (32, 48, 64, 96, 128)
 
 
-def small(name: str, size: int = 32) -> tuple[nn.Module, tuple[int, int, int]]:
-    """A network of the registry for few classes, and a small input shape that it takes."""
-    model = cf.models.create_model(name, num_classes=10, seed=3, **OPTIONS.get(name, {}))
-    return model.eval(), SIZES.get(name, (size, size, 3))
+def small(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """A network of the registry for ten classes, and the smallest input shape of a list that it takes."""
+    model = cf.models.create_model(name, num_classes=10, seed=3, **OPTIONS.get(name, {})).eval()
+    usual = entry(name).input_size
+    for shape in (*((size, size, usual[2]) for size in SIZES), usual):
+        try:
+            cf.graph.trace(model, (1, *shape))
+        except cf.errors.ShapeError:
+            continue
+        return model, shape
+    raise AssertionError(f"{name} does not take its usual input")
 
 
 def randomize(model: nn.Module, rng: np.random.Generator) -> nn.Module:
