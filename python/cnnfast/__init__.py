@@ -11,6 +11,8 @@ from .config import get_num_threads, set_num_threads, show_config, use_backend
 
 if TYPE_CHECKING:
     from . import graph, models, nn
+    from .graph.summary import summary
+    from .models.convolutional import fully_convolutional
     from .tensor import Tensor
     from .weights import load_weights, save_weights
 
@@ -19,6 +21,7 @@ __all__ = [
     "__version__",
     "errors",
     "filters",
+    "fully_convolutional",
     "get_num_threads",
     "graph",
     "load_weights",
@@ -28,6 +31,7 @@ __all__ = [
     "save_weights",
     "set_num_threads",
     "show_config",
+    "summary",
     "use_backend",
 ]
 
@@ -35,6 +39,8 @@ __all__ = [
 _LATER = {
     "weights": ("load_weights", "save_weights"),
     "tensor": ("Tensor",),
+    "graph.summary": ("summary",),
+    "models.convolutional": ("fully_convolutional",),
 }
 _MODULES = ("graph", "models", "nn")
 

@@ -9,29 +9,44 @@ from typing import Any
 import numpy as np
 
 from ..ops.registry import Op
+from ..tensor import Tensor
 
 Array = np.ndarray
 
 __all__ = ["Graph", "Node", "Value"]
 
 
-@dataclass(eq=False, slots=True)
 class Value:
     """One array of a graph, written once.
 
     Attributes
     ----------
+    shape : tuple of int
+    dtype : numpy.dtype
     kind : {"input", "param", "temp"}
         Parameters have data; constants of the network count as parameters.
     name : str
         Of inputs and parameters, e.g. ``"layer1.0.conv1.weight"``.
+    data : ndarray or None
+        A parameter of a module draws its initial values only when this is looked at.
     """
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    kind: str = "temp"
-    name: str = ""
-    data: Array | None = None
+    __slots__ = ("_data", "dtype", "kind", "name", "shape")
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        kind: str = "temp",
+        name: str = "",
+        data: Array | Tensor | None = None,
+    ) -> None:
+        self.shape, self.dtype, self.kind, self.name = shape, dtype, kind, name
+        self._data = data
+
+    @property
+    def data(self) -> Array | None:
+        return self._data.data if isinstance(self._data, Tensor) else self._data
 
     def __repr__(self) -> str:
         return f"Value({self.kind} {self.name or hex(id(self))}, {self.shape}, {self.dtype})"

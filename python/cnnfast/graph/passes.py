@@ -55,7 +55,8 @@ def fold_constants(graph: Graph) -> Graph:
     for node in graph.nodes:
         inputs = [None if v is None else names.get(v, v) for v in node.inputs]
         known = [v for v in inputs if v is not None]
-        if not known or any(v.data is None for v in known) or any(v in graph.outputs for v in node.outputs):
+        constant = bool(known) and all(v.kind == "param" for v in known)
+        if not constant or any(v in graph.outputs for v in node.outputs):
             nodes.append(node)
             continue
         result = node.op.reference(node.spec, *[None if v is None else v.data for v in inputs])
@@ -91,10 +92,11 @@ def fold_batch_norm(graph: Graph) -> Graph:
     for node in graph.nodes:
         affine = _affine(node)
         source = node.inputs[0] if affine is not None else None
-        before = producers.get(source) if source is not None else None
-        if affine is None or source is None or before is None or source in graph.outputs:
+        # After a normalisation that was folded, the layer before that one.
+        origin = None if source is None else producers.get(names.get(source, source))
+        if affine is None or source is None or origin is None or source in graph.outputs:
             continue
-        before = new.get(before, before)
+        before = new.get(origin, origin)
         epilogue = before.op.epilogue
         if epilogue is None or epilogue.scale is None or epilogue.bias is None or len(users[source]) != 1:
             continue
@@ -112,10 +114,9 @@ def fold_batch_norm(graph: Graph) -> Graph:
         kind = weight.data.dtype
         inputs[1] = Value(weight.shape, kind, "param", weight.name, w.astype(kind))
         inputs[epilogue.bias] = Value((len(b),), kind, "param", f"{node.scope}.folded_bias", b.astype(kind))
-        origin = next(n for n in graph.nodes if n.outputs == before.outputs)
         spec = epilogue.respec(before.spec, (len(b),), None, None)
         new[origin] = replace(before, spec=spec, inputs=tuple(inputs))
-        names[node.output] = source
+        names[node.output] = origin.output
         dropped.add(node)
     nodes = [new.get(node, node) for node in graph.nodes if node not in dropped]
     return _renamed(graph, nodes, names)

@@ -45,8 +45,7 @@ class _Trace:
         else:
             return None
         if key not in self.params:
-            data = argument.data if isinstance(argument, Tensor) else argument
-            self.params[key] = Value(data.shape, data.dtype, "param", name, data)
+            self.params[key] = Value(argument.shape, argument.dtype, "param", name, argument)
             self.kept.append(argument)
         return self.params[key]
 
@@ -114,8 +113,8 @@ def trace(module: Module, *input_shapes: tuple[int, ...], dtype: np.dtype = F32)
               for i, shape in enumerate(input_shapes)]  # fmt: skip
     before, trace = _recording.current, _Trace(names)
     modes = [(m, m.training) for m in module.modules()]
-    for m, _ in modes:
-        m.training = False
+    for path, m in module.named_modules():
+        m.training, m.path = False, path
     _recording.current = trace
     try:
         results = module(*map(Tensor.symbol, inputs))

@@ -12,15 +12,23 @@ __all__ = ["create_model", "list_models"]
 
 # One file per family; all are imported when the list is asked for.
 FAMILIES: tuple[str, ...] = (
+    "alexnet",
+    "convnet39",
+    "convolutional",
     "efficientnet",
     "faster_rcnn",
     "googlenet",
     "inception",
     "inception_resnet",
+    "lenet",
+    "mobilenet",
     "nn4_small2",
+    "resnet",
     "segnet_vgg",
+    "squeezenet",
     "ssd",
     "unet",
+    "vgg",
     "yolo",
 )
 

@@ -1,0 +1,305 @@
+"""What a network consists of: shapes, parameters, buffers, work and receptive fields, without running it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from ..nn.module import Module
+from .ir import Graph, Node, Value
+from .trace import trace
+
+__all__ = ["Field", "Row", "Summary", "receptive_fields", "summary"]
+
+# Operators whose work is counted as multiplications with additions, two operations each.
+_PRODUCTS = frozenset(("conv2d", "depthwise_conv2d", "conv2d_transpose", "linear"))
+_WINDOWS = frozenset(("max_pool2d", "max_pool2d_indices", "avg_pool2d"))
+
+
+@dataclass(frozen=True)
+class Field:
+    """The pixels of the input, along one axis, that the first pixel of a feature map depends on.
+
+    Attributes
+    ----------
+    first, last : Fraction
+        May lie in the padding, i.e. outside of the picture.
+    step : Fraction
+        Distance to the field of the next pixel; 0 where every pixel sees the same.
+    """
+
+    first: Fraction
+    last: Fraction
+    step: Fraction
+
+    @property
+    def size(self) -> int:
+        return int(self.last - self.first) + 1
+
+    def window(self, taps: int, stride: int, dilation: int, before: int) -> Field:
+        """The field of a window of taps over pixels with this field."""
+        first = self.first - before * self.step
+        return Field(first, first + (self.last - self.first) + (taps - 1) * dilation * self.step,
+                     self.step * stride)  # fmt: skip
+
+    def whole(self, size: int) -> Field:
+        """The field of everything along an axis of this size."""
+        return Field(self.first, self.last + (size - 1) * self.step, Fraction(0))
+
+
+Fields = tuple[Field, Field]
+_PIXEL = Field(Fraction(0), Fraction(0), Fraction(1))
+
+
+def _merge(fields: list[Fields]) -> Fields | None:
+    """The union of fields that meet in one operator."""
+    if not fields:
+        return None
+    axes = []
+    for axis in (0, 1):
+        parts = [f[axis] for f in fields]
+        axes.append(
+            Field(min(p.first for p in parts), max(p.last for p in parts), max(p.step for p in parts))
+        )
+    return axes[0], axes[1]
+
+
+def _upsampled(f: Field, n: int, out: int, reach: int) -> Field:
+    """Finer steps, and ``reach`` more pixels than one."""
+    return Field(f.first, f.last + reach * f.step, f.step * Fraction(n, out))
+
+
+def _through(node: Node, f: Fields) -> Fields:
+    """Fields after a node, from the union of those before it."""
+    name, spec, x = node.op.name, node.spec, node.inputs[0]
+    assert x is not None
+    if name in ("conv2d", "depthwise_conv2d") or name in _WINDOWS:
+        taps = spec.w[:2] if name not in _WINDOWS else spec.size
+        axes = [f[a].window(taps[a], spec.stride[a], spec.dilation[a], spec.pads[a][0]) for a in (0, 1)]
+        return axes[0], axes[1]
+    if name == "conv2d_transpose":
+        # An output pixel gets ceil(span / stride) input pixels at most.
+        axes = []
+        for a in (0, 1):
+            reach = -(-((spec.w[a] - 1) * spec.dilation[a] + 1) // spec.stride[a]) - 1
+            axes.append(_upsampled(f[a], 1, spec.stride[a], reach))
+        return axes[0], axes[1]
+    if name == "resize":
+        reach = {"nearest": 0, "bilinear": 1, "bicubic": 3}.get(getattr(spec, "mode", "bilinear"), 1)
+        axes = [_upsampled(f[a], x.shape[1 + a], node.output.shape[1 + a], reach) for a in (0, 1)]
+        return axes[0], axes[1]
+    if name == "pad2d":
+        axes = [Field(f[a].first - spec.pads[a][0] * f[a].step, f[a].last - spec.pads[a][0] * f[a].step,
+                      f[a].step) for a in (0, 1)]  # fmt: skip
+        return axes[0], axes[1]
+    if name == "slice" and len(x.shape) == 4 and not spec.dropped:
+        axes = []
+        for a in (0, 1):
+            start, _, stride = spec.index[1 + a]
+            shift = start * f[a].step
+            axes.append(Field(f[a].first + shift, f[a].last + shift, f[a].step * abs(stride)))
+        return axes[0], axes[1]
+    kept = node.output.shape[:3] == x.shape[:3] or len(x.shape) != 4
+    if len(x.shape) == 4 and (name.startswith("global_") or not kept):
+        return f[0].whole(x.shape[1]), f[1].whole(x.shape[2])
+    return f
+
+
+def receptive_fields(graph: Graph) -> dict[Value, Fields]:
+    """Rows and columns of the input that the pixel (0, 0) of every value of a graph depends on.
+
+    Operators that mix pixels in ways of their own count as seeing everything that enters them.
+    """
+    known: dict[Value, Fields] = {v: (_PIXEL, _PIXEL) for v in graph.inputs if len(v.shape) == 4}
+    for node in graph.nodes:
+        seen = _merge([known[v] for v in node.inputs if v in known])
+        if seen is None or node.inputs[0] is None:
+            continue
+        for value in node.outputs:
+            known[value] = _through(node, seen)
+    return known
+
+
+@dataclass
+class Row:
+    """One line of a summary: a layer, or an operator that a network calls itself.
+
+    Attributes
+    ----------
+    path : str
+        Of the module, e.g. ``"layer1.0.conv1"``.
+    kind : str
+        Class of the layer, or name of the operator.
+    shape : tuple of int, or None
+        Of the result; None for layers that only training uses.
+    parameters, buffers : int
+        Numbers in them; a layer that is used again adds none.
+    macs : int
+        Multiplications with addition of convolutions and dense layers.
+    receptive_field : (int, int), or None
+        Rows and columns of the input that one pixel depends on, padding included.
+    dense_equivalent : int, or None
+        For convolutions: weights of a dense layer between the same two feature maps.
+    """
+
+    path: str
+    kind: str
+    shape: tuple[int, ...] | None
+    parameters: int = 0
+    buffers: int = 0
+    macs: int = 0
+    receptive_field: tuple[int, int] | None = None
+    dense_equivalent: int | None = None
+
+
+@dataclass
+class Summary:
+    """Numbers of a network; ``str()`` gives the table.
+
+    Attributes
+    ----------
+    name : str
+    input_shape : tuple of int
+    rows : list of Row
+    parameters : int
+        All parameters; ``trainable`` leaves frozen ones out.
+    buffers : int
+        Numbers that belong to the state but are not trained, such as statistics.
+    macs : int
+    receptive_field : (int, int) or None
+        Of the last row that has one.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    rows: list[Row] = field(default_factory=list)
+    parameters: int = 0
+    trainable: int = 0
+    buffers: int = 0
+    macs: int = 0
+    receptive_field: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        heads = ("layer", "kind", "output", "parameters", "buffers", "MACs", "field")
+        lines = [(f"input {_by(self.input_shape)}", "", "", "", "", "", "")]
+        for row in self.rows:
+            lines.append((
+                row.path or self.name,
+                row.kind,
+                "not used" if row.shape is None else _by(row.shape),
+                f"{row.parameters:,}" if row.parameters else "",
+                f"{row.buffers:,}" if row.buffers else "",
+                f"{row.macs:,}" if row.macs else "",
+                "" if row.receptive_field is None else _by(row.receptive_field),
+            ))  # fmt: skip
+        widths = [max(len(line[i]) for line in (heads, *lines)) for i in range(len(heads))]
+
+        def show(line: tuple[str, ...]) -> str:
+            left = [c.ljust(w) for c, w in zip(line[:3], widths[:3], strict=True)]
+            right = [c.rjust(w) for c, w in zip(line[3:], widths[3:], strict=True)]
+            return "  ".join(left + right).rstrip()
+
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        text = [show(heads), rule, *map(show, lines), rule]
+        text.append(f"parameters {self.parameters:,}, of them trainable {self.trainable:,}")
+        text.append(f"buffers {self.buffers:,}, MACs {self.macs:,}")
+        dense = next((row for row in self.rows if row.dense_equivalent and row.parameters), None)
+        if dense is not None and dense.dense_equivalent is not None:
+            text.append(
+                f"A dense layer in place of {dense.path} would have {dense.dense_equivalent:,} weights, "
+                f"not {dense.parameters:,}."
+            )
+        return "\n".join(text)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "1"
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    n = 1
+    for size in shape:
+        n *= size
+    return n
+
+
+def _macs(node: Node) -> int:
+    return int(node.op.cost(node.spec).flops) // 2 if node.op.name in _PRODUCTS else 0
+
+
+def _dense_equivalent(node: Node) -> int | None:
+    if node.op.name not in ("conv2d", "depthwise_conv2d", "conv2d_transpose") or node.inputs[0] is None:
+        return None
+    return _count(node.inputs[0].shape[1:]) * _count(node.output.shape[1:])
+
+
+def summary(model: Module, *input_shapes: tuple[int, ...]) -> Summary:
+    """Layers of a network with shapes, parameters, buffers, work and receptive fields.
+
+    Nothing is computed: the network is traced, and parameters that have not been used stay without memory.
+
+    Parameters
+    ----------
+    model : Module
+    *input_shapes : tuple of int
+        (N, H, W, C), or (H, W, C) for a single picture; one per input of the network.
+
+    Returns
+    -------
+    Summary
+        ``print`` shows the table.
+
+    Raises
+    ------
+    ShapeError
+        If the shape does not suit the network.
+
+    Examples
+    --------
+    >>> import cnnfast as cf
+    >>> cf.summary(cf.models.lenet5(), (32, 32, 1)).parameters
+    61706
+    """
+    shapes = [(1, *shape) if len(shape) == 3 else tuple(shape) for shape in input_shapes]
+    graph = trace(model, *shapes)
+    modules = dict(model.named_modules())
+    fields = receptive_fields(graph)
+    result = Summary(type(model).__name__, shapes[0] if shapes else ())
+    counted: set[int] = set()
+
+    def own(row: Row, module: Module) -> Row:
+        """Add what belongs to a module itself, once."""
+        for parameter in module._parameters.values():
+            if id(parameter) not in counted:
+                counted.add(id(parameter))
+                row.parameters += parameter.size
+        if id(module) not in counted:
+            counted.add(id(module))
+            row.buffers += sum(buffer.size for buffer in module._buffers.values())
+        return row
+
+    previous: tuple[str, Row] | None = None
+    for node in graph.nodes:
+        module = modules.get(node.scope, model)
+        leaf = not module._modules
+        if leaf and previous is not None and previous[0] == node.scope:
+            row = previous[1]  # one layer that takes several operators
+        else:
+            row = own(Row(node.scope, type(module).__name__ if leaf else node.op.name, None), module)
+            result.rows.append(row)
+        previous = (node.scope, row) if leaf else None
+        row.shape = node.output.shape
+        row.macs += _macs(node)
+        row.dense_equivalent = _dense_equivalent(node) or row.dense_equivalent
+        seen = fields.get(node.output)
+        row.receptive_field = None if seen is None else (seen[0].size, seen[1].size)
+        result.receptive_field = row.receptive_field or result.receptive_field
+    for path, module in modules.items():
+        row = own(Row(path, type(module).__name__, None), module)
+        if row.parameters or row.buffers:
+            result.rows.append(row)
+    result.parameters = sum(p.size for p in model.parameters())
+    result.trainable = sum(p.size for p in model.parameters() if p.requires_grad)
+    result.buffers = sum(row.buffers for row in result.rows)
+    result.macs = sum(row.macs for row in result.rows)
+    return result
