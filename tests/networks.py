@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """What is asked of every network: sizes, work, passes that change nothing, backends that agree."""
-=======
-"""Networks made fit for tests: random statistics, double precision, small heads."""
->>>>>>> 07cb53e0a33c0165671c3b32ac9f85504734bafd
 
 from __future__ import annotations
 
@@ -10,13 +6,38 @@ from typing import Any
 
 import numpy as np
 
-<<<<<<< HEAD
+import cnnfast as cf
 from cnnfast import graph, nn
 from cnnfast.graph import Graph
+from cnnfast.models.registry import entry
 from cnnfast.nn import Module
 
 F64 = np.dtype(np.float64)
 WORK = ("conv2d", "depthwise_conv2d", "conv2d_transpose", "linear")
+
+
+# Dense layers as wide as published would take most of the time and show nothing new.
+OPTIONS: dict[str, dict[str, Any]] = {
+    name: {"hidden": 24}
+    for name in (
+        "alexnet", "alexnet_2012",
+        "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn",
+    )
+}  # fmt: skip
+SIZES = (32, 48, 64, 96, 128)
+
+
+def small(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """A network of the registry for ten classes, and the smallest input shape of a list that it takes."""
+    model = cf.models.create_model(name, num_classes=10, seed=3, **OPTIONS.get(name, {})).eval()
+    usual = entry(name).input_size
+    for shape in (*((size, size, usual[2]) for size in SIZES), usual):
+        try:
+            cf.graph.trace(model, (1, *shape))
+        except cf.errors.ShapeError:
+            continue
+        return model, shape
+    raise AssertionError(f"{name} does not take its usual input")
 
 
 def parameters(module: Module) -> int:
@@ -42,32 +63,37 @@ def maps(g: Graph, scope: str) -> tuple[int, ...]:
     return [n for n in g.nodes if n.scope == scope or n.scope.startswith(f"{scope}.")][-1].output.shape
 
 
+def randomize(model: nn.Module, rng: np.random.Generator) -> nn.Module:
+    """Statistics, factors, shifts and biases as after training: none of them 0 or 1."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            n = module.features
+            module.running_mean = rng.uniform(-0.1, 0.1, n).astype(np.float32)
+            module.running_var = rng.uniform(0.8, 1.25, n).astype(np.float32)
+            module.weight.data = rng.uniform(0.8, 1.2, n).astype(np.float32)
+            module.bias.data = rng.uniform(-0.1, 0.1, n).astype(np.float32)
+        elif getattr(module, "bias", None) is not None:
+            module.bias.data = rng.uniform(-0.1, 0.1, module.bias.shape).astype(np.float32)
+    return model
+
+
 def randomized(module: Module, seed: int = 1) -> Module:
-    """Evaluation mode, with statistics and biases that are all different and not 0 or 1."""
-    rng = np.random.default_rng(seed)
-    module.initialize(seed)
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            n = part.features
-            part.weight.data = rng.uniform(0.8, 1.2, n).astype(np.float32)
-            part.bias.data = rng.uniform(-0.1, 0.1, n).astype(np.float32)
-            part.running_mean = rng.uniform(-0.1, 0.1, n).astype(np.float32)
-            part.running_var = rng.uniform(0.8, 1.25, n).astype(np.float32)
-        elif getattr(part, "bias", None) is not None:
-            part.bias.data = rng.uniform(-0.1, 0.1, part.bias.shape).astype(np.float32)
-    return module.eval()
+    """Initial values of a seed, then :func:`randomize`, in evaluation mode."""
+    return randomize(module.initialize(seed), np.random.default_rng(seed)).eval()
 
 
-def _double(module: Module) -> Module:
-    """All parameters and statistics in float64, so that passes round to float64 too."""
-    for part in module.modules():
-        for p in part._parameters.values():
-            p.data = p.data.astype(F64)
-            p.dtype = F64
-        for name, b in part._buffers.items():
-            if b.dtype.kind == "f":
-                part._buffers[name] = b.astype(F64)
-    return module
+def double(model: nn.Module) -> nn.Module:
+    """The same numbers in float64, so that rounding hides nothing."""
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter.dtype != np.float64:
+                data = parameter.data.astype(np.float64)
+                parameter.dtype = data.dtype
+                parameter.data = data
+        for name, buffer in module._buffers.items():
+            if buffer.dtype == np.float32:
+                module._buffers[name] = buffer.astype(np.float64)
+    return model
 
 
 def flat(result: Any) -> list[np.ndarray]:
@@ -76,7 +102,7 @@ def flat(result: Any) -> list[np.ndarray]:
 
 def check_passes(module: Module, shape: tuple[int, ...]) -> Graph:
     """The optimised graph computes the same in float64, and has no normalisation left to fold."""
-    g = graph.trace(_double(randomized(module)), shape, dtype=F64)
+    g = graph.trace(double(randomized(module)), shape, dtype=F64)
     x = np.random.default_rng(2).uniform(-1, 1, shape)
     better = graph.optimize(g)
     assert len(better.nodes) < len(g.nodes)
@@ -119,59 +145,3 @@ def load_torch(theirs: Any, ours: Module) -> Any:
     state = {name: torch.from_numpy(np.array(a)) for name, a in ours.state_dict(layout="torch").items()}
     theirs.load_state_dict(state)
     return theirs.double().eval()
-=======
-import cnnfast as cf
-from cnnfast import nn
-from cnnfast.models.registry import entry
-
-# Dense layers as wide as published would take most of the time and show nothing new.
-OPTIONS: dict[str, dict[str, Any]] = {
-    name: {"hidden": 24}
-    for name in (
-        "alexnet", "alexnet_2012",
-        "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn",
-    )
-}  # fmt: skip
-SIZES = (32, 48, 64, 96, 128)
-
-
-def small(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    """A network of the registry for ten classes, and the smallest input shape of a list that it takes."""
-    model = cf.models.create_model(name, num_classes=10, seed=3, **OPTIONS.get(name, {})).eval()
-    usual = entry(name).input_size
-    for shape in (*((size, size, usual[2]) for size in SIZES), usual):
-        try:
-            cf.graph.trace(model, (1, *shape))
-        except cf.errors.ShapeError:
-            continue
-        return model, shape
-    raise AssertionError(f"{name} does not take its usual input")
-
-
-def randomize(model: nn.Module, rng: np.random.Generator) -> nn.Module:
-    """Statistics, factors, shifts and biases as after training: none of them 0 or 1."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            n = module.features
-            module.running_mean = rng.normal(0, 0.2, n).astype(np.float32)
-            module.running_var = rng.uniform(0.5, 2, n).astype(np.float32)
-            module.weight.data = rng.uniform(0.6, 1.4, n).astype(np.float32)
-            module.bias.data = rng.normal(0, 0.2, n).astype(np.float32)
-        elif getattr(module, "bias", None) is not None:
-            module.bias.data = rng.normal(0, 0.2, module.bias.shape).astype(np.float32)
-    return model
-
-
-def double(model: nn.Module) -> nn.Module:
-    """The same numbers in float64, so that rounding hides nothing."""
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            if parameter.dtype != np.float64:
-                data = parameter.data.astype(np.float64)
-                parameter.dtype = data.dtype
-                parameter.data = data
-        for name, buffer in module._buffers.items():
-            if buffer.dtype == np.float32:
-                module._buffers[name] = buffer.astype(np.float64)
-    return model
->>>>>>> 07cb53e0a33c0165671c3b32ac9f85504734bafd
