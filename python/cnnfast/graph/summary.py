@@ -64,9 +64,12 @@ def _merge(fields: list[Fields]) -> Fields | None:
     return axes[0], axes[1]
 
 
-def _upsampled(f: Field, n: int, out: int, reach: int) -> Field:
-    """Finer steps, and ``reach`` more pixels than one."""
-    return Field(f.first, f.last + reach * f.step, f.step * Fraction(n, out))
+def _scaled(f: Field, first: Fraction, last: Fraction, step: Fraction) -> Field:
+    """The field where pixel 0 reads the pixels ``first`` to ``last`` and the next one begins ``step`` later.
+
+    Steps that are no whole numbers make these bounds: every pixel reads whole pixels between them.
+    """
+    return Field(f.first + first * f.step, f.last + last * f.step, f.step * step)
 
 
 def _through(node: Node, f: Fields) -> Fields:
@@ -78,15 +81,22 @@ def _through(node: Node, f: Fields) -> Fields:
         axes = [f[a].window(taps[a], spec.stride[a], spec.dilation[a], spec.pads[a][0]) for a in (0, 1)]
         return axes[0], axes[1]
     if name == "conv2d_transpose":
-        # An output pixel gets ceil(span / stride) input pixels at most.
+        # Output o reads every input i with 0 <= o + padding - i stride < span.
         axes = []
         for a in (0, 1):
-            reach = -(-((spec.w[a] - 1) * spec.dilation[a] + 1) // spec.stride[a]) - 1
-            axes.append(_upsampled(f[a], 1, spec.stride[a], reach))
+            stride, before = spec.stride[a], spec.pads[a][0]
+            reach = (spec.w[a] - 1) * spec.dilation[a]
+            bounds = Fraction(before - reach, stride), Fraction(before, stride)
+            axes.append(_scaled(f[a], *bounds, Fraction(1, stride)))
         return axes[0], axes[1]
     if name == "resize":
-        reach = {"nearest": 0, "bilinear": 1, "bicubic": 3}.get(getattr(spec, "mode", "bilinear"), 1)
-        axes = [_upsampled(f[a], x.shape[1 + a], node.output.shape[1 + a], reach) for a in (0, 1)]
+        axes = []
+        for a, table in enumerate(spec.axes()):
+            n, out = table.size, len(table.start)
+            step = Fraction(n - 1, max(1, out - 1)) if spec.align_corners else Fraction(n, out)
+            starts, ends = table.start.tolist(), (table.start + table.count - 1).tolist()
+            first = min(start - i * step for i, start in enumerate(starts))
+            axes.append(_scaled(f[a], first, max(end - i * step for i, end in enumerate(ends)), step))
         return axes[0], axes[1]
     if name == "pad2d":
         axes = [Field(f[a].first - spec.pads[a][0] * f[a].step, f[a].last - spec.pads[a][0] * f[a].step,
