@@ -10,13 +10,14 @@ from . import errors, filters, ops
 from .config import get_num_threads, set_num_threads, show_config, use_backend
 
 if TYPE_CHECKING:
-    from . import graph, models, nn
+    from . import data, graph, models, nn
     from .tensor import Tensor
     from .weights import load_weights, save_weights
 
 __all__ = [
     "Tensor",
     "__version__",
+    "data",
     "errors",
     "filters",
     "get_num_threads",
@@ -36,7 +37,7 @@ _LATER = {
     "weights": ("load_weights", "save_weights"),
     "tensor": ("Tensor",),
 }
-_MODULES = ("graph", "models", "nn")
+_MODULES = ("data", "graph", "models", "nn")
 
 
 def __getattr__(name: str) -> Any:
