@@ -204,9 +204,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("a", "b"), SHAPES)
-def test_broadcasting(
-    backend: str, a: tuple[int, ...], b: tuple[int, ...], rng: np.random.Generator
-) -> None:
+def test_broadcasting(backend: str, a: tuple[int, ...], b: tuple[int, ...], rng: np.random.Generator) -> None:
     x, y = rng.standard_normal(a).astype(np.float32), rng.standard_normal(b).astype(np.float32)
     for p, q in ((x, y), (y, x)):
         for got, want in ((ops.add(p, q), p + q), (ops.mul(p, q), p * q)):
@@ -236,17 +234,13 @@ def test_broadcasting_of_random_shapes(backend: str, data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize("activation", NAMES)
-def test_add_with_activation_is_two_steps(
-    backend: str, activation: str, rng: np.random.Generator
-) -> None:
+def test_add_with_activation_is_two_steps(backend: str, activation: str, rng: np.random.Generator) -> None:
     x, y = (rng.standard_normal((2, 7, 7, 17)).astype(np.float32) * 4 for _ in range(2))
     got = ops.add(x, y, activation=activation)
     assert relative(got, exact(activation, x + y)) <= 4e-7
     np.testing.assert_array_equal(got, getattr(ops, activation)(x + y))
     row = y[0, 0, 0]
-    np.testing.assert_array_equal(
-        ops.add(row, x, activation=activation), getattr(ops, activation)(x + row)
-    )
+    np.testing.assert_array_equal(ops.add(row, x, activation=activation), getattr(ops, activation)(x + row))
 
 
 def test_residual_block_of_zero_weights_is_relu(backend: str, rng: np.random.Generator) -> None:

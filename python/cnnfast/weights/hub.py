@@ -5,6 +5,7 @@ Nothing here is called unless weights are asked for by name, and only :func:`fet
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cache_folder", "fetch", "find_weights", "fit", "load_into"]
 
-_ENDINGS = (".safetensors", ".npz", ".pth", ".pt", ".th")
+_ENDINGS = (".safetensors", ".npz", ".pth", ".pt", ".th", ".weights")
 # "org/name" or "org/name@revision", as huggingface.co allows them.
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95})/([A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w.-]{0,95}))?")
 
@@ -50,6 +51,11 @@ def load_into(model: Module, entry: ModelEntry, weights: str | Path) -> list[str
     """
     path = find_weights(entry, weights)
     try:
+        if path.suffix.lower() == ".weights":
+            if not hasattr(model, "convolutions"):
+                raise WeightsError("a darknet file has no names: it suits networks of darknet only")
+            importlib.import_module("cnnfast.models.darknet").load_darknet(model, path)
+            return []
         return fit(model, entry, load_weights(path))
     except WeightsError as error:
         raise WeightsError(f"{entry.name}: {path}: {error}") from None
