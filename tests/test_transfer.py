@@ -77,8 +77,15 @@ def test_classifiers() -> None:
     assert classifier_of(squeeze())[0] == "1"
     assert [path for path, _ in heads(Net(aux=True))] == ["classifier.4", "AuxLogits.1"]
     assert heads(nn.Sequential(nn.Conv2d(3, 4, 3))) == []
-    with pytest.raises(ValueError, match="no dense layer"):
+    with pytest.raises(ValueError, match="came 0, a Conv2d"):
         classifier_of(nn.Sequential(nn.Conv2d(3, 4, 3)))
+    with pytest.raises(ValueError, match="came nothing"):
+        classifier_of(nn.ReLU())
+    # A 1x1 convolution in the middle is no classifier.
+    middle = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 9, 3))
+    assert heads(middle) == []
+    with pytest.raises(ValueError, match="came 1, a Conv2d"):
+        replace_head(middle, 3)
 
 
 def test_replace_head(x: np.ndarray) -> None:
@@ -109,6 +116,14 @@ def test_a_convolution_for_a_head(x: np.ndarray) -> None:
     assert [type(m).__name__ for m in model] == ["Conv2d", "Conv2d", "ReLU", "GlobalAvgPool2d"]
     assert (model[1].weight.shape, model[1].padding, model[1].bias.shape) == ((1, 1, 4, 2), 1, (2,))
     assert model(x).shape[-1] == 2
+
+
+def test_a_layer_by_name(x: np.ndarray) -> None:
+    model = replace_head(made(aux=True), 9, layer="AuxLogits.1")
+    assert [layer.out_features for _, layer in heads(model)] == [7, 9]
+    for bad in ("", "features", "features.0.conv", "none"):
+        with pytest.raises(ValueError, match="no dense layer and no 1x1"):
+            replace_head(model, 3, layer=bad)
 
 
 def test_the_feature_map_stays(x: np.ndarray) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +20,59 @@ __all__ = ["cached_features", "classifier_of", "freeze", "heads", "replace_head"
 def classifier_of(model: Module) -> tuple[str, Module]:
     """Path and layer of a network that give the classes.
 
-    It is the last dense layer or 1x1 convolution in the order of the network's attributes, auxiliary heads
-    (children named ``aux...``) apart.
+    It is the last layer with parameters in the order of the network's attributes, auxiliary heads (children
+    named ``aux...``) apart, if that is a dense layer or a 1x1 convolution.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If it is another one, as in most networks for detection.
     """
-    found = list(_dense(model, skip_aux=True))
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no dense layer or 1x1 convolution for a classifier")
-    return found[-1]
+    found = _last(model)
+    if found is None or not _is_dense(found[1]):
+        what = "nothing" if found is None else f"{found[0] or 'itself'}, a {type(found[1]).__name__}"
+        raise ValueError(
+            f"{type(model).__name__}: expected a dense layer or a 1x1 convolution at the end, came {what}"
+        )
+    return found
 
 
 def heads(model: Module) -> list[tuple[str, Module]]:
-    """The classifier and those of auxiliary heads (children named ``aux...``); none in a plain trunk."""
-    found = list(_dense(model, skip_aux=True))[-1:]
+    """The classifier and those of auxiliary heads (children named ``aux...``); none where it is unclear."""
+    found = _last(model)
+    if found is None or not _is_dense(found[1]):
+        return []
+    result = [found]
     for name, child in model._modules.items():
-        if _is_aux(name):
-            found += [(f"{name}.{path}" if path else name, layer) for path, layer in list(_dense(child))[-1:]]
-    return found
+        last = _last(child) if _is_aux(name) else None
+        if last is not None and _is_dense(last[1]):
+            result.append((f"{name}.{last[0]}" if last[0] else name, last[1]))
+    return result
 
 
 def _is_aux(path: str) -> bool:
     return path.lower().startswith("aux")
 
 
-def _dense(model: Module, *, skip_aux: bool = False) -> Iterator[tuple[str, Module]]:
+def _is_dense(layer: Module) -> bool:
+    pointwise = isinstance(layer, Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
+    return isinstance(layer, Linear) or pointwise
+
+
+def _last(model: Module) -> tuple[str, Module] | None:
+    """The last module of the tree that has parameters or buffers of its own."""
+    found = None
     for path, module in model.named_modules():
-        if skip_aux and _is_aux(path):
-            continue
-        if isinstance(module, Linear) or (
-            isinstance(module, Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
-        ):
-            yield path, module
+        if (module._parameters or module._buffers) and not _is_aux(path):
+            found = path, module
+    return found
 
 
-def replace_head(model: Module, num_classes: int, seed: int = 0) -> Module:
+def replace_head(model: Module, num_classes: int, seed: int = 0, *, layer: str | None = None) -> Module:
     """Put a new classifier, not trained yet, in the place of a network's own.
+
+    This is for networks that classify pictures or pixels. Those that detect have several outputs that
+    belong together: build them with another number of classes instead.
 
     Parameters
     ----------
@@ -68,6 +81,9 @@ def replace_head(model: Module, num_classes: int, seed: int = 0) -> Module:
     num_classes : int
     seed : int
         The new values depend on it and on the names of the parameters alone.
+    layer : str, optional
+        Path of the dense layer or 1x1 convolution to replace, alone, where it is not what
+        :func:`classifier_of` finds.
 
     Returns
     -------
@@ -77,12 +93,20 @@ def replace_head(model: Module, num_classes: int, seed: int = 0) -> Module:
     Raises
     ------
     ValueError
-        If the network has no classifier, or is one (then make another layer instead).
+        If the network has no classifier, or is one (then make another layer instead), or ``layer`` is none.
     """
-    path, _ = classifier_of(model)
-    if not path:
-        raise ValueError("replace_head: the network is a single layer, make a new one instead")
-    for path, old in heads(model):
+    if layer is None:
+        if not classifier_of(model)[0]:
+            raise ValueError("replace_head: the network is a single layer, make a new one instead")
+        chosen = heads(model)
+    else:
+        named = dict(model.named_modules()).get(layer) if layer else None
+        if named is None or not _is_dense(named):
+            raise ValueError(
+                f"replace_head: {layer!r} is no dense layer and no 1x1 convolution of this network"
+            )
+        chosen = [(layer, named)]
+    for path, old in chosen:
         new: Any
         if isinstance(old, Linear):
             new = Linear(

@@ -107,8 +107,9 @@ def fit(model: Module, entry: ModelEntry, state: Mapping[str, np.ndarray]) -> li
     - a prefix ``module.`` that all names have is taken off;
     - entries of auxiliary heads (``aux...``) that the network was built without are passed over;
     - where the network was built with a number of classes other than its usual one, and the file has another
-      number than that, the classifier stays as it was initialised: the weight and bias of the last dense
-      or 1x1 convolution layer, and of that of each auxiliary head, and nothing else.
+      number than that, the classifier stays as it was initialised: the weight and bias of the last layer,
+      if that is dense or a 1x1 convolution, and of that of each auxiliary head, and nothing else. Networks
+      for detection have several outputs that belong together; theirs must fit.
 
     Returns
     -------
@@ -134,7 +135,7 @@ def fit(model: Module, entry: ModelEntry, state: Mapping[str, np.ndarray]) -> li
     }
     left: list[str] = []
     hint = ""
-    for path, layer in heads(model):
+    for path, layer in heads(model) if entry.task != "detection" else ():
         weight = layer._parameters["weight"]
         given = state.get(f"{path}.weight")
         expected = torch_shape(layer, "weight", weight.shape)
