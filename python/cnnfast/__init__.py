@@ -10,7 +10,7 @@ from . import errors, filters, ops
 from .config import get_num_threads, set_num_threads, show_config, use_backend
 
 if TYPE_CHECKING:
-    from . import graph, models, nn
+    from . import data, graph, models, nn, onnx
     from .graph.summary import summary
     from .models.convolutional import fully_convolutional
     from .tensor import Tensor
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Tensor",
     "__version__",
+    "data",
     "errors",
     "filters",
     "fully_convolutional",
@@ -27,6 +28,7 @@ __all__ = [
     "load_weights",
     "models",
     "nn",
+    "onnx",
     "ops",
     "save_weights",
     "set_num_threads",
@@ -42,7 +44,7 @@ _LATER = {
     "graph.summary": ("summary",),
     "models.convolutional": ("fully_convolutional",),
 }
-_MODULES = ("graph", "models", "nn")
+_MODULES = ("data", "graph", "models", "nn", "onnx")
 
 
 def __getattr__(name: str) -> Any:

@@ -80,14 +80,20 @@ def _decode(file: Any, channels: int) -> np.ndarray:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureError(f"the picture has {width} x {height} pixels, more than {MAX_PIXELS}")
-            orientation = _orientation(image)
-            image.load()
-            pixels = np.empty((height, width, channels), np.float32)
-            rows = max(1, _BAND // width)
-            for top in range(0, height, rows):
-                bottom = min(height, top + rows)
-                band = image.crop((0, top, width, bottom))
-                pixels[top:bottom] = _to_float(band, channels)
+            return pixels_of(image, channels)
+
+
+def pixels_of(image: Any, channels: int = 3) -> np.ndarray:
+    """What :func:`load_picture` gives for an image that Pillow has opened."""
+    orientation = _orientation(image)
+    image.load()
+    width, height = image.size
+    pixels = np.empty((height, width, channels), np.float32)
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        band = image.crop((0, top, width, bottom))
+        pixels[top:bottom] = _to_float(band, channels)
     return np.ascontiguousarray(_upright(pixels, orientation))
 
 

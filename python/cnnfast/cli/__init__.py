@@ -1,4 +1,4 @@
-"""The command line: ``cnnfast doctor | bench | filter``.
+"""The command line: ``cnnfast doctor | models | summary | classify | inspect | convert | filter | bench``.
 
 Exit status: 0 done, 1 an error (one line on stderr says which), 2 wrong usage, 130 interrupted,
 141 when the reader of the output went away, which is no error worth a word.
@@ -21,8 +21,13 @@ __all__ = ["main"]
 # name -> module with add_arguments(parser) and run(args) -> exit status, loaded when it is called for.
 COMMANDS = {
     "doctor": ("cnnfast.cli.doctor", "show what this machine and this build can do"),
-    "bench": ("cnnfast.bench.cli", "time the operators beside NumPy and other libraries"),
+    "models": ("cnnfast.cli.models", "list the networks that can be built by name"),
+    "summary": ("cnnfast.cli.summary", "show the layers of a network, with shapes, parameters and work"),
+    "classify": ("cnnfast.cli.classify", "say what is in pictures"),
+    "inspect": ("cnnfast.cli.inspect", "list the tensors of a file with weights or a network"),
+    "convert": ("cnnfast.cli.convert", "write weights or a network in another format"),
     "filter": ("cnnfast.cli.filter", "run an edge filter, or one of your own, over a picture"),
+    "bench": ("cnnfast.bench.cli", "time the operators beside NumPy and other libraries"),
 }
 
 # argparse takes -1,0,1 for an option; joined to the option before it, it is a value.

@@ -45,7 +45,7 @@ class Pretrained:
     classes: str = "imagenet"
     licence: str = "unstated; trained on ImageNet, whose pictures are for research"
     accuracy: Mapping[str, float] = field(default_factory=dict)
-    # Module names in the file where they are not ours: function from their name to ours.
+    # Names in the file where they are not ours: function from theirs to ours, "" for what is not wanted.
     rename: Callable[[str], str] | None = None
 
 
@@ -130,7 +130,8 @@ def create_model(
     weights : optional
         None: initial values drawn from ``seed``. A path: a weights file. A mapping: a state dict in torch's
         layout. ``"torchvision"`` or ``"org/name"``: published weights, fetched once and kept (see
-        :mod:`cnnfast.weights.hub`). With another ``num_classes`` than the file's, its classifier is left out.
+        :mod:`cnnfast.weights.hub`). With a ``num_classes`` of your own that is not the file's, the classifier
+        keeps its initial values.
     seed : int
 
     Returns

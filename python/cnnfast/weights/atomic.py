@@ -50,7 +50,7 @@ def replace_file(path: str) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_directory(directory)
+    sync_directory(directory)
 
 
 def _mode_of_existing(target: str) -> int | None:
@@ -68,7 +68,7 @@ def _mode_of_existing(target: str) -> int | None:
     return stat.S_IMODE(status.st_mode)
 
 
-def _sync_directory(directory: str) -> None:
+def sync_directory(directory: str) -> None:
     """Make the rename itself last; some file systems cannot, and say so with EINVAL."""
     if os.name == "nt":
         return
