@@ -10,7 +10,7 @@ from . import errors, filters, ops
 from .config import get_num_threads, set_num_threads, show_config, use_backend
 
 if TYPE_CHECKING:
-    from . import graph, models, nn
+    from . import graph, models, nn, onnx
     from .tensor import Tensor
     from .weights import load_weights, save_weights
 
@@ -24,6 +24,7 @@ __all__ = [
     "load_weights",
     "models",
     "nn",
+    "onnx",
     "ops",
     "save_weights",
     "set_num_threads",
@@ -36,7 +37,7 @@ _LATER = {
     "weights": ("load_weights", "save_weights"),
     "tensor": ("Tensor",),
 }
-_MODULES = ("graph", "models", "nn")
+_MODULES = ("graph", "models", "nn", "onnx")
 
 
 def __getattr__(name: str) -> Any:

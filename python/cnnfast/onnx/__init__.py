@@ -1,0 +1,5 @@
+"""Networks out of ONNX files, and into them. Neither needs the ``onnx`` package."""
+
+from .model import OnnxModule, load
+
+__all__ = ["OnnxModule", "load"]
