@@ -80,7 +80,7 @@ class OnnxModule(Module):
     # --- building ------------------------------------------------------------------------------
 
     def _take_over(self, file: File, nodes: list[Node]) -> None:
-        """Steps out of nodes, and tensors as parameters, buffers and constants in the layout they are used in."""
+        """Steps out of nodes; tensors as parameters, buffers and constants in the layout of their use."""
         made: dict[tuple[str, str], str] = {}
         for node in nodes:
             handler = OPERATORS[node.op_type]

@@ -1,4 +1,4 @@
-"""The structure of an ONNX file: its nodes, and where its tensors are. Nothing in it is believed unchecked."""
+"""The structure of an ONNX file: its nodes, and where its tensors are. Nothing is believed unchecked."""
 
 from __future__ import annotations
 

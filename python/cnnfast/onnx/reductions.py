@@ -162,19 +162,22 @@ def _resize(
             and exact
         ):
             usual = {"mode": "bilinear", "antialias": antialias}
+            if antialias and not call.integer("exclude_outside") and min(scale) < 1:
+                usual = None  # edges repeated instead of left out
         elif mode == "linear" and place == "align_corners" and not antialias:
             usual = {"mode": "bilinear", "align_corners": True}
         if usual is not None:
             return held(ops.resize(last(x), (target[2], target[3]), **usual), channels_last(4))
-    if antialias:
-        raise WeightsError(f"{call.node.label}: antialias is supported for linear resizing of pictures alone")
+    if antialias and (mode != "linear" or call.integer("exclude_outside")):
+        raise WeightsError(f"{call.node.label}: antialias is supported for linear resizing alone")
     order, tensor = order_of(x), x.tensor if isinstance(x, Held) else x
     for a in changed:
         n, m = x.shape[a], target[a]
         if mode == "nearest":
             tensor = ops.gather(tensor, _nearest(call, n, m, scale[a], place, nearest), order[a])
         else:
-            tensor = _blended(call, tensor, order[a], _positions(call, n, m, scale[a], place), n, mode)
+            at = _positions(call, n, m, scale[a], place)
+            tensor = _blended(call, tensor, order[a], at, n, mode, min(1.0, scale[a]) if antialias else 1.0)
     return held(tensor, order)
 
 
@@ -209,11 +212,21 @@ def _nearest(call: Call, n: int, m: int, scale: float, place: str, mode: str) ->
     return np.clip(index, 0, n - 1).astype(np.int64)
 
 
-def _blended(call: Call, x: Any, axis: int, at: np.ndarray, n: int, mode: str) -> Any:
-    """Neighbours along an axis by their weights; those outside count as the edge."""
+def _blended(call: Call, x: Any, axis: int, at: np.ndarray, n: int, mode: str, narrow: float = 1.0) -> Any:
+    """Neighbours along an axis by their weights; those outside count as the edge.
+
+    ``narrow`` below 1 makes the triangle of linear weights that much wider.
+    """
     first = np.floor(at)
     t = at - first
-    if mode == "linear":
+    if mode == "linear" and narrow < 1.0:
+        reach = math.ceil(1 / narrow)
+        if 2 * reach * len(at) > 1 << 24:
+            raise WeightsError(f"{call.node.label}: the reduction is too large")
+        offsets = range(-reach, reach + 2)
+        weights = np.array([np.maximum(0.0, 1 - np.abs(first + o - at) * narrow) for o in offsets])
+        taps = list(zip(offsets, weights / weights.sum(axis=0), strict=True))
+    elif mode == "linear":
         inside = np.clip(at, 0, n - 1)
         first = np.floor(inside)
         t = inside - first
