@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnx.reference")
 runtime = pytest.importorskip("onnxruntime")
 node = onnx.helper.make_node
 

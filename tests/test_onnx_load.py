@@ -760,8 +760,9 @@ def test_whole_numbers_of_every_type(tmp_path):
 def test_even_windows_of_channels(tmp_path):
     x = values(*PICTURE)
     made = models.model([node("LRN", ["a"], ["y"], size=4, alpha=0.4)], {"a": x}, ["y"])
-    expected = onnx.reference.ReferenceEvaluator(made).run(None, {"a": x})[0]
-    close(cf.onnx.load(models.write(tmp_path, made), layout="NCHW")(x), expected)
+    # ONNX Runtime refuses them; the definition has the extra channel after the middle.
+    total = np.stack([(x[:, max(0, c - 1) : c + 3] ** 2).sum(1) for c in range(6)], axis=1)
+    close(cf.onnx.load(models.write(tmp_path, made), layout="NCHW")(x), x / (1 + 0.1 * total) ** F32(0.75))
 
 
 def test_a_weight_used_in_two_ways(tmp_path):

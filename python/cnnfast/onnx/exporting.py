@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import WeightsError
 from ..graph.ir import Node, Value
-from .writing import NCHW, Order, Writer, channels_second
+from .writing import CODES, NCHW, Order, Writer, channels_second
 
 __all__ = ["WRITERS"]
 
@@ -204,9 +204,15 @@ def _resize(w: Writer, node: Node) -> None:
         raise WeightsError(f"resize: antialias needs operator set 18, came {w.opset}")
     place = "asymmetric" if s.mode == "nearest" else "align_corners" if s.align_corners else "half_pixel"
     inputs = [name, "", "", w.numbers([s.x[0], s.x[3], p, q])]
-    name = w.emit("Resize", inputs, mode="nearest" if s.mode == "nearest" else "linear",
-                  coordinate_transformation_mode=place, nearest_mode="floor" if s.mode == "nearest" else None,
-                  antialias=1 if s.antialias else None, exclude_outside=1 if s.antialias else None)  # fmt: skip
+    name = w.emit(
+        "Resize",
+        inputs,
+        mode="nearest" if s.mode == "nearest" else "linear",
+        coordinate_transformation_mode=place,
+        nearest_mode="floor" if s.mode == "nearest" else None,
+        antialias=1 if s.antialias else None,
+        exclude_outside=1 if s.antialias else None,
+    )
     w.put(node.output, name, NCHW)
 
 
@@ -237,9 +243,7 @@ def _with_numbers(w: Writer, node: Node) -> None:
     order = w.order_of(x)
     name = w.get(x, order)
     if node.op.name == "cast":
-        codes = {"float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9,
-                 "float64": 11}  # fmt: skip
-        name = w.emit("Cast", [name], to=codes[s.dtype])
+        name = w.emit("Cast", [name], to=CODES[s.dtype])
     elif node.op.name == "clip":
         bounds = [w.scalar(b, x.dtype) if math.isfinite(b) else "" for b in s.numbers]
         while bounds and not bounds[-1]:

@@ -168,12 +168,14 @@ class OnnxModule(Module):
             try:
                 results = step.run(call, *arguments)
             except CnnfastError as error:
-                text = str(error)
-                raise type(error)(
-                    text if text.startswith(call.node.label) else f"{call.node.label}: {text}"
-                ) from None
+                # Attributes may be long, and hold anything.
+                text = "".join(c if c.isprintable() else "?" for c in str(error)[:600])
+                prefix = "" if text.startswith(call.node.label) else f"{call.node.label}: "
+                raise type(error)(prefix + text) from None
             except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
-                raise WeightsError(f"{call.node.label}: its inputs do not fit: {error}") from error
+                raise WeightsError(
+                    f"{call.node.label}: its inputs do not fit: {str(error)[:300]!r}"
+                ) from error
             if not isinstance(results, tuple):
                 results = (results,)
             for name, result in zip(call.node.outputs, results, strict=False):

@@ -137,7 +137,8 @@ class Reader:
             return data.decode("utf-8", "backslashreplace") if kind == "text" else data
         if wire == 2 and field.repeated and kind in ("int", "float"):
             return self.numbers(value, "int" if kind == "int" else "<f4").tolist()
-        raise WeightsError(f"{field.name}: expected {kind}, came a field of kind {wire}")
+        wanted = "a message" if isinstance(kind, dict) else kind
+        raise WeightsError(f"{field.name}: expected {wanted}, came a field of kind {wire}")
 
     def numbers(self, span: Span, dtype: str) -> np.ndarray:
         """Packed numbers: of a fixed size, or "int" for those of variable length."""

@@ -1,4 +1,4 @@
-"""ONNX files under construction: nodes, constants, and the order in which ONNX holds the axes of each value."""
+"""ONNX files under construction: nodes, constants, and in which order the axes of each value stand."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ from ..errors import WeightsError
 from ..graph.ir import Array, Value
 from .wire import encode
 
-__all__ = ["NCHW", "Writer", "channels_second"]
+__all__ = ["CODES", "NCHW", "Writer", "channels_second"]
 
 Order = tuple[int, ...]
 NCHW: Order = (0, 2, 3, 1)  # where N, H, W, C stand
-_CODES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float64": 11}
+CODES = {
+    "float32": 1,
+    "uint8": 2,
+    "int8": 3,
+    "uint16": 4,
+    "int16": 5,
+    "int32": 6,
+    "int64": 7,
+    "bool": 9,
+    "float64": 11,
+}
 #: Protocol buffers cannot be longer.
 MAX_BYTES = (1 << 31) - 1
 
@@ -93,7 +103,7 @@ class Writer:
 
     def constant(self, array: Array, wanted: str = "") -> str:
         """A tensor of the file; views are kept as views until they are written."""
-        if array.dtype.name not in _CODES:
+        if array.dtype.name not in CODES:
             raise WeightsError(f"a constant of type {array.dtype} cannot be written")
         name = self.name(wanted or f"constant_{len(self._tensors)}")
         self._tensors.append((name, array))
@@ -154,13 +164,13 @@ class Writer:
         body: list[bytes | Array] = [_field(1, node) for node in self._nodes]
         body.append(encode([(2, title)]))
         for name, array in self._tensors:
-            head = encode([*[(1, n) for n in array.shape], (2, _CODES[array.dtype.name]), (8, name)])
+            head = encode([*[(1, n) for n in array.shape], (2, CODES[array.dtype.name]), (8, name)])
             head += _head(9, array.nbytes)
             body += [_head(5, len(head) + array.nbytes) + head, array]
         for number, values in ((11, inputs), (12, outputs)):
             for name, dtype, shape in values:
                 sizes = b"".join(_field(1, encode([(1, n)])) for n in shape)
-                kind = encode([(1, _CODES[np.dtype(dtype).name]), (2, sizes)])
+                kind = encode([(1, CODES[np.dtype(dtype).name]), (2, sizes)])
                 body.append(_field(number, encode([(1, name), (2, _field(1, kind))])))
         length = sum(len(piece) if isinstance(piece, bytes) else piece.nbytes for piece in body)
         if length > MAX_BYTES - 1000:
