@@ -102,15 +102,15 @@ def _operands(op: str, x: Any, y: Any) -> tuple[Array, Array]:
     """Both as arrays of one type; a Python number takes the type of the other operand."""
     if type(y) in (int, float):
         x = array(op, "x", x)
-        return x, _scalar(op, y, x)
+        return x, scalar(op, y, x)
     if type(x) in (int, float):
         y = array(op, "y", y)
-        return _scalar(op, x, y), y
+        return scalar(op, x, y), y
     x = array(op, "x", x)
     return x, array(op, "y", y, x)
 
 
-def _scalar(op: str, value: float, like: Array) -> Array:
+def scalar(op: str, value: float, like: Array) -> Array:
     try:
         wide = float(value)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Dense layers and Gram matrices."""
+"""Dense layers, matrix products and Gram matrices."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import config
 from .activations import ACTIVATION_CODES, ACTIVATIONS, apply_activation
+from .arithmetic import broadcast_shape
 from .packed import PackedWeights, own_weight, unpack
 from .registry import (
     Array,
@@ -43,6 +44,13 @@ class GramSpec:
     out: tuple[int, int, int]
 
 
+@dataclass(frozen=True)
+class MatmulSpec:
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+    out: tuple[int, ...]
+
+
 @cached
 def infer_linear(
     x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None = None, activation: str | None = None
@@ -72,6 +80,25 @@ def infer_gram_matrix(x: tuple[int, ...]) -> GramSpec:
     elements(op, x[0], x[-1], x[-1])
     rows = x[1] * x[2] if len(x) == 4 else x[1]
     return GramSpec(x, rows, (x[0], x[-1], x[-1]))
+
+
+@cached
+def infer_matmul(a: tuple[int, ...], b: tuple[int, ...]) -> MatmulSpec:
+    """Validate a product of stacks of matrices; see :func:`matmul`."""
+    op = "matmul"
+    if min(len(a), len(b)) < 2:
+        fail(op, "both operands must have at least two dimensions", x=a, y=b)
+    if a[-1] != b[-2]:
+        fail(op, f"x has {a[-1]} columns, y has {b[-2]} rows", x=a, y=b)
+    out = (*broadcast_shape(op, a[:-2], b[:-2]), a[-2], b[-1])
+    elements(op, *out)
+    return MatmulSpec(a, b, out)
+
+
+def reference_matmul(s: MatmulSpec, a: Array, b: Array) -> Array:
+    """Sums of products over the last axis of a and the last but one of b."""
+    with np.errstate(all="ignore"):
+        return np.matmul(a, b)
 
 
 def reference_linear(s: LinearSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None) -> Array:
@@ -121,9 +148,41 @@ LINEAR = Op(
         scale=lambda s, w, factor: w * factor,
     ),
 )
+# Between activations alone, which convolutional networks rarely do: NumPy's BLAS is good enough.
+MATMUL = Op(
+    "matmul",
+    infer_matmul,
+    reference_matmul,
+    reference_matmul,
+    lambda s: Cost(
+        2.0 * float(np.prod(s.out, dtype=float)) * s.a[-1],
+        4 * sum(float(np.prod(shape, dtype=float)) for shape in (s.a, s.b, s.out)),
+    ),
+)
 GRAM_MATRIX = Op(
     "gram_matrix", infer_gram_matrix, reference_gram_matrix, _native_gram_matrix, _cost_gram_matrix
 )
+
+
+def matmul(x: Any, y: Any) -> Array:
+    """Product of matrices, or of stacks of them that broadcast by NumPy's rules.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., M, K)
+    y : array_like, shape (..., K, N)
+
+    Returns
+    -------
+    ndarray, shape (..., M, N)
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+    """
+    x = array("matmul", "x", x)
+    y = array("matmul", "y", y, x)
+    return MATMUL(infer_matmul(x.shape, y.shape), x, y)
 
 
 def pack_linear(w: Any) -> PackedWeights:

@@ -1,4 +1,4 @@
-"""Batch normalisation in its inference form, and local response normalisation."""
+"""Batch normalisation in its inference form, instance and local response normalisation."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ class BatchNormSpec:
     out: tuple[int, ...]
     eps: float
     vectors: int  # arrays of one value per channel
+
+
+@dataclass(frozen=True)
+class InstanceNormSpec:
+    """A checked instance normalisation over all axes but the first and the last."""
+
+    out: tuple[int, ...]
+    eps: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,27 @@ def infer_batch_norm(
         fail(op, f"eps must not be negative, got {eps}")
     elements(op, *x)
     return BatchNormSpec(x, eps, 2 + (scale is not None) + (shift is not None))
+
+
+@cached
+def infer_instance_norm(
+    x: tuple[int, ...],
+    scale: tuple[int, ...] | None = None,
+    shift: tuple[int, ...] | None = None,
+    eps: Any = 1e-5,
+) -> InstanceNormSpec:
+    """Validate an instance normalisation; see :func:`instance_norm`."""
+    op = "instance_norm"
+    if len(x) < 3 or 0 in x[1:-1]:
+        fail(op, "x must have dimensions N,...,C with at least one pixel", x=x)
+    for name, shape in (("scale", scale), ("shift", shift)):
+        if shape is not None and shape != x[-1:]:
+            fail(op, f"{name} must have shape ({x[-1]},)", **{name: shape}, x=x)
+    eps = _finite(op, "eps", eps)
+    if eps < 0:
+        fail(op, f"eps must not be negative, got {eps}")
+    elements(op, *x)
+    return InstanceNormSpec(x, eps)
 
 
 @cached
@@ -122,6 +151,22 @@ def reference_batch_norm(
         return y if shift is None else y + shift
 
 
+def reference_instance_norm(
+    s: InstanceNormSpec, x: Array, scale: Array | None = None, shift: Array | None = None
+) -> Array:
+    """(x - mean) / sqrt(var + eps) * scale + shift; the statistics are taken in float64."""
+    axes = tuple(range(1, len(s.out) - 1))
+    with np.errstate(all="ignore"):
+        wide = x.astype(np.float64)
+        wide -= wide.mean(axis=axes, keepdims=True)
+        wide /= np.sqrt(np.square(wide).mean(axis=axes, keepdims=True) + s.eps)
+        if scale is not None:
+            wide *= scale
+        if shift is not None:
+            wide += shift
+        return wide.astype(x.dtype)
+
+
 def reference_local_response_norm(s: LocalResponseSpec, x: Array) -> Array:
     """The quotient x / (k + alpha * windowed sum of squares)^beta."""
     c = x.shape[-1]
@@ -162,6 +207,14 @@ def _cost_local_response_norm(s: LocalResponseSpec) -> Cost:
 
 
 BATCH_NORM = Op("batch_norm", infer_batch_norm, reference_batch_norm, _native_batch_norm, _cost_batch_norm)
+# NumPy is the native form too: few networks use it, and it is bound by memory.
+INSTANCE_NORM = Op(
+    "instance_norm",
+    infer_instance_norm,
+    reference_instance_norm,
+    reference_instance_norm,
+    lambda s: Cost(6 * float(np.prod(s.out, dtype=float)), 8 * float(np.prod(s.out, dtype=float))),
+)
 LOCAL_RESPONSE_NORM = Op(
     "local_response_norm",
     infer_local_response_norm,
@@ -207,6 +260,36 @@ def batch_norm(
     scale, shift = optional(op, "scale", scale, x), optional(op, "shift", shift, x)
     s = infer_batch_norm(x.shape, mean.shape, var.shape, shape_of(scale), shape_of(shift), eps)
     return BATCH_NORM(s, x, mean, var, scale, shift)
+
+
+def instance_norm(x: Any, scale: Any = None, shift: Any = None, *, eps: float = 1e-5) -> Array:
+    """Every channel of every picture normalised by its own mean and variance.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, ..., C)
+    scale, shift : array_like, shape (C,), optional
+        1 and 0 when left out.
+    eps : float
+        Not negative; added to the variance.
+
+    Returns
+    -------
+    ndarray, shape of x
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    References
+    ----------
+    Ulyanov et al., "Instance normalization: the missing ingredient for fast stylization", 2016.
+    """
+    op = "instance_norm"
+    x = array(op, "x", x)
+    scale, shift = optional(op, "scale", scale, x), optional(op, "shift", shift, x)
+    s = infer_instance_norm(x.shape, shape_of(scale), shape_of(shift), eps)
+    return INSTANCE_NORM(s, x, scale, shift)
 
 
 def local_response_norm(

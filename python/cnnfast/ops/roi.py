@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..tensor import Tensor
 from .registry import Array, Cost, Op, array, cached, elements, fail, integer, native, number, pair, rank
 
 # Samples along one side of a bin; a box that asks for more is a mistake.
@@ -71,7 +72,11 @@ def infer_roi_pool(
 
 
 def _check_values(op: str, spec: RoiSpec, boxes: Array) -> None:
-    """The values of the boxes, which no shape rule sees."""
+    """The values of the boxes, which no shape rule sees; nor are there any while a network is traced."""
+    if isinstance(boxes, Tensor):
+        if boxes.is_symbol:
+            return
+        boxes = boxes.data
     if not len(boxes):
         return
     image = boxes[:, 0]
@@ -340,6 +345,7 @@ def roi_align(
     boxes = array("roi_align", "boxes", boxes, x)
     spec = infer_roi(x.shape, boxes.shape, output_size, spatial_scale, sampling_ratio, aligned)
     _check_values("roi_align", spec, boxes)
-    if not spec.sampling_ratio:
-        _check_samples(spec, _geometry(spec, boxes)[2])
+    if not spec.sampling_ratio and not (isinstance(boxes, Tensor) and boxes.is_symbol):
+        values = boxes.data if isinstance(boxes, Tensor) else boxes
+        _check_samples(spec, _geometry(spec, values)[2])
     return ROI_ALIGN(spec, x, boxes)

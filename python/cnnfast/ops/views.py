@@ -38,7 +38,8 @@ class SliceSpec:
     dropped: tuple[int, ...]
 
 
-def _any(value: Any) -> Any:
+def any_array(value: Any) -> Any:
+    """A tensor as it is, anything else as an array of whatever type."""
     return value if isinstance(value, Tensor) else np.asarray(value)
 
 
@@ -151,13 +152,13 @@ def reshape(x: Any, shape: Any) -> Any:
     ------
     ShapeError
     """
-    x = _any(x)
+    x = any_array(x)
     return RESHAPE(infer_reshape(x.shape, hashable(shape)), x)
 
 
 def flatten(x: Any, start: int = 1) -> Any:
     """One axis in place of all from ``start`` on: (N, H, W, C) becomes (N, H W C)."""
-    x = _any(x)
+    x = any_array(x)
     start = integer("flatten", "start", start, 0, len(x.shape))
     n = 1
     for size in x.shape[start:]:
@@ -167,19 +168,19 @@ def flatten(x: Any, start: int = 1) -> Any:
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
     """Axes in another order (reversed without one), C-contiguous."""
-    x = _any(x)
+    x = any_array(x)
     return TRANSPOSE(infer_transpose(x.shape, None if axes is None else tuple(axes)), x)
 
 
 def take(x: Any, index: Any) -> Any:
     """``x[index]`` for whole numbers, slices and ``...``, C-contiguous."""
-    x = _any(x)
+    x = any_array(x)
     return SLICE(infer_slice(x.shape, *_normal(x.shape, index)), x)
 
 
 def split(x: Any, sizes: Sequence[int], axis: int = -1) -> list[Any]:
     """Parts of these sizes along an axis, one after the other; they must add up to all of it."""
-    x = _any(x)
+    x = any_array(x)
     axis = integer("split", "axis", axis, -len(x.shape), len(x.shape) - 1) % len(x.shape)
     if sum(sizes) != x.shape[axis]:
         fail("split", f"parts of {tuple(sizes)} do not add up to axis {axis}", x=x.shape)

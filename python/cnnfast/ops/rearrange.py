@@ -1,0 +1,208 @@
+"""Repetition, picking by index, and pixels exchanged for channels. NumPy moves memory as fast as we could."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import DTypeError
+from ..tensor import Tensor
+from .arithmetic import broadcast_shape
+from .registry import Array, Cost, Op, cached, choice, elements, fail, hashable, integer, rank
+from .views import any_array, reshape, transpose
+
+
+@dataclass(frozen=True)
+class RepeatSpec:
+    """x and the shape it is repeated to."""
+
+    x: tuple[int, ...]
+    out: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class GatherSpec:
+    x: tuple[int, ...]
+    out: tuple[int, ...]
+    axis: int
+    dtype: str
+
+
+def _cost(s: Any) -> Cost:
+    return Cost(0.0, 8 * float(np.prod(s.out, dtype=float)))
+
+
+@cached
+def infer_expand(x: tuple[int, ...], shape: Any) -> RepeatSpec:
+    """Validate an expansion; see :func:`expand`."""
+    op = "expand"
+    wanted = tuple(integer(op, "a size", n, 0) for n in (shape if isinstance(shape, tuple) else (shape,)))
+    out = broadcast_shape(op, x, wanted)
+    elements(op, *out)
+    return RepeatSpec(x, out)
+
+
+def reference_expand(s: RepeatSpec, x: Array) -> Array:
+    """Broadcast and written out."""
+    return np.ascontiguousarray(np.broadcast_to(x, s.out))
+
+
+@cached
+def infer_tile(x: tuple[int, ...], repeats: Any) -> RepeatSpec:
+    """Validate a repetition; see :func:`tile`."""
+    op = "tile"
+    counts = [integer(op, "a repeat", n, 0) for n in (repeats if isinstance(repeats, tuple) else (repeats,))]
+    if len(counts) != len(x):
+        fail(op, f"{len(counts)} repeats for {len(x)} axes", x=x)
+    out = tuple(n * r for n, r in zip(x, counts, strict=True))
+    elements(op, *out)
+    return RepeatSpec(x, out)
+
+
+def reference_tile(s: RepeatSpec, x: Array) -> Array:
+    """The whole array again and again along each axis."""
+    return np.tile(x, [m // n if n else 1 for n, m in zip(s.x, s.out, strict=True)]).reshape(s.out)
+
+
+EXPAND = Op("expand", infer_expand, reference_expand, reference_expand, _cost)
+TILE = Op("tile", infer_tile, reference_tile, reference_tile, _cost)
+
+
+def expand(x: Any, shape: Any) -> Any:
+    """x broadcast with a shape by NumPy's rules, and written out; sizes of 1 there keep those of x.
+
+    Raises
+    ------
+    ShapeError
+    """
+    x = any_array(x)
+    return EXPAND(infer_expand(x.shape, hashable(shape)), x)
+
+
+def tile(x: Any, repeats: Any) -> Any:
+    """x repeated as a whole along every axis, as often as ``repeats`` says for it.
+
+    Raises
+    ------
+    ShapeError
+    """
+    x = any_array(x)
+    return TILE(infer_tile(x.shape, hashable(repeats)), x)
+
+
+@cached
+def infer_gather(
+    x: tuple[int, ...], indices: tuple[int, ...], axis: Any = 0, dtype: str = "float32"
+) -> GatherSpec:
+    """Validate a picking by index; see :func:`gather`."""
+    op = "gather"
+    if not x:
+        fail(op, "x must have at least one dimension", x=x)
+    axis = integer(op, "axis", axis, -len(x), len(x) - 1) % len(x)
+    out = (*x[:axis], *indices, *x[axis + 1 :])
+    elements(op, *out)
+    return GatherSpec(x, out, axis, dtype)
+
+
+def reference_gather(s: GatherSpec, x: Array, indices: Array) -> Array:
+    """y[..., i, ...] = x[..., indices[i], ...]."""
+    size = s.x[s.axis]
+    if indices.size and not (-size <= indices.min() and indices.max() < size):
+        fail("gather", f"indices must be from {-size} to {size - 1}", x=s.x)
+    return np.ascontiguousarray(np.take(x, indices, axis=s.axis)).reshape(s.out)
+
+
+GATHER = Op(
+    "gather",
+    infer_gather,
+    reference_gather,
+    reference_gather,
+    _cost,
+    results=lambda s, dtype: ((s.out, np.dtype(s.dtype)),),
+)
+
+
+def gather(x: Any, indices: Any, axis: int = 0) -> Any:
+    """The entries of x along an axis that whole numbers of any shape name, as ``numpy.take``.
+
+    Parameters
+    ----------
+    x : array_like
+    indices : array_like of whole numbers
+        From -n to n - 1 for an axis of size n; negative ones count from the end.
+    axis : int
+
+    Returns
+    -------
+    ndarray
+        The shape of the indices in place of the axis.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+    """
+    x = any_array(x)
+    if not isinstance(indices, Tensor):
+        indices = np.asarray(indices)
+    if indices.dtype.kind not in "iu":
+        raise DTypeError(f"gather: indices are {indices.dtype}; expected whole numbers")
+    return GATHER(infer_gather(x.shape, indices.shape, axis, x.dtype.name), x, indices)
+
+
+def depth_to_space(x: Any, block: int, *, order: str = "block") -> Any:
+    """Channels become pixels: (N, H, W, C) gives (N, H block, W block, C / block^2).
+
+    Parameters
+    ----------
+    x : array_like, shape (N, H, W, C)
+    block : int
+    order : {"block", "channel"}
+        Whether the C channels are numbered by place in the block first and channel of the result last
+        (``"block"``, DCR in ONNX, the inverse of :func:`space_to_depth`), or the other way round
+        (``"channel"``, CRD in ONNX, pixel shuffle in torch).
+
+    Raises
+    ------
+    ShapeError
+
+    References
+    ----------
+    Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel
+    convolutional neural network", 2016.
+    """
+    op = "depth_to_space"
+    x = any_array(x)
+    rank(op, "x", x.shape, "N,H,W,C")
+    block = integer(op, "block", block, 1)
+    choice(op, "order", order, ("block", "channel"))
+    n, h, w, c = x.shape
+    if c % (block * block):
+        fail(op, f"{c} channels cannot be split into blocks of {block} x {block}", x=x.shape)
+    inner = c // (block * block)
+    if order == "block":
+        parts = transpose(reshape(x, (n, h, w, block, block, inner)), (0, 1, 3, 2, 4, 5))
+    else:
+        parts = transpose(reshape(x, (n, h, w, inner, block, block)), (0, 1, 4, 2, 5, 3))
+    return reshape(parts, (n, h * block, w * block, inner))
+
+
+def space_to_depth(x: Any, block: int) -> Any:
+    """Pixels become channels: (N, H, W, C) gives (N, H / block, W / block, block^2 C).
+
+    The new channels are numbered by row and column in the block first, then by channel.
+
+    Raises
+    ------
+    ShapeError
+    """
+    op = "space_to_depth"
+    x = any_array(x)
+    rank(op, "x", x.shape, "N,H,W,C")
+    block = integer(op, "block", block, 1)
+    n, h, w, c = x.shape
+    if h % block or w % block:
+        fail(op, f"{h} x {w} pixels cannot be split into blocks of {block} x {block}", x=x.shape)
+    parts = reshape(x, (n, h // block, block, w // block, block, c))
+    return reshape(transpose(parts, (0, 1, 3, 2, 4, 5)), (n, h // block, w // block, block * block * c))

@@ -1,0 +1,242 @@
+"""Reductions over axes, and the places of the largest values. NumPy is memory bound on all of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .elementwise import values
+from .registry import Array, Cost, Op, cached, elements, fail, integer
+
+_INT64 = np.dtype(np.int64)
+
+
+@dataclass(frozen=True)
+class ReduceSpec:
+    """A checked reduction: the axes that go, counted from the front."""
+
+    x: tuple[int, ...]
+    out: tuple[int, ...]
+    axes: tuple[int, ...]
+    keepdims: bool
+
+
+@dataclass(frozen=True)
+class TopKSpec:
+    x: tuple[int, ...]
+    out: tuple[int, ...]
+    k: int
+    axis: int
+    largest: bool
+
+
+@cached
+def infer_reduce(x: tuple[int, ...], axes: Any = None, keepdims: bool = False, op: str = "reduce_sum") -> Any:
+    """Validate the axes of a reduction; None means all."""
+    rank = len(x)
+    if axes is None:
+        axes = tuple(range(rank))
+    elif not isinstance(axes, tuple):
+        axes = (axes,)
+    gone = sorted(integer(op, "an axis", a, -rank, rank - 1) % max(1, rank) for a in axes)
+    if len(set(gone)) != len(gone):
+        fail(op, f"an axis stands twice among {tuple(axes)}", x=x)
+    if op != "reduce_sum" and op != "reduce_l2" and any(x[a] == 0 for a in gone):
+        fail(op, "x has no elements along the axis", x=x, axes=tuple(gone))
+    elements(op, *x)
+    out = tuple(1 if i in gone else n for i, n in enumerate(x) if keepdims or i not in gone)
+    return ReduceSpec(x, out, tuple(gone), bool(keepdims))
+
+
+def _sum(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+    # In double precision: NumPy adds one by one along all axes but the last.
+    wide = np.float64 if x.dtype.kind == "f" else x.dtype
+    return np.asarray(x.sum(axis=axes, keepdims=keep, dtype=wide)).astype(x.dtype)
+
+
+def _mean(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+    return np.asarray(x.mean(axis=axes, keepdims=keep, dtype=np.float64)).astype(x.dtype)
+
+
+def _l2(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+    wide = x.astype(np.float64)
+    return np.asarray(np.sqrt((wide * wide).sum(axis=axes, keepdims=keep))).astype(x.dtype)
+
+
+_REDUCTIONS: dict[str, Callable[..., Array]] = {
+    "reduce_sum": _sum,
+    "reduce_mean": _mean,
+    "reduce_max": lambda x, axes, keep: np.asarray(x.max(axis=axes, keepdims=keep)),
+    "reduce_min": lambda x, axes, keep: np.asarray(x.min(axis=axes, keepdims=keep)),
+    "reduce_l2": _l2,
+}
+
+
+def _cost(s: ReduceSpec) -> Cost:
+    n = float(np.prod(s.x, dtype=float))
+    return Cost(n, 4 * (n + float(np.prod(s.out, dtype=float))))
+
+
+def _make(name: str) -> Op:
+    function = _REDUCTIONS[name]
+
+    def infer(x: tuple[int, ...], axes: Any = None, keepdims: bool = False) -> ReduceSpec:
+        return infer_reduce(x, axes, keepdims, name)
+
+    def reference(s: ReduceSpec, x: Array) -> Array:
+        if not s.axes:
+            return _l2(x[None], (0,), False) if name == "reduce_l2" else x.copy()
+        with np.errstate(all="ignore"):
+            return function(x, s.axes, s.keepdims)
+
+    return Op(name, infer, reference, reference, _cost)
+
+
+_OPS = {name: _make(name) for name in _REDUCTIONS}
+
+
+def _reduce(name: str, x: Any, axes: Any, keepdims: bool, kinds: str) -> Any:
+    x = values(name, "x", x, kinds)
+    return _OPS[name](infer_reduce(x.shape, axes, keepdims, name), x)
+
+
+def reduce_sum(x: Any, axes: Any = None, *, keepdims: bool = False) -> Any:
+    """Sum over axes; floating-point sums are worked out in double precision.
+
+    Parameters
+    ----------
+    x : array_like, any shape
+        Floating point or whole numbers.
+    axes : int or tuple of int, optional
+        All of them when left out.
+    keepdims : bool
+        Leave the axes there with size 1.
+
+    Returns
+    -------
+    ndarray of the type of x
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+    """
+    return _reduce("reduce_sum", x, axes, keepdims, "fiu")
+
+
+def reduce_mean(x: Any, axes: Any = None, *, keepdims: bool = False) -> Any:
+    """Mean over axes of floating-point numbers; parameters as for :func:`reduce_sum`."""
+    return _reduce("reduce_mean", x, axes, keepdims, "f")
+
+
+def reduce_max(x: Any, axes: Any = None, *, keepdims: bool = False) -> Any:
+    """Largest value over axes; NaN if any is. Parameters as for :func:`reduce_sum`."""
+    return _reduce("reduce_max", x, axes, keepdims, "fiu")
+
+
+def reduce_min(x: Any, axes: Any = None, *, keepdims: bool = False) -> Any:
+    """Smallest value over axes; NaN if any is. Parameters as for :func:`reduce_sum`."""
+    return _reduce("reduce_min", x, axes, keepdims, "fiu")
+
+
+def reduce_l2(x: Any, axes: Any = None, *, keepdims: bool = False) -> Any:
+    """Euclidean length over axes; parameters as for :func:`reduce_sum`, floating point alone."""
+    return _reduce("reduce_l2", x, axes, keepdims, "f")
+
+
+# --- places ----------------------------------------------------------------------------------------
+
+
+@cached
+def infer_argmax(x: tuple[int, ...], axis: Any = -1, keepdims: bool = False) -> ReduceSpec:
+    """Validate a search for the largest value; see :func:`argmax`."""
+    return infer_reduce(x, (axis,), keepdims, "argmax")
+
+
+def reference_argmax(s: ReduceSpec, x: Array) -> Array:
+    """Where the largest value is; of equal ones the first."""
+    return np.asarray(np.argmax(x, axis=s.axes[0], keepdims=s.keepdims), np.int64)
+
+
+ARGMAX = Op(
+    "argmax",
+    infer_argmax,
+    reference_argmax,
+    reference_argmax,
+    _cost,
+    results=lambda s, dtype: ((s.out, _INT64),),
+)
+
+
+def argmax(x: Any, axis: int = -1, *, keepdims: bool = False) -> Any:
+    """Where the largest value along an axis is, as int64; of equal ones the first, and NaN is largest.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+    """
+    x = values("argmax", "x", x, "fiu")
+    return ARGMAX(infer_argmax(x.shape, axis, keepdims), x)
+
+
+@cached
+def infer_topk(x: tuple[int, ...], k: Any, axis: Any = -1, largest: bool = True) -> TopKSpec:
+    """Validate a choice of the largest values; see :func:`topk`."""
+    op = "topk"
+    if not x:
+        fail(op, "x must have at least one dimension", x=x)
+    axis = integer(op, "axis", axis, -len(x), len(x) - 1) % len(x)
+    k = integer(op, "k", k, 0)
+    if k > x[axis]:
+        fail(op, f"k is {k}, x has {x[axis]} values along axis {axis}", x=x)
+    elements(op, *x)
+    return TopKSpec(x, (*x[:axis], k, *x[axis + 1 :]), k, axis, bool(largest))
+
+
+def reference_topk(s: TopKSpec, x: Array) -> tuple[Array, Array]:
+    """The first k of all values in order, equal ones in the order they have in x."""
+    if s.largest:  # sorted backwards, so that reversing it leaves equal values in their order
+        order = x.shape[s.axis] - 1 - np.argsort(np.flip(x, s.axis), axis=s.axis, kind="stable")
+        order = np.flip(order, s.axis)
+    else:
+        order = np.argsort(x, axis=s.axis, kind="stable")
+    order = np.ascontiguousarray(np.take(order, range(s.k), axis=s.axis), np.int64)
+    return np.take_along_axis(x, order, axis=s.axis), order
+
+
+TOPK = Op(
+    "topk",
+    infer_topk,
+    reference_topk,
+    reference_topk,
+    lambda s: Cost(0.0, 4 * float(np.prod(s.x, dtype=float)) + 12 * float(np.prod(s.out, dtype=float))),
+    results=lambda s, dtype: ((s.out, dtype), (s.out, _INT64)),
+)
+
+
+def topk(x: Any, k: int, axis: int = -1, *, largest: bool = True) -> Any:
+    """The k largest values along an axis, from the largest on, and where they are.
+
+    Parameters
+    ----------
+    x : array_like
+    k : int
+        At most the size of the axis.
+    axis : int
+    largest : bool
+        False takes the smallest ones, from the smallest on.
+
+    Returns
+    -------
+    values : ndarray of the type of x
+    indices : ndarray of int64
+        Equal values come by rising index; NaN counts as larger than any number.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+    """
+    x = values("topk", "x", x, "fiu")
+    return TOPK(infer_topk(x.shape, k, axis, largest), x)
