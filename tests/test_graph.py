@@ -23,7 +23,9 @@ PASSES: tuple[Callable[[G.Graph], G.Graph], ...] = (
 ACTIVATIONS = {"relu", "relu6", "sigmoid", "tanh", "silu", "hard_swish"}
 # These have many weights and show nothing that a smaller relative does not.
 HEAVY = {"resnet34", "resnet101", "resnet152", "plain34", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19",
-         "vgg19_bn", "cifar_resnet44", "cifar_resnet56"}  # fmt: skip
+         "vgg19_bn", "cifar_resnet44", "cifar_resnet56", "efficientnet_b2", "efficientnet_b3",
+         "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "inception_v3",
+         "tf_efficientnet_lite0"}  # fmt: skip
 CLASSIFIERS = [
     pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ())
     for name in cf.models.list_models("classification")
