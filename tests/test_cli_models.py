@@ -47,6 +47,7 @@ def colours(num_classes: int = 3) -> dict[str, np.ndarray]:
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     registry._load()
+    registry.list_models()  # all are registered before the list is copied
     monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
     known = Pretrained(
         url="https://example.invalid/tiny-0123.npz",

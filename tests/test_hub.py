@@ -15,6 +15,7 @@ from cnnfast.models import registry
 from cnnfast.models.registry import ModelEntry, Pretrained
 from cnnfast.weights import hub
 from cnnfast.weights.hub import fit, load_into
+from processes import SANITIZED, output_of
 
 
 class Net(nn.Module):
@@ -172,6 +173,7 @@ def test_by_repository(
 
 
 def test_create_model(state: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.list_models()  # all are registered before the list is copied
     monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
     make = registry.register_model(input_size=(2, 2, 3), name="hub_test_net")(build)
     cf.save_weights(tmp_path / "w.npz", state)
@@ -190,3 +192,44 @@ def test_real_weights(assets: Path) -> None:
     assert holds(model, expected)
     model = cf.models.create_model("mobilenet_v2", num_classes=3, weights=path)
     assert np.array_equal(model.state_dict("torch")["features.0.0.weight"], expected["features.0.0.weight"])
+
+
+LOADING = """
+import re, sys
+import cnnfast as cf
+import PIL, safetensors
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+
+model = cf.models.create_model("alexnet")
+cf.models.create_model("alexnet", weights=None)
+before = peak()
+model = cf.models.create_model("alexnet", weights=sys.argv[1])
+bytes_of_weights = 4 * sum(p.size for p in model.parameters())
+print((peak() - before) / bytes_of_weights)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+@pytest.mark.skipif(SANITIZED, reason="sanitizers take memory of their own")
+@pytest.mark.parametrize("extension", [".safetensors", ".npz"])
+def test_peak_memory_of_loading(tmp_path: Path, extension: str) -> None:
+    # Also dense layers that hold most of the weights are never in memory twice.
+    path = tmp_path / f"w{extension}"
+    cf.save_weights(path, cf.models.create_model("alexnet").state_dict("torch"))
+    assert float(output_of(LOADING, str(path))) <= 1.3
+
+
+def test_corrupt_data_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "w.npz"
+    cf.save_weights(path, cf.models.create_model("lenet5", seed=1).state_dict("torch"))
+    content = bytearray(path.read_bytes())
+    content[len(content) * 3 // 4] ^= 1
+    path.write_bytes(content)
+    model = cf.models.create_model("lenet5", seed=2)
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    with pytest.raises(cf.errors.WeightsError, match="intact"):
+        load_into(model, registry.entry("lenet5"), path)
+    for name, array in model.state_dict().items():
+        assert np.array_equal(array, before[name])

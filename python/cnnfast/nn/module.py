@@ -219,7 +219,7 @@ class Module:
         """
         _known(layout)
         missing, wrong = [], []
-        found: list[tuple[Callable[[Array], None], Array]] = []
+        fitting: list[tuple[Module, str, Any, Any]] = []
         names = set()
         for path, module in self.named_modules():
             prefix = f"{path}." if path else ""
@@ -230,21 +230,15 @@ class Module:
                 if full not in state:
                     missing.append(full)
                     continue
-                array = np.asarray(state[full])
-                if layout == "torch" and name in module.layouts:
-                    wanted = torch_shape(module, name, held.shape)
-                    if array.shape == wanted:
-                        array = from_torch(module, name, array, held.shape)
+                given = state[full] if hasattr(state[full], "shape") else np.asarray(state[full])
+                turned = layout == "torch" and name in module.layouts
+                wanted = torch_shape(module, name, held.shape) if turned else held.shape
+                if given.shape != wanted:
+                    wrong.append(f"{full} has shape {given.shape}, expected {wanted}")
+                elif given.dtype.kind not in "fiub" or (held.dtype.kind == "f") != (given.dtype.kind == "f"):
+                    wrong.append(f"{full} is {given.dtype}, expected {held.dtype}")
                 else:
-                    wanted = held.shape
-                if array.shape != held.shape:
-                    wrong.append(f"{full} has shape {array.shape}, expected {wanted}")
-                    continue
-                if array.dtype.kind not in "fiub" or (held.dtype.kind == "f") != (array.dtype.kind == "f"):
-                    wrong.append(f"{full} is {array.dtype}, expected {held.dtype}")
-                    continue
-                array = np.ascontiguousarray(array, held.dtype).reshape(held.shape)
-                found.append((_setter(module, name), array))
+                    fitting.append((module, name, held, given))
         unexpected = [name for name in state if name not in names]
         problems = list(wrong)
         # Counters of batches are of no use here, and older files have none.
@@ -255,8 +249,13 @@ class Module:
         if problems:
             title = f"{type(self).__name__}.load_state_dict: {len(problems)} entries do not fit"
             raise WeightsError("\n  ".join([title, *problems]))
-        for set_value, array in found:
-            set_value(array)
+        # All are read before the first is set: a file may turn out to be corrupt on the way.
+        arrays = [_fitted(module, name, held, given, layout) for module, name, held, given in fitting]
+        for (module, name, _, _), array in zip(fitting, arrays, strict=True):
+            if name in module._parameters:
+                module._parameters[name].data = array
+            else:
+                module._buffers[name] = array
         return absent, unexpected
 
     def __repr__(self) -> str:
@@ -278,14 +277,24 @@ def _known(layout: str) -> None:
         raise ValueError(f"layout must be 'cnnfast' or 'torch', got {layout!r}")
 
 
-def _setter(module: Module, name: str) -> Callable[[Array], None]:
-    def set_value(array: Array) -> None:
-        if name in module._parameters:
-            module._parameters[name].data = array
-        else:
-            module._buffers[name] = array
-
-    return set_value
+def _fitted(module: Module, name: str, held: Any, given: Any, layout: str) -> Array:
+    """An entry as the module holds it; what lies in a file is read block by block."""
+    turned = layout == "torch" and name in module.layouts
+    if not hasattr(given, "blocks"):
+        data = from_torch(module, name, np.asarray(given), held.shape) if turned else np.asarray(given)
+        return np.ascontiguousarray(data, held.dtype).reshape(held.shape)
+    if not turned or module.layouts[name] == "depthwise":
+        whole = given.array()
+        data = from_torch(module, name, whole, held.shape) if turned else whole
+        return np.ascontiguousarray(data, held.dtype).reshape(held.shape)
+    # The first axis there is the last one here.
+    result = np.empty(held.shape, held.dtype)
+    at = 0
+    for block in given.blocks():
+        part = (*held.shape[:-1], len(block))
+        result[..., at : at + len(block)] = from_torch(module, name, block, part)
+        at += len(block)
+    return result
 
 
 def _unwrap(result: Any) -> Any:

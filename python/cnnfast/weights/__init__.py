@@ -6,9 +6,10 @@ is taken for them, with the bounds in `cnnfast.weights.limits`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,8 +20,9 @@ from cnnfast.weights.archive import open_archive
 from cnnfast.weights.atomic import replace_file
 from cnnfast.weights.elements import ELEMENTS, SUPPORTED
 from cnnfast.weights.limits import MAX_FILE_BYTES, shown
+from cnnfast.weights.stored import Ready, Stored
 
-__all__ = ["load_weights", "save_weights"]
+__all__ = ["load_weights", "open_weights", "save_weights"]
 
 _EXTENSIONS = {
     ".safetensors": "safetensors",
@@ -71,36 +73,51 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     >>> cf.load_weights("layer.npz")["weight"].shape
     (3, 3, 1, 8)
     """
+    with open_weights(path) as tensors:
+        return {name: tensors.pop(name).array() for name in list(tensors)}
+
+
+@contextlib.contextmanager
+def open_weights(path: str | os.PathLike[str]) -> Iterator[dict[str, Stored | Ready]]:
+    """The tensors of a weights file while it is open, to be read one after the other.
+
+    Parameters, errors and order as for :func:`load_weights`; errors in the data come when it is read.
+    """
     name = os.fsdecode(path)
     # Opening a pipe would wait for ever, reading a device would not end.
     mode = os.stat(name).st_mode
     try:
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise WeightsError("file: expected a regular file, came a device, pipe or socket")
-        with open(name, "rb") as file:
-            return _read(file, os.fstat(file.fileno()).st_size, _EXTENSIONS.get(_extension(name)))
+        with open(name, "rb") as file, contextlib.ExitStack() as archives:
+            size = os.fstat(file.fileno()).st_size
+            yield _stored(file, size, _EXTENSIONS.get(_extension(name)), archives)
     except WeightsError as error:
+        if str(error).startswith("load_weights: "):
+            raise
         raise WeightsError(f"load_weights: {name}: {error}") from None
 
 
-def _read(file: BinaryIO, size: int, expected: str | None) -> dict[str, np.ndarray]:
+def _stored(
+    file: BinaryIO, size: int, expected: str | None, archives: contextlib.ExitStack
+) -> dict[str, Any]:
     if size > MAX_FILE_BYTES:
         raise WeightsError(f"file: expected at most {MAX_FILE_BYTES} bytes, came {size}")
     beginning = file.read(512)
     if beginning[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         archive, entries = open_archive(file, size)
-        with archive:
-            if any(name.endswith("/data.pkl") or name == "data.pkl" for name in entries):
-                _check_extension(expected, "torch")
-                return torch_file.read_zip(archive, entries, size)
-            _check_extension(expected, "npz")
-            return npz.read(archive, entries)
+        archives.enter_context(archive)
+        if any(name.endswith("/data.pkl") or name == "data.pkl" for name in entries):
+            _check_extension(expected, "torch")
+            return torch_file.stored_zip(archive, entries, size)
+        _check_extension(expected, "npz")
+        return npz.stored(archive, entries)
     if beginning[:1] == b"\x80" and beginning[1:2] <= b"\x05" and beginning[8:9] != b"{":
         _check_extension(expected, "torch")
-        return torch_file.read_legacy(file, size)
+        return torch_file.stored_legacy(file, size)
     if beginning[8:9] == b"{" or expected == "safetensors":
         _check_extension(expected, "safetensors")
-        return safetensors_file.read(file, size)
+        return safetensors_file.stored(file, size)
     raise WeightsError(f"first bytes: expected safetensors, npz or a checkpoint, came {_guess(beginning)}")
 
 

@@ -6,7 +6,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from typing import BinaryIO
+from contextlib import AbstractContextManager
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 
@@ -109,6 +110,33 @@ def _check_entry(info: zipfile.ZipInfo) -> None:
             f"{place}: expected at most {_MAX_DEFLATE_RATIO * info.compress_size} bytes "
             f"from {info.compress_size} deflated ones, came {info.file_size}"
         )
+
+
+class open_entry(AbstractContextManager["open_entry"]):
+    """The bytes of an entry from ``start`` on; what the archive raises becomes a WeightsError."""
+
+    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, start: int = 0) -> None:
+        self._archive, self._info, self._start = archive, info, start
+
+    def __enter__(self) -> open_entry:
+        try:
+            self._stream = self._archive.open(self._info)
+        except _ZIP_ERRORS as error:
+            self._fail(error)
+        self.read(self._start)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._stream.read(size)
+        except _ZIP_ERRORS as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> NoReturn:
+        raise WeightsError(f"{_place(self._info)}: expected intact data, came: {shown(str(error))}") from None
 
 
 def read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

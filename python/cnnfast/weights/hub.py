@@ -9,12 +9,12 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnnfast.errors import WeightsError
-from cnnfast.weights import load_weights
+from cnnfast.weights import open_weights
 from cnnfast.weights.download import cache_folder, fetch
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def load_into(model: Module, entry: ModelEntry, weights: str | Path) -> list[str
                 raise WeightsError("a darknet file has no names: it suits networks of darknet only")
             importlib.import_module("cnnfast.models.darknet").load_darknet(model, path)
             return []
-        return fit(model, entry, load_weights(path))
+        with open_weights(path) as state:
+            return fit(model, entry, state)
     except WeightsError as error:
         raise WeightsError(f"{entry.name}: {path}: {error}") from None
 
@@ -99,7 +100,7 @@ def find_weights(entry: ModelEntry, weights: str | Path) -> Path:
     )
 
 
-def fit(model: Module, entry: ModelEntry, state: Mapping[str, np.ndarray]) -> list[str]:
+def fit(model: Module, entry: ModelEntry, state: Mapping[str, Any]) -> list[str]:
     """Load a state dict in torch's layout, by torchvision's names or those that a registered file has.
 
     Every entry must find its place, and every place its entry, except that
@@ -176,7 +177,7 @@ def _current(model: Module, names: list[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def _renamed(model: Module, entry: ModelEntry, state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+def _renamed(model: Module, entry: ModelEntry, state: Mapping[str, Any]) -> Mapping[str, Any]:
     """The entries under our names.
 
     A file may have our names or those of any registered file, wherever it lies: the first form in which the
@@ -186,7 +187,7 @@ def _renamed(model: Module, entry: ModelEntry, state: Mapping[str, np.ndarray]) 
     renames: list[Callable[[str], str]] = [known.rename for known in entry.weights.values() if known.rename]
     best, most = state, sum(name in ours for name in state)
     for rename in dict.fromkeys(renames):
-        renamed: dict[str, np.ndarray] = {}
+        renamed: dict[str, Any] = {}
         for name, array in state.items():
             if new := rename(name):
                 if new in renamed:

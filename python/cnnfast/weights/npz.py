@@ -12,27 +12,28 @@ import numpy as np
 from numpy.lib import format as npy
 
 from cnnfast.errors import WeightsError
-from cnnfast.weights.archive import read_entry
+from cnnfast.weights.archive import open_entry, read_entry
 from cnnfast.weights.elements import ELEMENTS, Element, element_count, own_array, result_dtype, stored_dtype
 from cnnfast.weights.limits import MAX_NPY_HEADER_BYTES, MAX_TENSORS, shown
+from cnnfast.weights.stored import Ready, Stored
 
 
-def read(archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo]) -> dict[str, np.ndarray]:
-    """Read every array of an opened npz file."""
+def stored(archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo]) -> dict[str, Stored | Ready]:
+    """Every array of an opened npz file."""
     if len(entries) > MAX_TENSORS:
         raise WeightsError(f"zip directory: expected at most {MAX_TENSORS} arrays, came {len(entries)}")
-    arrays = {}
+    arrays: dict[str, Stored | Ready] = {}
     for entry, info in entries.items():
         name = entry.removesuffix(".npy")
         if name == entry:
             raise WeightsError(f"zip entry {shown(entry)}: expected a name that ends in .npy, came another")
-        arrays[name] = _array(f"array {shown(name)}", read_entry(archive, info))
+        arrays[name] = _array(f"array {shown(name)}", archive, info)
     return arrays
 
 
-def _array(place: str, content: np.ndarray) -> np.ndarray:
-    # The header is short: a copy of the beginning keeps the data out of BytesIO.
-    beginning = io.BytesIO(content[: MAX_NPY_HEADER_BYTES + 12].tobytes())
+def _array(place: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Stored | Ready:
+    with open_entry(archive, info) as stream:
+        beginning = io.BytesIO(stream.read(MAX_NPY_HEADER_BYTES + 12))
     try:
         with warnings.catch_warnings():
             # Headers written by Python 2 and odd type codes warn; the checks below judge the outcome.
@@ -55,12 +56,16 @@ def _array(place: str, content: np.ndarray) -> np.ndarray:
     element = element or Element(shown(str(dtype)), max(dtype.itemsize, 1), None)
     result_dtype(place, element)
     expected = element_count(place, shape, element.itemsize) * element.itemsize
-    data = content[beginning.tell() :]
-    if data.size != expected:
-        raise WeightsError(f"{place}: expected {expected} bytes for shape {shape}, came {data.size}")
-    stored = data.view(stored_dtype(element, ">" if dtype.byteorder == ">" else "<"))
-    stored = stored.reshape(shape[::-1]).T if fortran_order else stored.reshape(shape)
-    return own_array(place, stored, element)
+    start = beginning.tell()
+    if info.file_size - start != expected:
+        raise WeightsError(
+            f"{place}: expected {expected} bytes for shape {shape}, came {info.file_size - start}"
+        )
+    byteorder = ">" if dtype.byteorder == ">" else "<"
+    if fortran_order and len(shape) > 1:
+        data = read_entry(archive, info)[start:].view(stored_dtype(element, byteorder))
+        return Ready(own_array(place, data.reshape(shape[::-1]).T, element))
+    return Stored(place, shape, element, byteorder, lambda: open_entry(archive, info, start))
 
 
 def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,16 +1,19 @@
-"""The safetensors format: reading through the safetensors library, writing as a stream."""
+"""The safetensors format: headers judged by the safetensors library too, data read and written as streams."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import BinaryIO
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from cnnfast.errors import WeightsError
-from cnnfast.weights.elements import ELEMENTS, Element, element_count, own_array, result_dtype, stored_dtype
+from cnnfast.weights.elements import ELEMENTS, Element, element_count, result_dtype
 from cnnfast.weights.limits import MAX_HEADER_BYTES, MAX_TENSORS, check_expansion, shown
+from cnnfast.weights.stored import Stored
 
 _CODES = {
     "BOOL": "bool",
@@ -33,42 +36,51 @@ _CODE_OF = {name: code for code, name in _CODES.items()}
 _MAX_COMMAS = 20 * MAX_TENSORS
 
 
-def read(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
-    """Read all tensors, in the order of the header."""
-    names = _header_names(file, size)
+def stored(file: BinaryIO, size: int) -> dict[str, Stored]:
+    """All tensors of an open file, in the order of the header."""
+    header = _header(file, size)
     # Imported here because "import cnnfast" loads NumPy only.
-    from safetensors import SafetensorError, deserialize
+    from safetensors import SafetensorError, safe_open
 
-    file.seek(0)
-    content = file.read(size)
     try:
-        entries = dict(deserialize(content))
+        with safe_open(file.name, framework="np") as checked:
+            names = set(checked.keys())
     except SafetensorError as error:
         raise WeightsError(f"safetensors header: expected valid, came {shown(str(error), 300)}") from None
-    del content
-    if entries.keys() != set(names):
+    if names != header.keys():
         raise WeightsError("safetensors header: expected the same tensors from both parsers, came others")
-    checked: dict[str, tuple[Element, np.ndarray]] = {}
+    data = int.from_bytes(_at(file, 0, 8), "little") + 8
+    tensors = {}
     total = 0
-    for name in names:
-        entry = entries.pop(name)
+    for name, entry in header.items():
         place = f"tensor {shown(name)}"
-        code = entry["dtype"]
+        code, shape = entry["dtype"], tuple(entry["shape"])
         element = ELEMENTS[_CODES[code]] if code in _CODES else Element(code, 1, None)
         dtype = result_dtype(place, element)
-        shape = tuple(entry["shape"])
-        total += element_count(place, shape, dtype.itemsize) * dtype.itemsize
-        checked[name] = element, np.frombuffer(entry["data"], stored_dtype(element, "<")).reshape(shape)
+        count = element_count(place, shape, dtype.itemsize)
+        total += count * dtype.itemsize
+        first, last = entry["data_offsets"]
+        if not 0 <= first <= last <= size - data or last - first != count * element.itemsize:
+            raise WeightsError(
+                f"{place}: expected {count * element.itemsize} bytes inside the file, came others"
+            )
+        tensors[name] = Stored(place, shape, element, "<", partial(_from, file, data + first))
     check_expansion("safetensors header", total, size)
-    arrays = {}
-    for name in names:
-        element, stored = checked.pop(name)
-        arrays[name] = own_array(f"tensor {shown(name)}", stored, element)
-    return arrays
+    return tensors
 
 
-def _header_names(file: BinaryIO, size: int) -> list[str]:
-    """The names in the header, in order, after the checks that keep its parsing cheap."""
+def _at(file: BinaryIO, position: int, size: int) -> bytes:
+    file.seek(position)
+    return file.read(size)
+
+
+def _from(file: BinaryIO, position: int) -> AbstractContextManager[BinaryIO]:
+    file.seek(position)
+    return nullcontext(file)
+
+
+def _header(file: BinaryIO, size: int) -> dict[str, Any]:
+    """The entries of the header, in order, after the checks that keep its parsing cheap."""
     place = "safetensors header"
     if size < 8:
         raise WeightsError(f"{place}: expected 8 bytes with its length, came a file of {size} bytes")
@@ -87,7 +99,7 @@ def _header_names(file: BinaryIO, size: int) -> list[str]:
         raise WeightsError(f"{place}: expected JSON, came text with {shown(str(error))}") from None
     if not isinstance(header, dict):
         raise WeightsError(f"{place}: expected a JSON object, came {shown(header)}")
-    return [name for name in header if name != "__metadata__"]
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
 def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

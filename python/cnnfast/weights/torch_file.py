@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import BinaryIO
+from functools import partial
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from cnnfast.errors import WeightsError
-from cnnfast.weights.archive import read_entry
+from cnnfast.weights.archive import open_entry, read_entry
 from cnnfast.weights.elements import ELEMENTS, Element, element_count, own_array, result_dtype, stored_dtype
 from cnnfast.weights.limits import MAX_PICKLE_BYTES, MAX_TENSORS, check_expansion, shown
 from cnnfast.weights.restricted_pickle import Constructor, Machine, latin1_bytes, ordered_dict, plain_list
+from cnnfast.weights.stored import Ready, Stored
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -218,10 +221,10 @@ def _allowed_globals() -> dict[str, object]:
 _ALLOWED = _allowed_globals()
 
 
-def read_zip(
+def stored_zip(
     archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], size: int
-) -> dict[str, np.ndarray]:
-    """Read the state dict of an opened zip checkpoint."""
+) -> dict[str, Stored | Ready]:
+    """The state dict of an opened zip checkpoint."""
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise WeightsError(f"zip directory: expected one NAME/data.pkl, came {len(pickles)}")
@@ -240,7 +243,7 @@ def read_zip(
     machine = Machine(data, 0, place, _ALLOWED, _storage_loader(storages, legacy=False))
     tensors = _select_state(place, machine.run())
 
-    def read_storage(storage: _Storage) -> np.ndarray:
+    def entry_of(storage: _Storage) -> zipfile.ZipInfo:
         entry = entries.get(f"{root}data/{storage.key}")
         if entry is None:
             raise WeightsError(f"storage {shown(storage.key)}: expected a zip entry of that name, came none")
@@ -248,9 +251,15 @@ def read_zip(
             raise WeightsError(
                 f"storage {shown(storage.key)}: expected {storage.nbytes} bytes, came {entry.file_size}"
             )
-        return read_entry(archive, entry)
+        return entry
 
-    return _read_tensors(tensors, read_storage, order, size)
+    def read_storage(storage: _Storage) -> np.ndarray:
+        return read_entry(archive, entry_of(storage))
+
+    def stream(storage: _Storage) -> Callable[[], open_entry]:
+        return partial(open_entry, archive, entry_of(storage))
+
+    return _stored_tensors(tensors, read_storage, stream, order, size)
 
 
 def _byte_order(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None) -> str:
@@ -263,8 +272,8 @@ def _byte_order(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None) -> str:
     return "<" if word == b"little" else ">"
 
 
-def read_legacy(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
-    """Read the state dict of a legacy checkpoint: five pickles, then the storages.
+def stored_legacy(file: BinaryIO, size: int) -> dict[str, Stored | Ready]:
+    """The state dict of a legacy checkpoint: five pickles, then the storages.
 
     The numbers are little-endian on every machine; torch swapped them while writing.
     """
@@ -277,7 +286,14 @@ def read_legacy(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
             raise WeightsError(f"storage {shown(storage.key)}: expected {storage.nbytes} bytes, came fewer")
         return content
 
-    return _read_tensors(tensors, read_storage, "<", size)
+    def stream(storage: _Storage) -> Callable[[], AbstractContextManager[BinaryIO]]:
+        def at_its_place() -> AbstractContextManager[BinaryIO]:
+            file.seek(places[storage.key])
+            return nullcontext(file)
+
+        return at_its_place
+
+    return _stored_tensors(tensors, read_storage, stream, "<", size)
 
 
 def _read_legacy_pickles(file: BinaryIO, size: int) -> tuple[dict[str, _StoredTensor], dict[str, int]]:
@@ -369,13 +385,14 @@ def _tensors_of(place: str, value: dict) -> dict[str, _StoredTensor]:
     return tensors
 
 
-def _read_tensors(
+def _stored_tensors(
     tensors: Mapping[str, _StoredTensor],
     read_storage: Callable[[_Storage], np.ndarray],
+    stream: Callable[[_Storage], Callable[[], AbstractContextManager[Any]]],
     byteorder: str,
     size: int,
-) -> dict[str, np.ndarray]:
-    """Read each storage once and copy the tensors out of it."""
+) -> dict[str, Stored | Ready]:
+    """Tensors that are all of their storage are left in the file; others are copied out of theirs."""
     total = 0
     names_by_storage: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
@@ -383,13 +400,30 @@ def _read_tensors(
         total += math.prod(tensor.shape) * dtype.itemsize
         names_by_storage.setdefault(tensor.storage.key, []).append(name)
     check_expansion("checkpoint", total, size)
-    arrays: dict[str, np.ndarray] = {}
+    found: dict[str, Stored | Ready] = {}
     for names in names_by_storage.values():
-        content = read_storage(tensors[names[0]].storage)
+        first = tensors[names[0]]
+        if len(names) == 1 and _is_whole(first):
+            place = f"tensor {shown(names[0])}"
+            found[names[0]] = Stored(place, first.shape, first.element, byteorder, stream(first.storage))
+            continue
+        content = read_storage(first.storage)
         for name in names:
-            arrays[name] = _copy_out(f"tensor {shown(name)}", content, tensors[name], byteorder)
+            array = _copy_out(f"tensor {shown(name)}", content, tensors[name], byteorder)
+            found[name] = Ready(array)
         del content  # before the next one is read
-    return {name: arrays[name] for name in tensors}
+    return {name: found[name] for name in tensors}
+
+
+def _is_whole(tensor: _StoredTensor) -> bool:
+    """Whether a tensor is the whole of its storage, in C order."""
+    step = 1
+    for length, stride in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
+        if length != 1 and stride != step:
+            return False
+        step *= length
+    storage = tensor.storage
+    return tensor.offset == 0 and storage.first == 0 and step * tensor.element.itemsize == storage.nbytes
 
 
 def _copy_out(place: str, content: np.ndarray, tensor: _StoredTensor, byteorder: str) -> np.ndarray:
