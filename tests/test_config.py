@@ -289,3 +289,18 @@ def test_no_leaks(backend: str) -> None:
     rounds = 600 if backend == "cpu" else 100
     grown = int(output_of(LEAKS.replace("ROUNDS", str(rounds)), CNNFAST_BACKEND=backend))
     assert grown < 1 << 20
+
+
+def test_recycled_memory_makes_room_for_new_sizes(native: None) -> None:
+    # Buffers of sizes that are no longer asked for must not keep others from being recycled.
+    try:
+        for megabytes in (60, 50, 40, 30, 20):
+            for _ in range(2):
+                cf.ops.relu(np.zeros(megabytes << 18, np.float32))
+        assert cf._cpu.cached_bytes() <= 256 << 20
+        x = np.zeros(35 << 18, np.float32)
+        first = cf.ops.relu(x).ctypes.data
+        assert cf.ops.relu(x).ctypes.data == first
+    finally:
+        cf._cpu.drop_cached_buffers()
+    assert cf._cpu.cached_bytes() == 0

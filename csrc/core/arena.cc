@@ -37,6 +37,8 @@ int class_of(size_t bytes, size_t* rounded) {
   return 4 * bits + static_cast<int>(up - 4);
 }
 
+size_t bytes_of_class(int index) { return (size_t{4} + index % 4) << (index / 4 - 2); }
+
 size_t physical_memory() {
 #if defined(_SC_PHYS_PAGES)
   static const size_t bytes =
@@ -47,16 +49,35 @@ size_t physical_memory() {
 #endif
 }
 
+struct Kept {
+  void* memory;
+  uint64_t since;  // when it came back, in releases
+};
+
 struct Cache {
   std::mutex mutex;
-  std::vector<void*> free[kClasses];
+  std::vector<Kept> free[kClasses];  // of each class the oldest first
   size_t bytes = 0;
+  uint64_t releases = 0;
+
+  // Frees what has waited longest, so that sizes that are no longer asked for make room for others.
+  void drop_oldest();
 };
 
 Cache* make_cache();
 Cache& cache() {
   static Cache* instance = make_cache();  // never destroyed: arrays may outlive the module
   return *instance;
+}
+
+void Cache::drop_oldest() {
+  std::vector<Kept>* oldest = nullptr;
+  for (auto& list : free)
+    if (!list.empty() && (!oldest || list.front().since < oldest->front().since)) oldest = &list;
+  if (!oldest) return;
+  std::free(oldest->front().memory);
+  oldest->erase(oldest->begin());
+  bytes -= bytes_of_class(static_cast<int>(oldest - free));
 }
 
 Cache* make_cache() {
@@ -97,7 +118,7 @@ void* acquire_buffer(size_t bytes) {
   {
     std::lock_guard<std::mutex> lock(c.mutex);
     if (!c.free[index].empty()) {
-      void* memory = c.free[index].back();
+      void* memory = c.free[index].back().memory;
       c.free[index].pop_back();
       c.bytes -= rounded;
       return memory;
@@ -119,9 +140,10 @@ void release_buffer(void* buffer, size_t bytes) noexcept {
   Cache& c = cache();
   try {
     std::lock_guard<std::mutex> lock(c.mutex);
-    if (c.bytes + rounded <= kCacheLimit) {
-      c.free[index].push_back(buffer);
+    if (rounded <= kCacheLimit) {
+      c.free[index].push_back({buffer, ++c.releases});
       c.bytes += rounded;
+      while (c.bytes > kCacheLimit) c.drop_oldest();
       return;
     }
   } catch (...) {
@@ -139,7 +161,7 @@ void drop_cached_buffers() {
   Cache& c = cache();
   std::lock_guard<std::mutex> lock(c.mutex);
   for (auto& list : c.free) {
-    for (void* memory : list) std::free(memory);
+    for (const Kept& kept : list) std::free(kept.memory);
     list.clear();
   }
   c.bytes = 0;

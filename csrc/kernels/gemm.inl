@@ -18,7 +18,8 @@ constexpr int kTileRows[kMaxVectors + 1] = {0, 8, 6};
 #endif
 constexpr int kMaxTileRows = 12;
 
-constexpr int64_t kStreamAhead = 1024;  // floats
+// Matrices beyond the caches are fetched this far ahead; nearer ones are quicker without.
+constexpr int64_t kStreamAhead = 1024, kFarFloats = int64_t{4} << 20;
 
 struct TileArgs {
   const cnnfast::GemmBlock* g;
@@ -46,6 +47,7 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
 
   const float* b = t->b;
   const int64_t ldb = t->ldb, len = g.len;
+  const bool far = M == 1 && g.depth * g.n > kFarFloats;
   for (int64_t tap = 0; tap < g.taps; ++tap) {
     const float* const* rows = t->rows + tap * g.row_stride;
     if (rows[0] == g.zero) {
@@ -61,8 +63,9 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
     for (int m = 0; m < M; ++m) a[m] = rows[m] + g.offset;
     for (int64_t k = 0; k < len; ++k) {
       // One row is as fast as B comes from memory.
-      if (M == 1)
+      if (M == 1 && far) {
         for (int v = 0; v < NV * L; v += 16) __builtin_prefetch(b + kStreamAhead + v);
+      }
       V bv[NV];
       CNNFAST_UNROLL
       for (int v = 0; v < NV; ++v) bv[v] = load_as<V>(b + v * L);
