@@ -53,3 +53,20 @@ def write(folder: Path, content: Any) -> Path:
     path = folder / "model.onnx"
     path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
     return path
+
+
+PICTURE = (2, 6, 9, 7)  # N, C, H, W
+
+
+def values(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
+
+
+def whole(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int64)
+
+
+def close(got: Any, expected: np.ndarray) -> None:
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype
+    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
