@@ -16,14 +16,13 @@ namespace {
 // Taps shorter than this are not worth tiles of their own at the edges.
 constexpr int64_t kSkipLength = 16;
 
-// Kernel rows at the border are copied, a block of pixels at a time: room for larger kernels would be
-// megabytes.
-constexpr int64_t kPatchDepth = 1 << 14;
+// Output lines of one task, of few channels.
+constexpr int64_t kLines = 16;
 
 struct ConvRows {
   const Conv2dSpec* s;
   const float* x;
-  int64_t kw, len;  // taps and values per kernel row: 1 and KW * C when a whole kernel row is one run
+  int64_t len;  // channels per group
   const float* zero;
   float* y;
   // Output columns and rows whose window reaches into the padding; 0 when nothing is gained by
@@ -54,17 +53,6 @@ Run run_at(const ConvRows& r, int64_t index, int64_t limit) {
   return {image, p, r.left + q, 0, 1, count, row_done && edge};
 }
 
-// Kernel rows that reach out of the picture are copied, zeros included; `patch` is where the next goes.
-const float* patch_row(const ConvRows& r, const float* line, int64_t ix, float** patch) {
-  const Conv2dSpec& s = *r.s;
-  float* to = *patch;
-  *patch += r.len;
-  const int64_t j0 = std::max<int64_t>(0, -ix), j1 = std::min(s.kw, s.w - ix);
-  std::memset(to, 0, static_cast<size_t>(r.len) * sizeof(float));
-  std::memcpy(to + j0 * s.c, line + (ix + j0) * s.c, static_cast<size_t>((j1 - j0) * s.c) * sizeof(float));
-  return to;
-}
-
 // The steps k of first + k * step that stay in 0 .. last_allowed, cut to begin .. end.
 void inside_range(int64_t first, int64_t step, int64_t last_allowed, int64_t* begin, int64_t* end) {
   if (last_allowed < 0 || (step == 0 && (first < 0 || first > last_allowed))) *end = *begin;
@@ -79,11 +67,6 @@ int64_t fill_conv(const void* context, int64_t first, int64_t count, const float
                   int64_t* ends) {
   const auto& r = *static_cast<const ConvRows*>(context);
   const Conv2dSpec& s = *r.s;
-  const bool whole_rows = r.kw != s.kw;
-  float* patch = nullptr;
-  if (whole_rows)
-    patch = static_cast<float*>(
-        thread_scratch(Slot::kImage, static_cast<size_t>(count * s.kh * r.len) * sizeof(float)));
   int64_t segments = 0;
   for (int64_t done = 0; done < count;) {
     const Run run = run_at(r, first + done, count - done);
@@ -92,28 +75,19 @@ int64_t fill_conv(const void* context, int64_t first, int64_t count, const float
     for (int64_t k = 0; k < run.count; ++k) out[done + k] = to + k * out_step;
 
     const float* base = r.x + run.image * s.h * s.w * s.c;
-    const int64_t dy = run.dp * s.sh, dx = run.dq * s.sw, span = whole_rows ? s.kw : 1;
+    const int64_t dy = run.dp * s.sh, dx = run.dq * s.sw;
     for (int64_t i = 0; i < s.kh; ++i) {
       const int64_t iy = run.p * s.sh - s.pt + i * s.dh;
-      for (int64_t j = 0; j < r.kw; ++j) {
-        const float** row = rows + (i * r.kw + j) * count + done;
+      for (int64_t j = 0; j < s.kw; ++j) {
+        const float** row = rows + (i * s.kw + j) * count + done;
         const int64_t ix = run.q * s.sw - s.pl + j * s.dw;
-        // Steps begin .. end lie wholly inside the picture, the others in the padding or across its border.
+        // Steps begin .. end lie inside the picture, the others in the padding.
         int64_t begin = 0, end = run.count;
         inside_range(iy, dy, s.h - 1, &begin, &end);
-        inside_range(ix, dx, s.w - span, &begin, &end);
-        auto outer = [&](int64_t k, int64_t k_end) {
-          for (; k < k_end; ++k) {
-            const int64_t y = iy + k * dy, x = ix + k * dx;
-            if (y < 0 || y >= s.h || x + span <= 0 || x >= s.w)
-              row[k] = r.zero;
-            else
-              row[k] = patch_row(r, base + y * s.w * s.c, x, &patch);
-          }
-        };
-        outer(0, begin);
+        inside_range(ix, dx, s.w - 1, &begin, &end);
+        for (int64_t k = 0; k < begin; ++k) row[k] = r.zero;
         for (int64_t k = begin; k < end; ++k) row[k] = base + ((iy + k * dy) * s.w + ix + k * dx) * s.c;
-        outer(end, run.count);
+        for (int64_t k = end; k < run.count; ++k) row[k] = r.zero;
       }
     }
     done += run.count;
@@ -128,6 +102,48 @@ void edge_counts(int64_t n, int64_t out, int64_t k, int64_t stride, int64_t dila
   *before = std::min(out, (pad + stride - 1) / stride);
   *after = 0;
   while (*after < out - *before && (out - 1 - *after) * stride - pad + (k - 1) * dilation >= n) ++*after;
+}
+
+// Few channels: the windows of neighbouring output pixels lie evenly apart in a line of the picture, copied
+// with its padding where it has any.
+void conv2d_by_kernel_rows(const Conv2dSpec& s, const float* x, const MatrixView& b, const Epilogue& epilogue,
+                           float* y, int threads) {
+  const int64_t width = ((s.q - 1) * s.sw + s.kw) * s.c, line = s.w * s.c, left = s.pl * s.c;
+  const bool copied = left > 0 || width > line;
+  const float* zero = zeros(static_cast<size_t>(width));
+  const LineGemm gemm{s.q, s.sw * s.c, s.kh, s.kw * s.c, b, y, s.n * s.p * s.q, epilogue};
+  const int64_t height = std::max<int64_t>(1, std::min(kLines, s.n * s.p / (4 * threads)));
+  const int64_t bands = (s.p + height - 1) / height;
+  parallel_for(s.n * bands, threads, [&](int64_t task) {
+    const int64_t band = task % bands, image = task / bands;
+    const int64_t p0 = band * s.p / bands, p1 = (band + 1) * s.p / bands;
+    const int64_t top = std::max<int64_t>(0, p0 * s.sh - s.pt);
+    const int64_t bottom = std::min(s.h, (p1 - 1) * s.sh - s.pt + (s.kh - 1) * s.dh + 1);
+    const int64_t count = std::max<int64_t>(0, bottom - top);
+    const float* lines = x + (image * s.h + top) * line;
+    if (copied) {
+      auto* to = static_cast<float*>(
+          thread_scratch(Slot::kImage, static_cast<size_t>(count * width + 1) * sizeof(float)));
+      const int64_t inside = std::max<int64_t>(0, std::min(line, width - left));
+      for (int64_t i = 0; i < count; ++i) {
+        float* row = to + i * width;
+        std::fill(row, row + std::min(left, width), 0.0f);
+        if (inside > 0) std::memcpy(row + left, lines + i * line, static_cast<size_t>(inside) * sizeof(float));
+        if (left + inside < width) std::fill(row + left + inside, row + width, 0.0f);
+      }
+      lines = to;
+    }
+    const int64_t stride = copied ? width : line;
+    auto** taps = static_cast<const float**>(
+        thread_scratch(Slot::kRows, static_cast<size_t>(s.kh) * sizeof(float*)));
+    for (int64_t p = p0; p < p1; ++p) {
+      for (int64_t i = 0; i < s.kh; ++i) {
+        const int64_t iy = p * s.sh - s.pt + i * s.dh;
+        taps[i] = iy < 0 || iy >= s.h ? zero : lines + (iy - top) * stride;
+      }
+      run_line(gemm, taps, y + (image * s.p + p) * s.q * s.o);
+    }
+  });
 }
 
 // One list, in order; the first that accepts is taken.
@@ -149,9 +165,9 @@ const Choice kChoices[] = {
      "1x1, stride 1, no padding"},
     {Algorithm::kKernelRows, "implicit GEMM over kernel rows",
      [](const Conv2dSpec& s) {
-       return s.groups == 1 && s.dw == 1 && s.kw > 1 && s.c <= 8 && s.depth() <= kPatchDepth;
+       return s.groups == 1 && s.dw == 1 && s.kw > 1 && s.c <= 8 && s.kw * s.c <= kLineLength;
      },
-     "at most 8 channels, no dilation, kernel not huge: a kernel row is one contiguous run"},
+     "at most 8 channels, no dilation along rows: a kernel row is one contiguous run"},
     {Algorithm::kImplicitGemm, "implicit GEMM", [](const Conv2dSpec&) { return true; }, "anything"},
 };
 
@@ -200,17 +216,16 @@ void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMat
 
   if (choice.algorithm == Algorithm::kPointwise) return dense_gemm(x, rows, b, epilogue, y, threads);
 
-  ConvRows r{&s, x, s.kw, s.c / s.groups, nullptr, y, 0, 0, 0, 0};
-  if (choice.algorithm == Algorithm::kKernelRows) {
-    r.kw = 1;
-    r.len = s.kw * s.c;
-  }
-  r.zero = zeros(static_cast<size_t>(std::max(s.c, r.len)));
+  if (choice.algorithm == Algorithm::kKernelRows)
+    return conv2d_by_kernel_rows(s, x, b, epilogue, y, threads);
+
+  ConvRows r{&s, x, s.c / s.groups, nullptr, y, 0, 0, 0, 0};
+  r.zero = zeros(static_cast<size_t>(s.c));
   if (b.finite && r.len >= kSkipLength) {
     edge_counts(s.h, s.p, s.kh, s.sh, s.dh, s.pt, &r.top, &r.bottom);
-    if (r.kw > 1) edge_counts(s.w, s.q, s.kw, s.sw, s.dw, s.pl, &r.left, &r.right);
+    edge_counts(s.w, s.q, s.kw, s.sw, s.dw, s.pl, &r.left, &r.right);
   }
-  const IndirectGemm gemm{fill_conv, &r, r.zero, rows, s.kh * r.kw, r.len, b, y, epilogue};
+  const IndirectGemm gemm{fill_conv, &r, r.zero, rows, s.kh * s.kw, r.len, b, y, epilogue};
   run_gemms(&gemm, 1, threads);
 }
 

@@ -10,7 +10,7 @@ namespace cnnfast {
 namespace {
 
 // Values summed in one go; bounds both the rounding error of a long sum and the panel in cache.
-constexpr int64_t kChunk = 512;
+constexpr int64_t kChunk = kLineLength;
 // Rows of one block: their slice of A stays in the second-level cache while all panels pass.
 constexpr int64_t kBlockRows = 96;
 
@@ -20,7 +20,33 @@ constexpr int64_t kBlockPointers = 1 << 20;
 // Up to this many output rows plain weights are not worth packing for one call.
 constexpr int64_t kPlainRows = 96;
 
+// Results of so many values are written past the caches.
+constexpr int64_t kPastCache = int64_t{3} << 20;
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// What is the same for all blocks of a matrix product with `rows` rows.
+GemmBlock block_of(const MatrixView& b, const Epilogue& epilogue, const float* out_base, int64_t rows) {
+  const int64_t vl = kernels().vl;
+  GemmBlock block{};
+  block.b = b.data;
+  block.b_tail = b.tail;
+  block.ldb = b.row_stride;
+  block.depth = b.depth;
+  block.n = b.columns;
+  block.bias = epilogue.bias;
+  block.has_residual = epilogue.residual != nullptr;
+  if (block.has_residual)
+    block.residual_delta =
+        (reinterpret_cast<intptr_t>(epilogue.residual) - reinterpret_cast<intptr_t>(out_base)) /
+        static_cast<intptr_t>(sizeof(float));
+  block.activation = epilogue.activation;
+  block.slope = epilogue.slope;
+  const bool whole_vectors = b.columns % vl == 0 && reinterpret_cast<uintptr_t>(out_base) % (vl * 4) == 0;
+  block.past_cache = rows * b.groups * b.columns >= kPastCache && b.depth <= kChunk && whole_vectors &&
+                     block.activation <= kRelu6;
+  return block;
+}
 
 void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t unit_first, int64_t unit_last,
                int64_t panels) {
@@ -30,24 +56,14 @@ void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t u
   auto** out = const_cast<float**>(rows + count * gemm.taps);
   auto* ends = reinterpret_cast<int64_t*>(out + count);
 
-  GemmBlock block{};
+  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.rows);
   block.segments = gemm.fill(gemm.context, first, count, rows, out, ends);
   block.ends = ends;
   block.zero = gemm.b.finite ? gemm.zero : nullptr;
   block.rows = rows;
   block.row_stride = count;
   block.m = count;
-  block.ldb = gemm.b.row_stride;
-  block.depth = gemm.b.depth;
-  block.n = gemm.b.columns;
   block.out = out;
-  block.has_residual = gemm.epilogue.residual != nullptr;
-  if (block.has_residual)
-    block.residual_delta =
-        (reinterpret_cast<intptr_t>(gemm.epilogue.residual) - reinterpret_cast<intptr_t>(gemm.out_base)) /
-        static_cast<intptr_t>(sizeof(float));
-  block.activation = gemm.epilogue.activation;
-  block.slope = gemm.epilogue.slope;
 
   const int64_t parts = ceil_div(gemm.len, kChunk);  // of one tap
   const int64_t taps_at_once = parts > 1 ? 1 : std::max<int64_t>(1, kChunk / gemm.len);
@@ -179,6 +195,28 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
                   (unit_block + 1) * units / unit_blocks, panels);
     }
   });
+}
+
+void run_line(const LineGemm& gemm, const float* const* taps, float* out) {
+  const KernelTable& k = kernels();
+  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.rows);
+  block.ends = &gemm.m;
+  block.segments = 1;
+  block.row_step = gemm.row_step;
+  block.out_step = gemm.b.columns;
+  block.m = gemm.m;
+  block.out = &out;
+  block.len = gemm.len;
+  block.panel_last = panel_count(gemm.b.columns, k.vl, k.gemm.max_vectors, gemm.b.row_stride != 0);
+  const int64_t at_once = kChunk / gemm.len;
+  for (int64_t tap = 0; tap < gemm.taps; tap += at_once) {
+    block.rows = taps + tap;
+    block.taps = std::min(at_once, gemm.taps - tap);
+    block.k0 = tap * gemm.len;
+    block.first = tap == 0;
+    block.last = tap + at_once >= gemm.taps;
+    k.gemm.block(&block);
+  }
 }
 
 namespace {

@@ -67,6 +67,18 @@ struct IndirectGemm {
 // Several at once, block by block, so that neighbouring blocks of all of them share the cache.
 void run_gemms(const IndirectGemm* gemms, int64_t count, int threads);
 
+// The same for one line of `m` output rows whose rows of A lie `row_step` values apart: tap t of row i is at
+// taps[t] + i * row_step, its result at out + i * columns. `len` is at most kLineLength; one group.
+constexpr int64_t kLineLength = 512;
+struct LineGemm {
+  int64_t m, row_step, taps, len;
+  MatrixView b;
+  const float* out_base;
+  int64_t rows;  // of all lines
+  Epilogue epilogue;
+};
+void run_line(const LineGemm& gemm, const float* const* taps, float* out);
+
 // Plain rows: A is rows x (groups * depth), C is rows x (groups * columns), both contiguous.
 void dense_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue& epilogue, float* out,
                 int threads);

@@ -11,6 +11,9 @@ namespace cnnfast {
 struct GemmBlock {
   const float* const* rows;  // rows[t * row_stride + m]
   int64_t row_stride;
+  // Not 0: the rows lie evenly apart. Row m is at rows[t] + m * row_step, result row m at
+  // out[0] + m * out_step.
+  int64_t row_step, out_step;
   int64_t m;
   const int64_t* ends;  // the rows fall into segments; no tile reaches over the end of one
   int64_t segments;
@@ -26,6 +29,7 @@ struct GemmBlock {
   int64_t panel_first, panel_last;
   float* const* out;
   bool first, last;        // first: C is overwritten; last: the epilogue is applied
+  bool past_cache;         // C is larger than the caches, written once and in whole aligned vectors
   const float* bias;       // n values or null
   int64_t residual_delta;  // residual row = out row + delta
   bool has_residual;

@@ -23,34 +23,41 @@ constexpr int64_t kStreamAhead = 1024, kFarFloats = int64_t{4} << 20;
 
 struct TileArgs {
   const cnnfast::GemmBlock* g;
-  const float* const* rows;  // of the tile's first row
+  const float* const* rows;  // of the tile's first row, or of all where they lie evenly apart
   const float* b;
   int64_t ldb;
   float* const* out;
+  int64_t first;  // row of the block
   int64_t column;
   int tail;  // lanes in use of the last vector
 };
 
 // NV vectors of type V per row; `tail` lanes of the last one are in use.
-template <class V, int M, int NV>
+template <class V, int M, int NV, bool Even>
 static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
   constexpr int L = sizeof(V) / sizeof(float);
   const cnnfast::GemmBlock& g = *t->g;
   V acc[M][NV];
+  float* c[M];
   CNNFAST_UNROLL
-  for (int m = 0; m < M; ++m) {
-    // The result is not in the cache yet: fetch it while the sums run.
-    for (int v = 0; v < NV * L; v += 16) __builtin_prefetch(t->out[m] + t->column + v, 1);
+  for (int m = 0; m < M; ++m)
+    c[m] = t->column + (Even ? t->out[0] + (t->first + m) * g.out_step : t->out[m]);
+  // The result is not in the cache yet: fetch it while the sums run.
+  if (!g.past_cache) {
     CNNFAST_UNROLL
-    for (int v = 0; v < NV; ++v) acc[m][v] = V{};
+    for (int m = 0; m < M; ++m)
+      for (int v = 0; v < NV * L; v += 16) __builtin_prefetch(c[m] + v, 1);
   }
+  CNNFAST_UNROLL
+  for (int m = 0; m < M; ++m) CNNFAST_UNROLL
+  for (int v = 0; v < NV; ++v) acc[m][v] = V{};
 
   const float* b = t->b;
   const int64_t ldb = t->ldb, len = g.len;
   const bool far = M == 1 && g.depth * g.n > kFarFloats;
   for (int64_t tap = 0; tap < g.taps; ++tap) {
     const float* const* rows = t->rows + tap * g.row_stride;
-    if (rows[0] == g.zero) {
+    if (!Even && rows[0] == g.zero) {
       bool all = true;
       for (int m = 1; m < M; ++m) all &= rows[m] == g.zero;
       if (all) {
@@ -60,7 +67,7 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
     }
     const float* a[M];
     CNNFAST_UNROLL
-    for (int m = 0; m < M; ++m) a[m] = rows[m] + g.offset;
+    for (int m = 0; m < M; ++m) a[m] = g.offset + (Even ? rows[0] + (t->first + m) * g.row_step : rows[m]);
     for (int64_t k = 0; k < len; ++k) {
       // One row is as fast as B comes from memory.
       if (M == 1 && far) {
@@ -86,9 +93,6 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
   auto get = [&](const float* p, int v) {
     return v == NV - 1 && !whole ? load_n_as<V>(p + v * L, tail) : load_as<V>(p + v * L);
   };
-  float* c[M];
-  CNNFAST_UNROLL
-  for (int m = 0; m < M; ++m) c[m] = t->out[m] + t->column;
   if (!g.first) {
     CNNFAST_UNROLL
     for (int m = 0; m < M; ++m) CNNFAST_UNROLL
@@ -113,6 +117,14 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
     CNNFAST_UNROLL
     for (int m = 0; m < M; ++m) CNNFAST_UNROLL
     for (int v = 0; v < NV; ++v) acc[m][v] = vmin(top, vmax(V{}, acc[m][v]));
+  }
+  if constexpr (L == VL) {
+    if (g.past_cache) {
+      CNNFAST_UNROLL
+      for (int m = 0; m < M; ++m) CNNFAST_UNROLL
+      for (int v = 0; v < NV; ++v) store_past_cache(c[m] + v * L, acc[m][v]);
+      return;
+    }
   }
   CNNFAST_UNROLL
   for (int m = 0; m < M; ++m) {
@@ -140,7 +152,8 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
 typedef void (*TileFn)(const TileArgs*);
 
 // Tiles of 1 .. 12 rows; heights above `rows` are never asked for.
-#define CNNFAST_TILE_IF(V, NV, rows, m) (rows) >= (m) ? gemm_tile<V, ((rows) >= (m) ? (m) : 1), NV> : nullptr
+#define CNNFAST_TILE_IF(V, NV, rows, m) \
+  (rows) >= (m) ? gemm_tile<V, ((rows) >= (m) ? (m) : 1), NV, Even> : nullptr
 #define CNNFAST_TILE_ROW(V, NV, rows) \
   {nullptr,                           \
    CNNFAST_TILE_IF(V, NV, rows, 1),   \
@@ -156,6 +169,7 @@ typedef void (*TileFn)(const TileArgs*);
    CNNFAST_TILE_IF(V, NV, rows, 11),  \
    CNNFAST_TILE_IF(V, NV, rows, 12)}
 
+template <bool Even>
 static const TileFn kTiles[kMaxVectors + 1][kMaxTileRows + 1] = {
     {},
     CNNFAST_TILE_ROW(vf, 1, kTileRows[1]),
@@ -169,6 +183,7 @@ static const TileFn kTiles[kMaxVectors + 1][kMaxTileRows + 1] = {
 #if defined(CNNFAST_LEVEL_V4)
 // By half vectors: 1, 2, 3 and 5 of them; wider or even widths take whole vectors.
 constexpr int kHalfTileRows[6] = {0, 12, 12, 8, 0, 5};
+template <bool Even>
 static const TileFn kHalfTiles[6][kMaxTileRows + 1] = {
     {},
     CNNFAST_TILE_ROW(vh, 1, kHalfTileRows[1]),
@@ -238,12 +253,13 @@ static void gemm_sweep(const cnnfast::GemmBlock* g, int64_t column, int64_t n) {
 // Runs all rows of a block against one panel of nv vectors.
 static void gemm_panel(TileArgs* t, int nv) {
   const cnnfast::GemmBlock* g = t->g;
-  const TileFn* tiles = kTiles[nv];
+  const bool even = g->row_step != 0;
+  const TileFn* tiles = even ? kTiles<true>[nv] : kTiles<false>[nv];
   int height = kTileRows[nv];
 #if defined(CNNFAST_LEVEL_V4)
   const int halves = 2 * nv - (t->tail <= 8);
   if (halves < 6 && kHalfTileRows[halves]) {
-    tiles = kHalfTiles[halves];
+    tiles = even ? kHalfTiles<true>[halves] : kHalfTiles<false>[halves];
     height = kHalfTileRows[halves];
     if (t->tail > 8) t->tail -= 8;
   }
@@ -254,19 +270,21 @@ static void gemm_panel(TileArgs* t, int nv) {
     const int64_t rows = g->ends[segment] - begin, count = (rows + height - 1) / height;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t m0 = begin + i * rows / count, m1 = begin + (i + 1) * rows / count;
-      t->rows = g->rows + m0;
-      t->out = g->out + m0;
+      t->first = m0;
+      t->rows = even ? g->rows : g->rows + m0;
+      t->out = even ? g->out : g->out + m0;
       tiles[m1 - m0](t);
     }
     begin += rows;
   }
+  if (g->past_cache) finish_past_cache();
 }
 
 static void gemm_block(const cnnfast::GemmBlock* g) {
   const bool plain = g->ldb != 0;
   const int64_t vectors = plain ? g->n / VL : (g->n + VL - 1) / VL;
   const int64_t panels = (vectors + kMaxVectors - 1) / kMaxVectors;
-  if (plain && g->m <= kSweepRows) {
+  if (plain && g->m <= kSweepRows && !g->row_step) {
     const int64_t first = g->panel_first < panels ? g->panel_first * vectors / panels * VL : vectors * VL;
     const int64_t last = g->panel_last <= panels ? g->panel_last * vectors / panels * VL : g->n;
     const int64_t columns = kSweepFloats / g->m;
