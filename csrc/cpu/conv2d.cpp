@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -211,13 +212,15 @@ void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMat
   const int threads = threads_for(gemm_nanoseconds(s.flops()));
   const int64_t rows = s.n * s.p * s.q;
   std::optional<CallWeights> own;
-  if (!packed) own.emplace(w, rows, s.groups, s.depth(), s.o / s.groups, threads);
+  // Lines are not swept over plain weights, as few rows are otherwise.
+  const bool by_lines = choice.algorithm == Algorithm::kKernelRows;
+  const int64_t packed_for = by_lines ? std::numeric_limits<int64_t>::max() : rows;
+  if (!packed) own.emplace(w, packed_for, s.groups, s.depth(), s.o / s.groups, threads);
   const MatrixView b = packed ? packed->view() : own->view();
 
   if (choice.algorithm == Algorithm::kPointwise) return dense_gemm(x, rows, b, epilogue, y, threads);
 
-  if (choice.algorithm == Algorithm::kKernelRows)
-    return conv2d_by_kernel_rows(s, x, b, epilogue, y, threads);
+  if (by_lines) return conv2d_by_kernel_rows(s, x, b, epilogue, y, threads);
 
   ConvRows r{&s, x, s.c / s.groups, nullptr, y, 0, 0, 0, 0};
   r.zero = zeros(static_cast<size_t>(s.c));

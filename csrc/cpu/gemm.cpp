@@ -202,6 +202,7 @@ void run_line(const LineGemm& gemm, const float* const* taps, float* out) {
   GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.rows);
   block.ends = &gemm.m;
   block.segments = 1;
+  block.row_stride = 1;
   block.row_step = gemm.row_step;
   block.out_step = gemm.b.columns;
   block.m = gemm.m;

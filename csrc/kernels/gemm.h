@@ -11,7 +11,7 @@ namespace cnnfast {
 struct GemmBlock {
   const float* const* rows;  // rows[t * row_stride + m]
   int64_t row_stride;
-  // Not 0: the rows lie evenly apart. Row m is at rows[t] + m * row_step, result row m at
+  // Not 0: the rows lie evenly apart. Row m is at rows[t * row_stride] + m * row_step, result row m at
   // out[0] + m * out_step.
   int64_t row_step, out_step;
   int64_t m;

@@ -113,10 +113,15 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
     for (int v = 0; v < NV; ++v) acc[m][v] += get(c[m] + delta, v);
   }
   if (act == cnnfast::kRelu || act == cnnfast::kRelu6) {
-    const V top = splat_as<V>(act == cnnfast::kRelu6 ? 6.0f : __builtin_inff());
     CNNFAST_UNROLL
     for (int m = 0; m < M; ++m) CNNFAST_UNROLL
-    for (int v = 0; v < NV; ++v) acc[m][v] = vmin(top, vmax(V{}, acc[m][v]));
+    for (int v = 0; v < NV; ++v) acc[m][v] = vmax(V{}, acc[m][v]);
+  }
+  if (act == cnnfast::kRelu6) {
+    const V top = splat_as<V>(6.0f);
+    CNNFAST_UNROLL
+    for (int m = 0; m < M; ++m) CNNFAST_UNROLL
+    for (int v = 0; v < NV; ++v) acc[m][v] = vmin(top, acc[m][v]);
   }
   if constexpr (L == VL) {
     if (g.past_cache) {
