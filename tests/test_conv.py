@@ -169,9 +169,7 @@ def test_padding_modes_with_stride_and_dilation(backend: str, rng: np.random.Gen
 
 @pytest.mark.parametrize("p", CONVS, ids=str)
 def test_table(backend: str, p: Problem) -> None:
-    a = problems.operands(p)
-    exact, scale = problems.answer(p, a)
-    assert problems.units(problems.at(p, call(p, a)), exact, scale) <= problems.limit(p)
+    problems.check(p, call)
 
 
 @pytest.mark.parametrize("p", CONVS[::4], ids=str)
@@ -185,18 +183,13 @@ def test_table_positive_data(backend: str, p: Problem) -> None:
 
 @pytest.mark.parametrize("p", CONVS, ids=str)
 def test_table_whole_numbers_are_exact(backend: str, p: Problem) -> None:
-    a = problems.operands(p, "whole")
-    exact, _ = problems.answer(p, a)
-    assert np.array_equal(problems.at(p, call(p, a)), exact)
+    problems.check(p, call, "whole")
 
 
 @pytest.mark.parametrize("p", LAYERS, ids=str)
 def test_layers_of_real_networks(native: None, p: Problem) -> None:
-    a = problems.operands(p)
     pixels, channels = problems.some_pixels(p, 8), problems.some_channels(p, 40)
-    exact, scale = problems.answer(p, a, pixels, channels)
-    got = problems.at(p, call(p, a), pixels, channels)
-    assert problems.units(got, exact, scale) <= problems.limit(p)
+    problems.check(p, call, pixels=pixels, channels=channels)
 
 
 def test_layers_were_found() -> None:
