@@ -546,6 +546,7 @@ def check_float64(p: Problem, call: Callable[[Problem, dict[str, np.ndarray]], n
     exact, scale = answer(p, a)
     got = call(p, a)
     assert got.dtype == np.float64
+    # Two float64 answers differ by the errors of both.
     assert units(at(p, got), exact, scale, 2.0**-53) <= 2 * limit(p, "positive")
 
 

@@ -199,12 +199,7 @@ def test_layers_were_found() -> None:
 
 @pytest.mark.parametrize("p", CONVS, ids=str)
 def test_float64_is_the_reference(p: Problem) -> None:
-    a = {key: value.astype(np.float64) for key, value in problems.operands(p).items()}
-    got = call(p, a)
-    assert got.dtype == np.float64
-    exact, scale = problems.answer(p, a)
-    # Two float64 answers differ by the errors of both.
-    assert problems.units(problems.at(p, got), exact, scale, 2.0**-53) <= 2 * problems.limit(p, "positive")
+    problems.check_float64(p, call)
 
 
 def test_one_by_one_is_a_dense_layer_at_every_pixel(backend: str, rng: np.random.Generator) -> None:

@@ -255,9 +255,7 @@ class EfficientNet(Module):
 # --- B0 to B7 --------------------------------------------------------------------------------------
 
 
-def _efficientnet(
-    name: str, parameters: int, *weights: Pretrained, **usual: float
-) -> Callable[..., Module]:
+def _efficientnet(name: str, parameters: int, *weights: Pretrained, **usual: float) -> Callable[..., Module]:
     """Put one network on the list: weights, the latest first, and its options of :class:`EfficientNet`."""
 
     def build(num_classes: int = 1000, **options: Any) -> EfficientNet:
