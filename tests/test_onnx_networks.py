@@ -71,7 +71,7 @@ def test_yunet_of_any_size(backend, assets):
     module = cf.onnx.load(assets / "models/yunet_n_dynamic.onnx")
     got = module(picture)
     assert list(got) == module.output_names
-    # ONNX Runtime 1.31 gives the file bit for bit. Its sigmoid gives multiples of 2**-25 that are off by up to
+    # ONNX Runtime 1.31 gives the file bit for bit. Its sigmoids are multiples of 2**-25, off by up to
     # 1.3e-7 (0 at -18), and half of obj_8 is below 1e-6: the file is 1.8e-4 (obj_32: 1.3e-4) from the exact
     # sigmoid of the runtime's own logits. That one counts; from the file, 2**-24 a value is allowed.
     for name, exact in exact_sigmoids(assets / "models/yunet_n_dynamic.onnx", known["input"]).items():
