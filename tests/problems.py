@@ -15,7 +15,7 @@ import itertools
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -521,6 +521,33 @@ def limit(p: Problem, kind: str = "normal") -> float:
     allowed = min(8.0, root) if kind == "normal" and p.op != "gram_matrix" else 2 * root
     smooth = p.attrs.get("activation") in ("sigmoid", "tanh", "silu", "hard_swish")
     return 1.2 * allowed + 8 if smooth else allowed
+
+
+def check(
+    p: Problem,
+    call: Callable[[Problem, dict[str, np.ndarray]], np.ndarray],
+    kind: str = "normal",
+    pixels: Pixels | None = None,
+    channels: Any = EVERY,
+) -> None:
+    """An operator against the oracle, at these pixels and channels; whole numbers must be exact."""
+    a = operands(p, kind)
+    exact, scale = answer(p, a, pixels, channels)
+    got = at(p, call(p, a), pixels, channels)
+    if kind == "whole":
+        assert np.array_equal(got, exact)
+    else:
+        assert units(got, exact, scale) <= limit(p, kind)
+
+
+def check_float64(p: Problem, call: Callable[[Problem, dict[str, np.ndarray]], np.ndarray]) -> None:
+    """The reference in float64 against the oracle."""
+    a = {key: value.astype(np.float64) for key, value in operands(p).items()}
+    exact, scale = answer(p, a)
+    got = call(p, a)
+    assert got.dtype == np.float64
+    # Two float64 answers differ by the errors of both.
+    assert units(at(p, got), exact, scale, 2.0**-53) <= 2 * limit(p, "positive")
 
 
 def chosen(table: list[Problem], op: str) -> Iterator[Problem]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import textwrap
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from PIL import Image
 import cnnfast as cf
 from cnnfast import config
 from cnnfast.cli import main
-from processes import run_python
+from processes import interrupted, run_python
 
 NATIVE = config._cpu is not None
 
@@ -200,21 +197,7 @@ def test_ctrl_c(native: None, tmp_path: Path) -> None:
         print("ready", flush=True)
         sys.exit(main(["filter", {str(picture)!r}, "--kernel", {kernel!r}, "-o", {str(out)!r}]))
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as child:
-        try:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-            threading.Event().wait(1)
-            child.send_signal(signal.SIGINT)
-            _, err = child.communicate(timeout=60)
-        finally:
-            child.kill()
-    assert (child.returncode, err) == (130, "cnnfast: interrupted\n")
+    assert interrupted(program, after=1, timeout=60) == (130, "", "cnnfast: interrupted\n")
     assert os.listdir(tmp_path) == ["large.png"]
 
 

@@ -169,9 +169,7 @@ def test_padding_modes_with_stride_and_dilation(backend: str, rng: np.random.Gen
 
 @pytest.mark.parametrize("p", CONVS, ids=str)
 def test_table(backend: str, p: Problem) -> None:
-    a = problems.operands(p)
-    exact, scale = problems.answer(p, a)
-    assert problems.units(problems.at(p, call(p, a)), exact, scale) <= problems.limit(p)
+    problems.check(p, call)
 
 
 @pytest.mark.parametrize("p", CONVS[::4], ids=str)
@@ -185,18 +183,13 @@ def test_table_positive_data(backend: str, p: Problem) -> None:
 
 @pytest.mark.parametrize("p", CONVS, ids=str)
 def test_table_whole_numbers_are_exact(backend: str, p: Problem) -> None:
-    a = problems.operands(p, "whole")
-    exact, _ = problems.answer(p, a)
-    assert np.array_equal(problems.at(p, call(p, a)), exact)
+    problems.check(p, call, "whole")
 
 
 @pytest.mark.parametrize("p", LAYERS, ids=str)
 def test_layers_of_real_networks(native: None, p: Problem) -> None:
-    a = problems.operands(p)
     pixels, channels = problems.some_pixels(p, 8), problems.some_channels(p, 40)
-    exact, scale = problems.answer(p, a, pixels, channels)
-    got = problems.at(p, call(p, a), pixels, channels)
-    assert problems.units(got, exact, scale) <= problems.limit(p)
+    problems.check(p, call, pixels=pixels, channels=channels)
 
 
 def test_layers_were_found() -> None:
@@ -206,12 +199,7 @@ def test_layers_were_found() -> None:
 
 @pytest.mark.parametrize("p", CONVS, ids=str)
 def test_float64_is_the_reference(p: Problem) -> None:
-    a = {key: value.astype(np.float64) for key, value in problems.operands(p).items()}
-    got = call(p, a)
-    assert got.dtype == np.float64
-    exact, scale = problems.answer(p, a)
-    # Two float64 answers differ by the errors of both.
-    assert problems.units(problems.at(p, got), exact, scale, 2.0**-53) <= 2 * problems.limit(p, "positive")
+    problems.check_float64(p, call)
 
 
 def test_one_by_one_is_a_dense_layer_at_every_pixel(backend: str, rng: np.random.Generator) -> None:

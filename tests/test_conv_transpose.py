@@ -63,32 +63,21 @@ def test_by_hand(backend: str) -> None:
 
 @pytest.mark.parametrize("p", TABLE, ids=str)
 def test_table(backend: str, p: Problem) -> None:
-    for kind in ("normal", "positive"):
-        a = problems.operands(p, kind)
-        exact, scale = problems.answer(p, a)
-        assert problems.units(problems.at(p, call(p, a)), exact, scale) <= problems.limit(p, kind)
+    for kind in ("normal", "positive", "whole"):
+        problems.check(p, call, kind)
     a = problems.operands(p, "whole")
-    got = call(p, a)
-    assert np.array_equal(problems.at(p, got), problems.answer(p, a)[0])
-    assert np.array_equal(call(p, {**a, "w": pack(p, a["w"])}), got)
+    assert np.array_equal(call(p, {**a, "w": pack(p, a["w"])}), call(p, a))
 
 
 @pytest.mark.parametrize("p", LAYERS, ids=str)
 def test_layers_of_real_networks(native: None, p: Problem) -> None:
-    a = problems.operands(p)
     pixels, channels = problems.some_pixels(p, 12), problems.some_channels(p, 40)
-    exact, scale = problems.answer(p, a, pixels, channels)
-    got = problems.at(p, call(p, a), pixels, channels)
-    assert problems.units(got, exact, scale) <= problems.limit(p)
+    problems.check(p, call, pixels=pixels, channels=channels)
 
 
 @pytest.mark.parametrize("p", TABLE[::2], ids=str)
 def test_float64_is_the_reference(p: Problem) -> None:
-    a = {key: value.astype(np.float64) for key, value in problems.operands(p).items()}
-    exact, scale = problems.answer(p, a)
-    got = call(p, a)
-    assert got.dtype == np.float64
-    assert problems.units(problems.at(p, got), exact, scale, 2.0**-53) <= 2 * problems.limit(p, "positive")
+    problems.check_float64(p, call)
 
 
 @settings(max_examples=60, deadline=None)

@@ -23,29 +23,18 @@ def call(p: Problem, a: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("p", TABLE, ids=str)
 def test_table(backend: str, p: Problem) -> None:
-    for kind in ("normal", "positive"):
-        a = problems.operands(p, kind)
-        exact, scale = problems.answer(p, a)
-        assert problems.units(problems.at(p, call(p, a)), exact, scale) <= problems.limit(p, kind)
-    a = problems.operands(p, "whole")
-    assert np.array_equal(problems.at(p, call(p, a)), problems.answer(p, a)[0])
+    for kind in ("normal", "positive", "whole"):
+        problems.check(p, call, kind)
 
 
 @pytest.mark.parametrize("p", LAYERS, ids=str)
 def test_layers_of_real_networks(native: None, p: Problem) -> None:
-    a = problems.operands(p)
-    pixels = problems.some_pixels(p, 60)
-    exact, scale = problems.answer(p, a, pixels)
-    assert problems.units(problems.at(p, call(p, a), pixels), exact, scale) <= problems.limit(p)
+    problems.check(p, call, pixels=problems.some_pixels(p, 60))
 
 
 @pytest.mark.parametrize("p", TABLE[::3], ids=str)
 def test_float64_is_the_reference(p: Problem) -> None:
-    a = {key: value.astype(np.float64) for key, value in problems.operands(p).items()}
-    exact, scale = problems.answer(p, a)
-    got = call(p, a)
-    assert got.dtype == np.float64
-    assert problems.units(problems.at(p, got), exact, scale, 2.0**-53) <= 2 * problems.limit(p, "positive")
+    problems.check_float64(p, call)
 
 
 def test_it_is_conv2d_with_as_many_groups_as_channels(backend: str, rng: np.random.Generator) -> None:

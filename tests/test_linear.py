@@ -23,29 +23,18 @@ def call(p: Problem, a: dict[str, np.ndarray]) -> np.ndarray:
 @pytest.mark.parametrize("p", LINEAR + GRAM, ids=str)
 def test_table(backend: str, p: Problem) -> None:
     for kind in ("normal", "positive"):
-        a = problems.operands(p, kind)
-        exact, scale = problems.answer(p, a)
-        assert problems.units(problems.at(p, call(p, a)), exact, scale) <= problems.limit(p, kind)
-    a = problems.operands(p, "whole")
-    plain = Problem(p.name, p.op, p.x, p.w, {}, p.bias)
-    assert np.array_equal(problems.at(plain, call(plain, a)), problems.answer(plain, a)[0])
+        problems.check(p, call, kind)
+    problems.check(Problem(p.name, p.op, p.x, p.w, {}, p.bias), call, "whole")
 
 
 @pytest.mark.parametrize("p", LAYERS, ids=str)
 def test_layers_of_real_networks(native: None, p: Problem) -> None:
-    a = problems.operands(p)
-    channels = problems.some_channels(p, 100)
-    exact, scale = problems.answer(p, a, channels=channels)
-    assert problems.units(problems.at(p, call(p, a), channels=channels), exact, scale) <= problems.limit(p)
+    problems.check(p, call, channels=problems.some_channels(p, 100))
 
 
 @pytest.mark.parametrize("p", LINEAR + GRAM, ids=str)
 def test_float64_is_the_reference(p: Problem) -> None:
-    a = {key: value.astype(np.float64) for key, value in problems.operands(p).items()}
-    exact, scale = problems.answer(p, a)
-    got = call(p, a)
-    assert got.dtype == np.float64
-    assert problems.units(problems.at(p, got), exact, scale, 2.0**-53) <= 2 * problems.limit(p, "positive")
+    problems.check_float64(p, call)
 
 
 # --- linear ----------------------------------------------------------------------------------------

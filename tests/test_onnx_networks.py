@@ -55,16 +55,31 @@ def test_yolox_is_traced_and_fused(assets):
     assert sum(p.size for p in module.parameters()) > 900_000
 
 
+def exact_sigmoids(path: Path, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Outputs that are sigmoids, worked out in float64 from what the runtime has before them."""
+    network = onnx.load(path)
+    before = {n.output[0]: n.input[0] for n in network.graph.node if n.op_type == "Sigmoid"}
+    del network.graph.output[:]
+    network.graph.output.extend([onnx.ValueInfoProto(name=name) for name in before.values()])
+    logits = models.run(network.SerializeToString(), x.astype(F32))
+    return {name: 1 / (1 + np.exp(-y.astype(np.float64))) for name, y in zip(before, logits, strict=True)}
+
+
 def test_yunet_of_any_size(backend, assets):
     known = np.load(assets / "expected/yunet_n.npz")
     picture = known["input"].astype(F32).transpose(0, 2, 3, 1)
     module = cf.onnx.load(assets / "models/yunet_n_dynamic.onnx")
     got = module(picture)
     assert list(got) == module.output_names
+    # ONNX Runtime 1.31 gives the file bit for bit. Its sigmoids are multiples of 2**-25, off by up to
+    # 1.3e-7 (0 at -18), and half of obj_8 is below 1e-6: the file is 1.8e-4 (obj_32: 1.3e-4) from the exact
+    # sigmoid of the runtime's own logits. That one counts; from the file, 2**-24 a value is allowed.
+    for name, exact in exact_sigmoids(assets / "models/yunet_n_dynamic.onnx", known["input"]).items():
+        assert relative(got[name], exact) <= 1e-5, name
     for name in module.output_names:
-        # Half of obj_8 is below 1e-6, where the sigmoid of the runtime that made these is off by 1e-7.
-        error = np.linalg.norm(got[name] - known[name]) - 1.4e-7 * known[name].size ** 0.5
-        assert error <= 1e-4 * np.linalg.norm(known[name]), name
+        error = np.linalg.norm(got[name] - known[name])
+        rounding = 2.0**-24 * known[name].size ** 0.5 if name.startswith("obj") else 0
+        assert error <= 1e-4 * np.linalg.norm(known[name]) + rounding, name
     smaller = np.ascontiguousarray(np.concatenate([picture[:, :160, :224]] * 2))
     content = (assets / "models/yunet_n_dynamic.onnx").read_bytes()
     expected = models.run(content, np.ascontiguousarray(smaller.transpose(0, 3, 1, 2)))

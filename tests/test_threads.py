@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 
 import cnnfast as cf
-from processes import SANITIZED, output_of
+from processes import SANITIZED, interrupted, output_of
 
 
 def problems(rng: np.random.Generator) -> list[Callable[[], np.ndarray]]:
@@ -199,19 +197,7 @@ else:
 @pytest.mark.skipif(SANITIZED, reason="kernels are too slow for the bound")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ctrl_c_stops_a_long_native_call(native: None, threads: int) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPT, str(threads)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as child:
-        try:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-            threading.Event().wait(0.5)  # well inside the call, or in the packing before it
-            child.send_signal(signal.SIGINT)
-            # Under a second on an idle machine; the bound leaves room for a busy one.
-            out, err = child.communicate(timeout=15)
-        finally:
-            child.kill()
-    assert (out, child.returncode) == ("interrupted\n", 0), err
+    # Half a second is well inside the call, or in the packing before it. It ends under a second later on an
+    # idle machine; the bound leaves room for a busy one.
+    status, out, err = interrupted(INTERRUPT, str(threads), after=0.5, timeout=15)
+    assert (out, status) == ("interrupted\n", 0), err

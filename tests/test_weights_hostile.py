@@ -15,23 +15,14 @@ from numpy.lib import format as npy
 
 from cnnfast.errors import WeightsError
 from cnnfast.weights import limits, load_weights, save_weights
+from loading import refused, right_or_refused
 
 WEIGHTS = {
     "conv.weight": np.arange(54, dtype=np.float32).reshape(3, 3, 2, 3),
     "conv.bias": np.array([True, False]),
     "steps": np.array(7),
 }
-
-
-def refused(path, content: bytes | None, message: str) -> None:
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(WeightsError, match=message) as caught:
-        load_weights(path)
-    text = str(caught.value)
-    assert text.startswith(f"load_weights: {path}: ")
-    assert len(text) < len(str(path)) + 700
-    assert text.isprintable()
+LIMIT = 2 * sum(array.nbytes for array in WEIGHTS.values())
 
 
 def safetensors_file(header: object, data: bytes = b"") -> bytes:
@@ -326,22 +317,6 @@ def test_huge_sparse_file(tmp_path):
     refused(path, None, "expected at most 17179869184 bytes")
 
 
-def right_or_refused(path, content: bytes, original: dict[str, np.ndarray]) -> bool:
-    """Load damaged content: either WeightsError or a dictionary of sound arrays."""
-    path.write_bytes(content)
-    try:
-        weights = load_weights(path)
-    except WeightsError:
-        return False
-    for name, array in weights.items():
-        assert isinstance(name, str)
-        assert array.flags.c_contiguous
-        assert array.flags.writeable
-        array += 0 if array.dtype != bool else False
-    assert sum(array.nbytes for array in weights.values()) <= 2 * sum(a.nbytes for a in original.values())
-    return True
-
-
 @pytest.mark.parametrize("extension", [".safetensors", ".npz"])
 def test_truncations(tmp_path, extension):
     """No prefix of a file is a file."""
@@ -349,7 +324,7 @@ def test_truncations(tmp_path, extension):
     content = (tmp_path / ("w" + extension)).read_bytes()
     path = tmp_path / ("cut" + extension)
     for length in range(len(content)):
-        assert not right_or_refused(path, content[:length], WEIGHTS), length
+        assert not right_or_refused(path, content[:length], LIMIT), length
 
 
 @pytest.mark.parametrize("extension", [".safetensors", ".npz"])
@@ -362,6 +337,6 @@ def test_byte_flips(tmp_path, extension):
         damaged = bytearray(content)
         for at in random.integers(0, len(content), random.integers(1, 4)):
             damaged[at] ^= int(random.integers(1, 256))
-        loaded += right_or_refused(tmp_path / ("cut" + extension), bytes(damaged), WEIGHTS)
+        loaded += right_or_refused(tmp_path / ("cut" + extension), bytes(damaged), LIMIT)
     # A flip in the numbers themselves shows in npz only, which has checksums.
     assert loaded < 500

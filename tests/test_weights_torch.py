@@ -12,6 +12,7 @@ import pytest
 
 from cnnfast.errors import WeightsError
 from cnnfast.weights import load_weights
+from loading import refused
 from torch_files import (
     ARRAYS,
     ORDERED,
@@ -23,7 +24,6 @@ from torch_files import (
     checkpoint,
     encode,
     legacy_checkpoint,
-    refused,
     storage,
     tensor,
     whole,

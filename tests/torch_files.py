@@ -9,9 +9,7 @@ import zipfile
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 
-from cnnfast.errors import WeightsError
 from cnnfast.weights import load_weights
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -168,13 +166,3 @@ def assert_arrays(path, expected: dict[str, np.ndarray]) -> None:
         assert array.shape == expected[name].shape
         assert array.flags.c_contiguous
         assert array.flags.writeable
-
-
-def refused(path, content: bytes, message: str) -> None:
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match=message) as caught:
-        load_weights(path)
-    text = str(caught.value)
-    assert text.startswith(f"load_weights: {path}: ")
-    assert text.isprintable()
-    assert len(text) < len(str(path)) + 700

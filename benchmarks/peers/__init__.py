@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Candidate", "NotSupported", "from_nchw", "get", "names", "to_nchw"]
+__all__ = ["Candidate", "NotSupported", "from_nchw", "get", "missing", "names", "to_nchw"]
 
 
 class NotSupported(Exception):
@@ -46,6 +46,16 @@ def names() -> list[str]:
 def get(name: str) -> ModuleType:
     """The adapter of a contestant ("cnnfast" or a peer)."""
     return importlib.import_module(f".{name}_peer", __name__)
+
+
+def missing(*modules: str) -> str | None:
+    """What ``available()`` answers of an adapter that needs these modules."""
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except ImportError as error:
+        return f"not installed ({error.name})"
+    return None
 
 
 def to_nchw(array: np.ndarray) -> np.ndarray:

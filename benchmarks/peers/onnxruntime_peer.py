@@ -9,19 +9,14 @@ import numpy as np
 
 from ..arrays import Operands
 from ..problems import Problem
-from . import Candidate, onnx_model
+from . import Candidate, missing, onnx_model
 
 LABEL = "onnxruntime"
 COLUMNS = ("packed",)
 
 
 def available() -> str | None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        return f"not installed ({error.name})"
-    return None
+    return missing("onnx", "onnxruntime")
 
 
 def version() -> str:

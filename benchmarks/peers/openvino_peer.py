@@ -8,19 +8,14 @@ import numpy as np
 
 from ..arrays import Operands
 from ..problems import Problem, pair
-from . import Candidate, NotSupported, from_nchw, onnx_model
+from . import Candidate, NotSupported, from_nchw, missing, onnx_model
 
 LABEL = "openvino"
 COLUMNS = ("packed",)
 
 
 def available() -> str | None:
-    try:
-        import onnx  # noqa: F401
-        import openvino  # noqa: F401
-    except ImportError as error:
-        return f"not installed ({error.name})"
-    return None
+    return missing("onnx", "openvino")
 
 
 def version() -> str:

@@ -9,18 +9,14 @@ import numpy as np
 
 from ..arrays import Operands
 from ..problems import Problem, pair, sides
-from . import Candidate, NotSupported, from_nchw, to_nchw
+from . import Candidate, NotSupported, from_nchw, missing, to_nchw
 
 LABEL = "torch"
 COLUMNS = ("eager",)
 
 
 def available() -> str | None:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return "not installed"
-    return None
+    return missing("torch")
 
 
 def version() -> str:

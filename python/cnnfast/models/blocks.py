@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import nn, ops
 
-__all__ = ["AdaptiveAvgPool2d", "ConvNormAct", "round_channels"]
+__all__ = ["AdaptiveAvgPool2d", "ConvBN", "ConvNormAct", "round_channels"]
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
@@ -52,6 +52,17 @@ class ConvNormAct(nn.Sequential):
             )
         layers = [conv, nn.BatchNorm2d(filters, eps=eps)]
         super().__init__(*layers, *([activation()] if activation is not None else []))
+
+
+class ConvBN(nn.Module):
+    """Convolution without bias, batch normalisation, ReLU, as the Inception networks have them."""
+
+    def __init__(self, in_channels: int, out_channels: int, size: Any, **options: Any) -> None:
+        self.conv = nn.Conv2d(in_channels, out_channels, size, bias=False, **options)
+        self.bn = nn.BatchNorm2d(out_channels, eps=0.001)
+
+    def forward(self, x: Any) -> Any:
+        return ops.relu(self.bn(self.conv(x)))
 
 
 class AdaptiveAvgPool2d(nn.Module):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .. import nn, ops
 from ..nn import Module, Sequential
+from . import blocks
 from .registry import Pretrained, register_model
 
 __all__ = [
@@ -89,9 +90,7 @@ def compound_scaling(
 
 def round_channels(channels: float, width: float = 1.0, divisor: int = 8) -> int:
     """Channels times width as the nearest multiple of ``divisor``, but not below nine tenths of it."""
-    wanted = channels * width
-    rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * wanted else rounded
+    return blocks.round_channels(channels * width, divisor)
 
 
 def round_depth(blocks: int, depth: float = 1.0) -> int:
@@ -232,7 +231,7 @@ class EfficientNet(Module):
         momentum: float = 0.1,
     ) -> None:
         norm = {"eps": eps, "momentum": momentum}
-        blocks = sum(round_depth(stage[5], depth) for stage in STAGES)
+        total = sum(round_depth(stage[5], depth) for stage in STAGES)
         first = round_channels(STAGES[0][3], width)
         features = Sequential(_conv(3, first, 3, norm, stride=2).append(nn.SiLU()))
         done = 0
@@ -240,7 +239,7 @@ class EfficientNet(Module):
             c_in, c_out = round_channels(c_in, width), round_channels(c_out, width)
             stage = Sequential()
             for _ in range(round_depth(count, depth)):
-                chance = drop * done / blocks
+                chance = drop * done / total
                 stage.append(MBConv(expansion, kernel, stride, c_in, c_out, drop=chance, norm=norm))
                 c_in, stride, done = c_out, 1, done + 1
             features.append(stage)
@@ -256,9 +255,23 @@ class EfficientNet(Module):
 # --- B0 to B7 --------------------------------------------------------------------------------------
 
 
+def _efficientnet(name: str, parameters: int, *weights: Pretrained, **usual: float) -> Callable[..., Module]:
+    """Put one network on the list: weights, the latest first, and its options of :class:`EfficientNet`."""
+
+    def build(num_classes: int = 1000, **options: Any) -> EfficientNet:
+        return EfficientNet(num_classes, **{**usual, **options})
+
+    build.__name__ = build.__qualname__ = f"efficientnet_{name}"
+    build.__doc__ = (
+        f"EfficientNet-{name.upper()}: {parameters:,} parameters. Options as for :class:`EfficientNet`."
+    )
+    known = dict(zip(("torchvision", "torchvision_v1"), weights, strict=False))
+    return register_model(input_size=weights[0].input_size[0], reference=REFERENCE, weights=known)(build)
+
+
 def _weights(file: str, size: int, resize: int, top1: float, top5: float, cubic: bool = True) -> Pretrained:
     return Pretrained(
-        url=f"https://download.pytorch.org/models/{file}.pth",
+        url=f"https://download.pytorch.org/models/efficientnet_{file}.pth",
         sha256=file.rpartition("-")[2],
         input_size=(size, size),
         resize=resize,
@@ -267,95 +280,30 @@ def _weights(file: str, size: int, resize: int, top1: float, top5: float, cubic:
     )
 
 
-def _build(num_classes: int, usual: dict[str, Any], options: dict[str, Any]) -> EfficientNet:
-    return EfficientNet(num_classes, **{**usual, **options})
-
-
 # The larger ones were trained with other constants of their batch normalisations.
 _WIDE_NORM = {"eps": 0.001, "momentum": 0.01}
 
-
-@register_model(
-    input_size=224,
-    reference=REFERENCE,
-    weights={"torchvision": _weights("efficientnet_b0_rwightman-7f5810bc", 224, 256, 77.692, 93.532)},
+efficientnet_b0 = _efficientnet("b0", 5_288_548, _weights("b0_rwightman-7f5810bc", 224, 256, 77.692, 93.532))
+efficientnet_b1 = _efficientnet(
+    "b1",
+    7_794_184,
+    _weights("b1-c27df63c", 240, 255, 79.838, 94.934, cubic=False),
+    _weights("b1_rwightman-bac287d4", 240, 256, 78.642, 94.186),
+    depth=1.1,
 )
-def efficientnet_b0(num_classes: int = 1000, **options: Any) -> EfficientNet:
-    """EfficientNet-B0: 5,288,548 parameters. Options as for :class:`EfficientNet`."""
-    return _build(num_classes, {}, options)
-
-
-@register_model(
-    input_size=240,
-    reference=REFERENCE,
-    weights={
-        "torchvision": _weights("efficientnet_b1-c27df63c", 240, 255, 79.838, 94.934, cubic=False),
-        "torchvision_v1": _weights("efficientnet_b1_rwightman-bac287d4", 240, 256, 78.642, 94.186),
-    },
-)
-def efficientnet_b1(num_classes: int = 1000, **options: Any) -> EfficientNet:
-    """EfficientNet-B1: 7,794,184 parameters."""
-    return _build(num_classes, {"depth": 1.1}, options)
-
-
-@register_model(
-    input_size=288,
-    reference=REFERENCE,
-    weights={"torchvision": _weights("efficientnet_b2_rwightman-c35c1473", 288, 288, 80.608, 95.31)},
-)
-def efficientnet_b2(num_classes: int = 1000, **options: Any) -> EfficientNet:
-    """EfficientNet-B2: 9,109,994 parameters; published for 260 x 260, weights known for 288 x 288."""
-    return _build(num_classes, {"width": 1.1, "depth": 1.2, "dropout": 0.3}, options)
-
-
-@register_model(
-    input_size=300,
-    reference=REFERENCE,
-    weights={"torchvision": _weights("efficientnet_b3_rwightman-b3899882", 300, 320, 82.008, 96.054)},
-)
-def efficientnet_b3(num_classes: int = 1000, **options: Any) -> EfficientNet:
-    """EfficientNet-B3: 12,233,232 parameters."""
-    return _build(num_classes, {"width": 1.2, "depth": 1.4, "dropout": 0.3}, options)
-
-
-@register_model(
-    input_size=380,
-    reference=REFERENCE,
-    weights={"torchvision": _weights("efficientnet_b4_rwightman-23ab8bcd", 380, 384, 83.384, 96.594)},
-)
-def efficientnet_b4(num_classes: int = 1000, **options: Any) -> EfficientNet:
-    """EfficientNet-B4: 19,341,616 parameters."""
-    return _build(num_classes, {"width": 1.4, "depth": 1.8, "dropout": 0.4}, options)
-
-
-@register_model(
-    input_size=456,
-    reference=REFERENCE,
-    weights={"torchvision": _weights("efficientnet_b5_lukemelas-1a07897c", 456, 456, 83.444, 96.628)},
-)
-def efficientnet_b5(num_classes: int = 1000, **options: Any) -> EfficientNet:
-    """EfficientNet-B5: 30,389,784 parameters."""
-    return _build(num_classes, {"width": 1.6, "depth": 2.2, "dropout": 0.4, **_WIDE_NORM}, options)
-
-
-@register_model(
-    input_size=528,
-    reference=REFERENCE,
-    weights={"torchvision": _weights("efficientnet_b6_lukemelas-24a108a5", 528, 528, 84.008, 96.916)},
-)
-def efficientnet_b6(num_classes: int = 1000, **options: Any) -> EfficientNet:
-    """EfficientNet-B6: 43,040,704 parameters."""
-    return _build(num_classes, {"width": 1.8, "depth": 2.6, "dropout": 0.5, **_WIDE_NORM}, options)
-
-
-@register_model(
-    input_size=600,
-    reference=REFERENCE,
-    weights={"torchvision": _weights("efficientnet_b7_lukemelas-c5b4e57e", 600, 600, 84.122, 96.908)},
-)
-def efficientnet_b7(num_classes: int = 1000, **options: Any) -> EfficientNet:
-    """EfficientNet-B7: 66,347,960 parameters."""
-    return _build(num_classes, {"width": 2.0, "depth": 3.1, "dropout": 0.5, **_WIDE_NORM}, options)
+# Published for 260 x 260; the weights are known for 288 x 288.
+_B2 = _weights("b2_rwightman-c35c1473", 288, 288, 80.608, 95.31)
+efficientnet_b2 = _efficientnet("b2", 9_109_994, _B2, width=1.1, depth=1.2, dropout=0.3)
+_B3 = _weights("b3_rwightman-b3899882", 300, 320, 82.008, 96.054)
+efficientnet_b3 = _efficientnet("b3", 12_233_232, _B3, width=1.2, depth=1.4, dropout=0.3)
+_B4 = _weights("b4_rwightman-23ab8bcd", 380, 384, 83.384, 96.594)
+efficientnet_b4 = _efficientnet("b4", 19_341_616, _B4, width=1.4, depth=1.8, dropout=0.4)
+_B5 = _weights("b5_lukemelas-1a07897c", 456, 456, 83.444, 96.628)
+efficientnet_b5 = _efficientnet("b5", 30_389_784, _B5, width=1.6, depth=2.2, dropout=0.4, **_WIDE_NORM)
+_B6 = _weights("b6_lukemelas-24a108a5", 528, 528, 84.008, 96.916)
+efficientnet_b6 = _efficientnet("b6", 43_040_704, _B6, width=1.8, depth=2.6, dropout=0.5, **_WIDE_NORM)
+_B7 = _weights("b7_lukemelas-c5b4e57e", 600, 600, 84.122, 96.908)
+efficientnet_b7 = _efficientnet("b7", 66_347_960, _B7, width=2.0, depth=3.1, dropout=0.5, **_WIDE_NORM)
 
 
 # --- Lite ------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from ..nn.module import Module
 from ..ops.registry import array, choice, fail, rank
 from ..tensor import Tensor
 from .registry import Pretrained, register_model
+from .resnet import Bottleneck, ResNetTrunk
+from .vgg import vgg_features
 
 Array = np.ndarray
 
@@ -47,68 +49,13 @@ class FrozenBatchNorm2d(Module):
         return ops.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
-# The two trunks below repeat what the files of their families build, with layers kept apart for this use:
-# to be shared with models/resnet.py and models/vgg.py.
-
-
-class _Bottleneck(Module):
-    def __init__(self, channels: int, width: int, stride: int) -> None:
-        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
-        self.bn1 = FrozenBatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = FrozenBatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = FrozenBatchNorm2d(4 * width)
-        self.downsample: Module = nn.Identity()
-        if stride != 1 or channels != 4 * width:
-            projection = nn.Conv2d(channels, 4 * width, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(projection, FrozenBatchNorm2d(4 * width))
-
-    def forward(self, x: Any) -> Any:
-        y = ops.relu(self.bn1(self.conv1(x)))
-        y = ops.relu(self.bn2(self.conv2(y)))
-        return ops.relu(ops.add(self.bn3(self.conv3(y)), self.downsample(x)))
-
-
-class _ResNet50(Module):
-    """The four stages of ResNet-50, at 1/4, 1/8, 1/16 and 1/32 of the picture."""
-
-    channels = (256, 512, 1024, 2048)
-
-    def __init__(self) -> None:
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = FrozenBatchNorm2d(64)
-        channels = 64
-        for i, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
-            stage = nn.Sequential()
-            for k in range(blocks):
-                stage.append(_Bottleneck(channels, width, 2 if i and not k else 1))
-                channels = 4 * width
-            self.add_module(f"layer{i + 1}", stage)
-
-    def forward(self, x: Any) -> Any:
-        x = ops.max_pool2d(ops.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
-        maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            maps.append(x)
-        return tuple(maps)
-
-
 class _VGG16(Module):
     """The convolutions of VGG-16 without the last pooling, at 1/16 of the picture."""
 
     channels = 512
 
     def __init__(self) -> None:
-        self.features = nn.Sequential()
-        channels = 3
-        for block, (width, convolutions) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))):
-            if block:
-                self.features.append(nn.MaxPool2d(2))
-            for _ in range(convolutions):
-                self.features.append(nn.Conv2d(channels, width, 3, padding=1)).append(nn.ReLU())
-                channels = width
+        self.features = vgg_features(16, init="he_normal")[:-1]
 
     def forward(self, x: Any) -> Any:
         return (self.features(x),)
@@ -143,7 +90,9 @@ class FeaturePyramid(Module):
 
 class _PyramidBackbone(Module):
     def __init__(self, depth: int) -> None:
-        self.body = _ResNet50()
+        self.body = ResNetTrunk(Bottleneck, (3, 4, 6, 3), 4, FrozenBatchNorm2d)
+        for weight in self.body.parameters():
+            weight.init = "he_normal"
         self.fpn = FeaturePyramid(self.body.channels, depth)
 
     def forward(self, x: Any) -> Any:

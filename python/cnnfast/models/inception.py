@@ -7,22 +7,12 @@ from typing import Any
 
 from .. import nn, ops
 from ..nn import Module
+from .blocks import ConvBN
 from .registry import Pretrained, register_model
 
 __all__ = ["InceptionV3", "inception_v3"]
 
 REFERENCE = "Szegedy et al., Rethinking the Inception architecture for computer vision, 2016"
-
-
-class ConvBN(Module):
-    """Convolution without bias, batch normalisation, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, size: Any, **options: Any) -> None:
-        self.conv = nn.Conv2d(in_channels, out_channels, size, bias=False, **options)
-        self.bn = nn.BatchNorm2d(out_channels, eps=0.001)
-
-    def forward(self, x: Any) -> Any:
-        return ops.relu(self.bn(self.conv(x)))
 
 
 def _mean_3x3(x: Any) -> Any:

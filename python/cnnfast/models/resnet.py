@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = [
     "Bottleneck",
     "CifarResNet",
     "ResNet",
+    "ResNetTrunk",
     "cifar_resnet20",
     "cifar_resnet32",
     "cifar_resnet44",
@@ -30,6 +32,8 @@ __all__ = [
 
 _PAPER = "He et al., Deep residual learning for image recognition, 2016"
 
+Norm = Callable[[int], nn.Module]
+
 
 def _conv(channels: int, filters: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(
@@ -37,11 +41,30 @@ def _conv(channels: int, filters: int, kernel: int, stride: int = 1) -> nn.Conv2
     )
 
 
-def _projection(channels: int, filters: int, stride: int) -> nn.Sequential | None:
+def _projection(channels: int, filters: int, stride: int, norm: Norm) -> nn.Sequential | None:
     """The shortcut of a block that changes the shape, as a 1x1 convolution."""
     if stride == 1 and channels == filters:
         return None
-    return nn.Sequential(_conv(channels, filters, 1, stride), nn.BatchNorm2d(filters))
+    return nn.Sequential(_conv(channels, filters, 1, stride), norm(filters))
+
+
+def _add_stages(
+    network: nn.Module,
+    block: Callable[..., nn.Module],
+    filters: int,
+    counts: Sequence[int],
+    expansion: int = 1,
+) -> tuple[int, ...]:
+    """Add ``layer1``, ``layer2``, ..., each with twice the filters at half the size; gives their channels."""
+    channels, results = filters, []
+    for stage, count in enumerate(counts):
+        blocks = nn.Sequential()
+        for i in range(count):
+            blocks.append(block(channels, filters << stage, 2 if stage and i == 0 else 1))
+            channels = (filters << stage) * expansion
+        network.add_module(f"layer{stage + 1}", blocks)
+        results.append(channels)
+    return tuple(results)
 
 
 class BasicBlock(nn.Module):
@@ -52,17 +75,27 @@ class BasicBlock(nn.Module):
     channels, filters, stride : int
     shortcut : bool
         False gives the plain twin, which adds nothing.
+    norm : callable
+        (filters) -> Module, the normalisation after each convolution.
     """
 
     expansion = 1
 
-    def __init__(self, channels: int, filters: int, stride: int = 1, *, shortcut: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        filters: int,
+        stride: int = 1,
+        *,
+        shortcut: bool = True,
+        norm: Norm = nn.BatchNorm2d,
+    ) -> None:
         self.conv1 = _conv(channels, filters, 3, stride)
-        self.bn1 = nn.BatchNorm2d(filters)
+        self.bn1 = norm(filters)
         self.conv2 = _conv(filters, filters, 3)
-        self.bn2 = nn.BatchNorm2d(filters)
+        self.bn2 = norm(filters)
         self.shortcut = shortcut
-        self.downsample = _projection(channels, filters, stride) if shortcut else None
+        self.downsample = _projection(channels, filters, stride, norm) if shortcut else None
 
     def forward(self, x: Any) -> Any:
         y = ops.relu(self.bn1(self.conv1(x)))
@@ -77,14 +110,14 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, channels: int, filters: int, stride: int = 1) -> None:
+    def __init__(self, channels: int, filters: int, stride: int = 1, *, norm: Norm = nn.BatchNorm2d) -> None:
         self.conv1 = _conv(channels, filters, 1)
-        self.bn1 = nn.BatchNorm2d(filters)
+        self.bn1 = norm(filters)
         self.conv2 = _conv(filters, filters, 3, stride)
-        self.bn2 = nn.BatchNorm2d(filters)
+        self.bn2 = norm(filters)
         self.conv3 = _conv(filters, filters * 4, 1)
-        self.bn3 = nn.BatchNorm2d(filters * 4)
-        self.downsample = _projection(channels, filters * 4, stride)
+        self.bn3 = norm(filters * 4)
+        self.downsample = _projection(channels, filters * 4, stride, norm)
 
     def forward(self, x: Any) -> Any:
         y = ops.relu(self.bn1(self.conv1(x)))
@@ -93,18 +126,55 @@ class Bottleneck(nn.Module):
         return ops.relu(ops.add(y, x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet(nn.Module):
-    """Residual network for 224x224 pictures.
+class ResNetTrunk(nn.Module):
+    """The four stages of a residual network: maps at 1/4, 1/8, 1/16 and 1/32 of the picture.
 
     Parameters
     ----------
     block : callable
-        (channels, filters, stride) -> Module with an ``expansion``.
+        (channels, filters, stride, norm=) -> Module.
     counts : (int, int, int, int)
         Blocks in each stage.
-    num_classes : int
     expansion : int
         Channels that a block gives per filter.
+    norm : callable
+        (filters) -> Module, the normalisation after each convolution.
+
+    Attributes
+    ----------
+    channels : tuple of int
+        Of the four maps.
+    """
+
+    def __init__(
+        self,
+        block: Callable[..., nn.Module],
+        counts: tuple[int, int, int, int],
+        expansion: int = 1,
+        norm: Norm = nn.BatchNorm2d,
+    ) -> None:
+        self.conv1 = _conv(3, 64, 7, 2)
+        self.bn1 = norm(64)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.channels = _add_stages(self, partial(block, norm=norm), 64, counts, expansion)
+
+    def forward(self, x: Any) -> Any:
+        x = self.maxpool(ops.relu(self.bn1(self.conv1(x))))
+        maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            maps.append(x)
+        return tuple(maps)
+
+
+class ResNet(ResNetTrunk):
+    """Residual network for 224x224 pictures.
+
+    Parameters
+    ----------
+    block, counts, expansion
+        As for :class:`ResNetTrunk`.
+    num_classes : int
     """
 
     def __init__(
@@ -114,25 +184,13 @@ class ResNet(nn.Module):
         num_classes: int = 1000,
         expansion: int = 1,
     ) -> None:
-        self.conv1 = _conv(3, 64, 7, 2)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels = 64
-        for stage, count in enumerate(counts):
-            filters = 64 << stage
-            blocks = []
-            for i in range(count):
-                blocks.append(block(channels, filters, 2 if stage and i == 0 else 1))
-                channels = filters * expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        super().__init__(block, counts, expansion)
         self.avgpool = nn.GlobalAvgPool2d()
         self.flatten = nn.Flatten()
-        self.fc = nn.Linear(channels, num_classes, init="torch_uniform")
+        self.fc = nn.Linear(self.channels[-1], num_classes, init="torch_uniform")
 
     def forward(self, x: Any) -> Any:
-        x = self.maxpool(ops.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.flatten(self.avgpool(x)))
+        return self.fc(self.flatten(self.avgpool(super().forward(x)[-1])))
 
 
 # --- CIFAR -----------------------------------------------------------------------------------------
@@ -179,14 +237,7 @@ class CifarResNet(nn.Module):
             raise ValueError(f"CifarResNet: depth must be 6 n + 2, got {depth}")
         self.conv1 = _conv(3, 16, 3)
         self.bn1 = nn.BatchNorm2d(16)
-        channels = 16
-        for stage in range(3):
-            filters = 16 << stage
-            blocks = []
-            for i in range(depth // 6):
-                blocks.append(CifarBlock(channels, filters, 2 if stage and i == 0 else 1))
-                channels = filters
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        _add_stages(self, CifarBlock, 16, [depth // 6] * 3)
         self.avgpool = nn.GlobalAvgPool2d()
         self.flatten = nn.Flatten()
         self.linear = nn.Linear(64, num_classes, init="he_normal")
@@ -267,8 +318,7 @@ def resnet152(num_classes: int = 1000) -> nn.Module:
     return ResNet(Bottleneck, (3, 8, 36, 3), num_classes, 4)
 
 
-def _plain(channels: int, filters: int, stride: int) -> nn.Module:
-    return BasicBlock(channels, filters, stride, shortcut=False)
+_plain = partial(BasicBlock, shortcut=False)
 
 
 @register_model(reference=_PAPER)

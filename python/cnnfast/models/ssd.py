@@ -12,6 +12,7 @@ from .. import nn, ops
 from ..nn import Module, Parameter
 from ..ops.registry import fail
 from .registry import Pretrained, register_model
+from .vgg import vgg_block
 
 __all__ = [
     "COCO_SCALES",
@@ -198,13 +199,11 @@ class Backbone(Module):
             if level:
                 # 75 rows become 38: the third pooling rounds up.
                 features.append(nn.MaxPool2d(2, ceil_mode=level == 3))
-            for _ in range(count):
-                features.append(nn.Conv2d(before, c(channels), 3, padding=1)).append(nn.ReLU())
-                before = c(channels)
+            for layer in vgg_block(before, c(channels), count, init="he_normal"):
+                features.append(layer)
+            before = c(channels)
         self.features = features
-        fifth = nn.Sequential(nn.MaxPool2d(2))
-        for _ in range(3):
-            fifth.append(nn.Conv2d(before, before, 3, padding=1)).append(nn.ReLU())
+        fifth = nn.Sequential(nn.MaxPool2d(2), *vgg_block(before, before, 3, init="he_normal"))
         dense = _chain(
             nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1)),
             _conv(before, c(1024), 3, padding=6, dilation=6),

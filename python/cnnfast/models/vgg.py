@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .. import nn
@@ -25,20 +26,30 @@ _PAPER = "Simonyan and Zisserman, Very deep convolutional networks for large-sca
 # Convolutions in each of the five blocks; a maximum pooling ends every block.
 _DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _FILTERS = (64, 128, 256, 512, 512)
+INIT = "fan_out_normal"
 
 
-def vgg_features(depth: int, batch_norm: bool = False) -> nn.Sequential:
+def vgg_block(
+    channels: int, filters: int, count: int, batch_norm: bool = False, init: str = INIT
+) -> list[nn.Module]:
+    """The layers of one block without its pooling."""
+    layers: list[nn.Module] = []
+    for _ in range(count):
+        layers.append(nn.Conv2d(channels, filters, 3, padding=1, init=init))
+        if batch_norm:
+            layers.append(nn.BatchNorm2d(filters))
+        layers.append(nn.ReLU())
+        channels = filters
+    return layers
+
+
+def vgg_features(depth: int, batch_norm: bool = False, init: str = INIT) -> nn.Sequential:
     """The convolutional trunk, with torchvision's numbers as names."""
     layers: list[nn.Module] = []
     channels = 3
     for count, filters in zip(_DEPTHS[depth], _FILTERS, strict=True):
-        for _ in range(count):
-            layers.append(nn.Conv2d(channels, filters, 3, padding=1, init="fan_out_normal"))
-            if batch_norm:
-                layers.append(nn.BatchNorm2d(filters))
-            layers.append(nn.ReLU())
-            channels = filters
-        layers.append(nn.MaxPool2d(2))
+        layers += [*vgg_block(channels, filters, count, batch_norm, init), nn.MaxPool2d(2)]
+        channels = filters
     return nn.Sequential(*layers)
 
 
@@ -74,54 +85,28 @@ class VGG(nn.Module):
         return self.classifier(self.flatten(self.avgpool(self.features(x))))
 
 
-def _weights(name: str, digest: str, top1: float, top5: float) -> dict[str, Pretrained]:
+def _vgg(
+    depth: int, parameters: int, digest: str, top1: float, top5: float, *, batch_norm: bool = False
+) -> Callable[..., nn.Module]:
+    """Put one network on the list."""
+    name = f"vgg{depth}" + "_bn" * batch_norm
+
+    def build(num_classes: int = 1000, hidden: int = 4096) -> nn.Module:
+        return VGG(depth, num_classes, batch_norm=batch_norm, hidden=hidden)
+
+    build.__name__ = build.__qualname__ = name
+    kind = f"VGG-{depth}" + " with batch normalisation" * batch_norm
+    build.__doc__ = f"{kind}, {parameters:,} parameters."
     url = f"https://download.pytorch.org/models/{name}-{digest}.pth"
-    return {"torchvision": Pretrained(url, digest, accuracy={"top1": top1, "top5": top5})}
+    known = Pretrained(url, digest, accuracy={"top1": top1, "top5": top5})
+    return register_model(reference=_PAPER, weights={"torchvision": known})(build)
 
 
-@register_model(reference=_PAPER, weights=_weights("vgg11", "8a719046", 69.02, 88.628))
-def vgg11(num_classes: int = 1000, hidden: int = 4096) -> nn.Module:
-    """VGG-11, 132,863,336 parameters."""
-    return VGG(11, num_classes, hidden=hidden)
-
-
-@register_model(reference=_PAPER, weights=_weights("vgg11_bn", "6002323d", 70.37, 89.81))
-def vgg11_bn(num_classes: int = 1000, hidden: int = 4096) -> nn.Module:
-    """VGG-11 with batch normalisation, 132,868,840 parameters."""
-    return VGG(11, num_classes, batch_norm=True, hidden=hidden)
-
-
-@register_model(reference=_PAPER, weights=_weights("vgg13", "19584684", 69.928, 89.246))
-def vgg13(num_classes: int = 1000, hidden: int = 4096) -> nn.Module:
-    """VGG-13, 133,047,848 parameters."""
-    return VGG(13, num_classes, hidden=hidden)
-
-
-@register_model(reference=_PAPER, weights=_weights("vgg13_bn", "abd245e5", 71.586, 90.374))
-def vgg13_bn(num_classes: int = 1000, hidden: int = 4096) -> nn.Module:
-    """VGG-13 with batch normalisation, 133,053,736 parameters."""
-    return VGG(13, num_classes, batch_norm=True, hidden=hidden)
-
-
-@register_model(reference=_PAPER, weights=_weights("vgg16", "397923af", 71.592, 90.382))
-def vgg16(num_classes: int = 1000, hidden: int = 4096) -> nn.Module:
-    """VGG-16, 138,357,544 parameters."""
-    return VGG(16, num_classes, hidden=hidden)
-
-
-@register_model(reference=_PAPER, weights=_weights("vgg16_bn", "6c64b313", 73.36, 91.516))
-def vgg16_bn(num_classes: int = 1000, hidden: int = 4096) -> nn.Module:
-    """VGG-16 with batch normalisation, 138,365,992 parameters."""
-    return VGG(16, num_classes, batch_norm=True, hidden=hidden)
-
-
-@register_model(reference=_PAPER, weights=_weights("vgg19", "dcbb9e9d", 72.376, 90.876))
-def vgg19(num_classes: int = 1000, hidden: int = 4096) -> nn.Module:
-    """VGG-19, 143,667,240 parameters."""
-    return VGG(19, num_classes, hidden=hidden)
-
-
-@register_model(reference=_PAPER, weights=_weights("vgg19_bn", "c79401a0", 74.218, 91.842))
-def vgg19_bn(num_classes: int = 1000, hidden: int = 4096) -> nn.Module:
-    """VGG-19 with batch normalisation, 143,678,248 parameters."""
-    return VGG(19, num_classes, batch_norm=True, hidden=hidden)
+vgg11 = _vgg(11, 132_863_336, "8a719046", 69.02, 88.628)
+vgg11_bn = _vgg(11, 132_868_840, "6002323d", 70.37, 89.81, batch_norm=True)
+vgg13 = _vgg(13, 133_047_848, "19584684", 69.928, 89.246)
+vgg13_bn = _vgg(13, 133_053_736, "abd245e5", 71.586, 90.374, batch_norm=True)
+vgg16 = _vgg(16, 138_357_544, "397923af", 71.592, 90.382)
+vgg16_bn = _vgg(16, 138_365_992, "6c64b313", 73.36, 91.516, batch_norm=True)
+vgg19 = _vgg(19, 143_667_240, "dcbb9e9d", 72.376, 90.876)
+vgg19_bn = _vgg(19, 143_678_248, "c79401a0", 74.218, 91.842, batch_norm=True)

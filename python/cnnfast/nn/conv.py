@@ -22,7 +22,51 @@ def kernel_pair(op: str, size: Any) -> tuple[int, int]:
     return n, n
 
 
-class Conv2d(Module):
+class _Convolution(Module):
+    """Geometry, weight and bias: what all convolutions hold, whatever the axes of the weight."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        groups: int,
+        bias: bool,
+        init: str,
+    ) -> None:
+        op = type(self).__name__
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            integer(op, name, value, 1)
+        if in_channels % groups or out_channels % groups:
+            fail(op, f"{in_channels} and {out_channels} channels cannot be split into {groups} groups")
+        kh, kw = kernel_pair(op, kernel_size)
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, (kh, kw)
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        fan = (kh * kw * in_channels // groups, kh * kw * out_channels // groups)
+        self.weight = Parameter((kh, kw, *self._weight_channels()), init, fan)
+        self.bias = Parameter((out_channels,), "zeros") if bias else None
+
+    def _weight_channels(self) -> tuple[int, int]:
+        """The last two axes of the weight."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """The parameters that are not the usual ones."""
+        parts = [f"{self.in_channels} -> {self.out_channels}", f"kernel {self.kernel_size}"]
+        usual = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
+        for name, value in usual.items():
+            own = getattr(self, name, value)
+            if own not in (value, (value, value)):
+                parts.append(f"{name} {own}")
+        if self.bias is None:
+            parts.append("no bias")
+        return ", ".join(parts)
+
+
+class Conv2d(_Convolution):
     """Convolution layer, see :func:`cnnfast.ops.conv2d`.
 
     Parameters
@@ -57,18 +101,13 @@ class Conv2d(Module):
         padding_mode: str = "zeros",
         init: str = "he_normal",
     ) -> None:
-        op = "Conv2d"
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-            integer(op, name, value, 1)
-        if in_channels % groups or out_channels % groups:
-            fail(op, f"{in_channels} and {out_channels} channels cannot be split into {groups} groups")
-        kh, kw = kernel_pair(op, kernel_size)
-        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, (kh, kw)
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, init
+        )
         self.padding_mode = padding_mode
-        fan = (kh * kw * in_channels // groups, kh * kw * out_channels // groups)
-        self.weight = Parameter((kh, kw, in_channels // groups, out_channels), init, fan)
-        self.bias = Parameter((out_channels,), "zeros") if bias else None
+
+    def _weight_channels(self) -> tuple[int, int]:
+        return self.in_channels // self.groups, self.out_channels
 
     def forward(self, x: Any) -> Any:
         return ops.conv2d(
@@ -82,11 +121,8 @@ class Conv2d(Module):
             padding_mode=self.padding_mode,
         )
 
-    def extra_repr(self) -> str:
-        return _describe(self)
 
-
-class DepthwiseConv2d(Module):
+class DepthwiseConv2d(_Convolution):
     """A convolution of each channel by kernels of its own, see :func:`cnnfast.ops.depthwise_conv2d`.
 
     Attributes
@@ -109,25 +145,22 @@ class DepthwiseConv2d(Module):
         bias: bool = True,
         init: str = "he_normal",
     ) -> None:
-        op = "DepthwiseConv2d"
-        integer(op, "channels", channels, 1)
-        integer(op, "multiplier", multiplier, 1)
-        kh, kw = kernel_pair(op, kernel_size)
-        self.in_channels, self.out_channels, self.kernel_size = channels, channels * multiplier, (kh, kw)
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, channels
-        self.weight = Parameter((kh, kw, channels, multiplier), init, (kh * kw, kh * kw * multiplier))
-        self.bias = Parameter((channels * multiplier,), "zeros") if bias else None
+        integer("DepthwiseConv2d", "channels", channels, 1)
+        integer("DepthwiseConv2d", "multiplier", multiplier, 1)
+        super().__init__(
+            channels, channels * multiplier, kernel_size, stride, padding, dilation, channels, bias, init
+        )
+
+    def _weight_channels(self) -> tuple[int, int]:
+        return self.in_channels, self.out_channels // self.in_channels
 
     def forward(self, x: Any) -> Any:
         return ops.depthwise_conv2d(
             x, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation
         )
 
-    def extra_repr(self) -> str:
-        return _describe(self)
 
-
-class ConvTranspose2d(Module):
+class ConvTranspose2d(_Convolution):
     """Transpose convolution layer, see :func:`cnnfast.ops.conv2d_transpose`.
 
     Attributes
@@ -152,18 +185,13 @@ class ConvTranspose2d(Module):
         bias: bool = True,
         init: str = "he_normal",
     ) -> None:
-        op = "ConvTranspose2d"
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-            integer(op, name, value, 1)
-        if in_channels % groups or out_channels % groups:
-            fail(op, f"{in_channels} and {out_channels} channels cannot be split into {groups} groups")
-        kh, kw = kernel_pair(op, kernel_size)
-        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, (kh, kw)
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, init
+        )
         self.output_padding = output_padding
-        fan = (kh * kw * in_channels // groups, kh * kw * out_channels // groups)
-        self.weight = Parameter((kh, kw, out_channels // groups, in_channels), init, fan)
-        self.bias = Parameter((out_channels,), "zeros") if bias else None
+
+    def _weight_channels(self) -> tuple[int, int]:
+        return self.out_channels // self.groups, self.in_channels
 
     def forward(self, x: Any) -> Any:
         return ops.conv2d_transpose(
@@ -176,18 +204,3 @@ class ConvTranspose2d(Module):
             dilation=self.dilation,
             groups=self.groups,
         )
-
-    def extra_repr(self) -> str:
-        return _describe(self)
-
-
-def _describe(layer: Any) -> str:
-    """The parameters of a convolution that are not the usual ones."""
-    parts = [f"{layer.in_channels} -> {layer.out_channels}", f"kernel {layer.kernel_size}"]
-    for name, usual in (("stride", 1), ("padding", 0), ("output_padding", 0), ("dilation", 1), ("groups", 1)):
-        value = getattr(layer, name, usual)
-        if value not in (usual, (usual, usual)):
-            parts.append(f"{name} {value}")
-    if layer.bias is None:
-        parts.append("no bias")
-    return ", ".join(parts)
