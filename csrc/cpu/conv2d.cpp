@@ -129,14 +129,15 @@ void conv2d_by_kernel_rows(const Conv2dSpec& s, const float* x, const MatrixView
       for (int64_t i = 0; i < count; ++i) {
         float* row = to + i * width;
         std::fill(row, row + std::min(left, width), 0.0f);
-        if (inside > 0) std::memcpy(row + left, lines + i * line, static_cast<size_t>(inside) * sizeof(float));
+        if (inside > 0)
+          std::memcpy(row + left, lines + i * line, static_cast<size_t>(inside) * sizeof(float));
         if (left + inside < width) std::fill(row + left + inside, row + width, 0.0f);
       }
       lines = to;
     }
     const int64_t stride = copied ? width : line;
-    auto** taps = static_cast<const float**>(
-        thread_scratch(Slot::kRows, static_cast<size_t>(s.kh) * sizeof(float*)));
+    auto** taps =
+        static_cast<const float**>(thread_scratch(Slot::kRows, static_cast<size_t>(s.kh) * sizeof(float*)));
     for (int64_t p = p0; p < p1; ++p) {
       for (int64_t i = 0; i < s.kh; ++i) {
         const int64_t iy = p * s.sh - s.pt + i * s.dh;

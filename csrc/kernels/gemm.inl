@@ -40,8 +40,7 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
   V acc[M][NV];
   float* c[M];
   CNNFAST_UNROLL
-  for (int m = 0; m < M; ++m)
-    c[m] = t->column + (Even ? t->out[0] + (t->first + m) * g.out_step : t->out[m]);
+  for (int m = 0; m < M; ++m) c[m] = t->column + (Even ? t->out[0] + (t->first + m) * g.out_step : t->out[m]);
   // The result is not in the cache yet: fetch it while the sums run.
   if (!g.past_cache) {
     CNNFAST_UNROLL

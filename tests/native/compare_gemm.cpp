@@ -10,7 +10,7 @@ namespace {
 
 struct Problem {
   int64_t m, taps, len, n;
-  bool plain, bias, residual;
+  bool plain, bias, residual, even;
   int activation;
 };
 
@@ -34,12 +34,21 @@ void run(const KernelTable& table, const Problem& p, Guard guard, bool absolute,
   for (int64_t t = 0; t < p.taps; ++t)
     for (int64_t i = 0; i < p.m; ++i)
       rows[t * p.m + i] = i + 1 == p.m && t == 0 ? zero.data() : x.data() + (t + i) * (offset + p.len);
+  // Rows that lie evenly apart: neighbouring windows overlap by all but three values.
+  constexpr int64_t kStep = 3;
+  for (int64_t t = 0; t < p.taps && p.even; ++t) rows[t] = x.data() + t * (offset + p.len);
   // Scattered backwards, as the phases of a transpose convolution may do.
   for (int64_t i = 0; i < p.m; ++i) out[i] = y.data() + (p.m - 1 - i) * p.n;
+  if (p.even) out[0] = y.data();
+  const int64_t ends[2] = {(p.m + 1) / 3, p.m};
 
   cnnfast::GemmBlock block{};
-  block.row_stride = p.m;
+  block.row_stride = p.even ? 1 : p.m;
+  block.row_step = p.even ? kStep : 0;
+  block.out_step = p.n;
   block.m = p.m;
+  block.ends = p.even ? ends + 1 : ends;
+  block.segments = p.even ? 1 : 2;
   block.len = p.len;
   block.offset = offset;
   block.b = p.plain ? b.data() : packed.data();
@@ -56,9 +65,11 @@ void run(const KernelTable& table, const Problem& p, Guard guard, bool absolute,
       static_cast<intptr_t>(sizeof(float));
   block.activation = absolute ? 0 : p.activation;
   block.slope = 0.125f;
+  // Written once, in whole vectors of every level, to aligned rows.
+  block.past_cache = p.taps == 1 && p.n % 16 == 0 && block.activation <= cnnfast::kRelu6;
   const int64_t half = (p.taps + 1) / 2;
   for (int64_t tap = 0; tap < p.taps; tap += half) {
-    block.rows = rows.data() + tap * p.m;
+    block.rows = rows.data() + tap * block.row_stride;
     block.taps = half < p.taps - tap ? half : p.taps - tap;
     block.k0 = tap * p.len;
     block.first = tap == 0;
@@ -76,7 +87,7 @@ Floats absolute(const Floats& from, Guard guard) {
 void compare_block(const KernelTable& base, const KernelTable& level, const Problem& p, Guard guard,
                    Random& random, Report& report) {
   const int64_t depth = p.taps * p.len;
-  const Floats x = random.floats((p.taps + p.m) * (2 + p.len), guard);
+  const Floats x = random.floats((p.taps + p.m) * (4 + p.len), guard);
   // The last row of a plain matrix ends with its last column.
   const Floats b = random.floats(depth * (p.n + (p.plain ? 3 : 0)) - (p.plain ? 3 : 0), guard);
   const Floats bias = random.floats(p.n, guard), residual = random.floats(p.m * p.n, guard);
@@ -96,9 +107,12 @@ void compare_block(const KernelTable& base, const KernelTable& level, const Prob
     bounds[static_cast<size_t>(i)] = bound;
   }
   char what[160];
-  std::snprintf(what, sizeof what, "block m %d taps %d len %d n %d %s bias %d residual %d activation %d",
+  std::snprintf(what, sizeof what, "block m %d taps %d len %d n %d %s%s bias %d residual %d activation %d",
                 static_cast<int>(p.m), static_cast<int>(p.taps), static_cast<int>(p.len),
-                static_cast<int>(p.n), p.plain ? "plain" : "packed", p.bias, p.residual, p.activation);
+                static_cast<int>(p.n), p.plain ? "plain" : "packed", p.even ? " even" : "", p.bias,
+                p.residual, p.activation);
+  for (int64_t i = 0; i < p.m * p.n; ++i)
+    if (std::isnan(expected[i])) return report.fail(what, "not every value was written");
   report.same(what, expected.data(), got.data(), p.m * p.n, &bounds);
 }
 
@@ -173,8 +187,10 @@ void compare_gemm(const KernelTable& base, const KernelTable& level, Guard guard
     for (int64_t m : {1, 2, 5, 7, 12, 13, 25})
       for (bool plain : {false, true}) {
         const int64_t taps = 1 + variant % 3, len = variant % 4 == 0 ? 1 : variant % 4 == 1 ? 17 : 6;
-        compare_block(base, level, {m, taps, len, n, plain, variant % 2 == 0, variant % 5 == 0, variant % 8},
-                      guard, random, report);
+        for (bool even : {false, true})
+          compare_block(base, level,
+                        {m, taps, len, n, plain, variant % 2 == 0, variant % 5 == 0, even, variant % 8},
+                        guard, random, report);
         ++variant;
       }
   for (int64_t n : {1, 5, 16, 17, 64, 67, 131})

@@ -116,6 +116,11 @@ class Report {
     }
   }
 
+  void fail(const char* what, const char* why) {
+    ++failures_;
+    std::printf("%s: %s: %s: %s\n", level_, family_, what, why);
+  }
+
   template <class T>
   void same_integers(const char* what, const T* expected, const T* got, int64_t count) {
     compared_.back().second += count;
