@@ -278,6 +278,8 @@ size_t winograd_bytes(int64_t c, int64_t o, int tile) {
 int winograd_tile(const Conv2dSpec& s, int threads) {
   if (s.kh != 3 || s.kw != 3 || s.sh != 1 || s.sw != 1 || s.dh != 1 || s.dw != 1 || s.groups != 1) return 0;
   if (s.pt > 2 || s.pl > 2) return 0;
+  // Pictures: kernel rows of few channels are contiguous runs, and direct arithmetic is as quick.
+  if (s.c < 8) return 0;
   // Weights that do not stay in the caches are read once per call at the speed of memory.
   constexpr double kFlops = 105, kMemory = 20;  // a nanosecond, one thread
   const double c = static_cast<double>(s.c), o = static_cast<double>(round_up(s.o, kernels().vl));
