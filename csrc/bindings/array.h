@@ -99,5 +99,6 @@ void bind_norm(py::module_& m);
 void bind_resample(py::module_& m);
 void bind_boxes(py::module_& m);
 void bind_roi(py::module_& m);
+void bind_winograd(py::module_& m);
 
 }  // namespace cnnfast::bindings

@@ -101,4 +101,5 @@ PYBIND11_MODULE(_cpu, m) {
   bind_resample(m);
   bind_boxes(m);
   bind_roi(m);
+  bind_winograd(m);
 }

@@ -11,6 +11,7 @@
 #include "kernels/resample.inl"
 #include "kernels/boxes.inl"
 #include "kernels/roi.inl"
+#include "kernels/winograd.inl"
 
 #define CNNFAST_STRING_(x) #x
 #define CNNFAST_STRING(x) CNNFAST_STRING_(x)
@@ -50,6 +51,7 @@ const cnnfast::KernelTable CNNFAST_TABLE = {
     resample_kernels(),
     box_kernels(),
     roi_kernels(),
+    winograd_kernels(),
     spin_fma,
 };
 }

@@ -8,6 +8,7 @@
 #include "kernels/resample.h"
 #include "kernels/boxes.h"
 #include "kernels/roi.h"
+#include "kernels/winograd.h"
 
 namespace cnnfast {
 
@@ -22,6 +23,7 @@ struct KernelTable {
   ResampleKernels resample;
   BoxKernels boxes;
   RoiKernels roi;
+  WinogradKernels winograd;
   // Runs `steps` dependent rounds of independent FMAs and returns the FLOPs done: the peak of a core.
   double (*spin_fma)(int64_t steps);
 };

@@ -174,5 +174,6 @@ void compare_norm(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_resample(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_boxes(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_roi(const KernelTable&, const KernelTable&, Guard, Report&);
+void compare_winograd(const KernelTable&, const KernelTable&, Guard, Report&);
 
 }  // namespace compare

@@ -1,0 +1,310 @@
+#include "cpu/winograd.h"
+
+#include <algorithm>
+
+#include "core/threads.h"
+#include "cpu/gemm.h"
+#include "kernels/table.h"
+
+namespace cnnfast {
+namespace {
+
+// V and M of a block of tiles, for one thread: about what the second-level cache holds.
+constexpr int64_t kBlockBytes = 768 << 10;
+// V that all threads share, in the last-level cache.
+constexpr int64_t kSharedBytes = 8 << 20;
+// Weights beyond this are read as seldom as possible: for as many tiles at once as kSharedBytes allows.
+constexpr int64_t kNearBytes = 4 << 20;
+// ... and beyond this they come from memory.
+constexpr int64_t kFarBytes = 12 << 20;
+// A block of fewer tiles reads the weights too often, one of more leaves the cache.
+constexpr int64_t kLeastTiles = 24, kMostTiles = 48;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// How the columns fall into blocks.
+struct Columns {
+  int64_t vl, vectors, blocks;
+  explicit Columns(int64_t o)
+      : vl(kernels().vl),
+        vectors(ceil_div(o, vl)),
+        blocks(ceil_div(vectors, kernels().winograd.block_vectors)) {}
+  int64_t begin(int64_t block) const { return share(block, blocks, vectors); }
+  int64_t end(int64_t block) const { return share(block + 1, blocks, vectors); }
+};
+
+// From tile to tile and from plane to plane: no multiple of 4096 bytes, or the lines of a tile would share
+// a few sets of the cache.
+int64_t spread(int64_t floats) { return floats % 512 == 0 ? floats + 16 : floats; }
+
+class Run {
+ public:
+  Run(const Conv2dSpec& s, const float* x, const WinogradView& w, const Epilogue& epilogue, float* y)
+      : s_(s), x_(x), w_(w), epilogue_(epilogue), y_(y), columns_(s.o) {
+    planes_ = (w.tile + 2) * (w.tile + 2);
+    th_ = ceil_div(s.p, w.tile);
+    tw_ = ceil_div(s.q, w.tile);
+    tiles_ = s.n * th_ * tw_;
+    v_row_ = spread(round_up(s.c, columns_.vl));
+    m_row_ = std::min<int64_t>(columns_.vectors, kernels().winograd.block_vectors) * columns_.vl;
+    u_bytes_ = static_cast<int64_t>(winograd_bytes(s.c, s.o, w.tile));
+    const double flops = 2.0 * static_cast<double>(planes_ * tiles_) * static_cast<double>(s.c * s.o);
+    threads_ = threads_for(gemm_nanoseconds(flops));
+  }
+
+  void operator()() const {
+    // Bytes of V and M per tile.
+    const int64_t v_tile = planes_ * v_row_ * 4, m_tile = planes_ * m_row_ * 4;
+    const int64_t block = std::clamp(kBlockBytes / (v_tile + m_tile), kLeastTiles, kMostTiles);
+    if (u_bytes_ <= kNearBytes && tiles_ >= 2 * threads_ * kLeastTiles)
+      each_alone(block);
+    else
+      together(std::max<int64_t>(kMostTiles, kSharedBytes / v_tile), block);
+  }
+
+ private:
+  // Every thread takes blocks of tiles through all three stages.
+  void each_alone(int64_t block) const {
+    int64_t blocks = ceil_div(tiles_, block);
+    if (blocks < 8 * threads_) blocks = round_up(blocks, threads_);
+    const int64_t most = ceil_div(tiles_, blocks);
+    const int64_t v_plane = spread(most * v_row_), m_plane = spread(most * m_row_);
+    parallel_for(blocks, threads_, [&](int64_t task) {
+      const int64_t first = share(task, blocks, tiles_), count = share(task + 1, blocks, tiles_) - first;
+      auto* v = static_cast<float*>(
+          thread_scratch(Slot::kTile, static_cast<size_t>(planes_ * (v_plane + m_plane)) * sizeof(float)));
+      input(first, count, 0, s_.c, v, v_plane);
+      for (int64_t b = 0; b < columns_.blocks; ++b)
+        output(first, count, b, columns_.begin(b), columns_.end(b), v, v_plane, v + planes_ * v_plane,
+               m_plane);
+    });
+  }
+
+  // The threads share V of many tiles, and each takes its part of the columns.
+  void together(int64_t most, int64_t block) const {
+    const int64_t passes = ceil_div(tiles_, most);
+    most = ceil_div(tiles_, passes);
+    const int64_t v_plane = spread(most * v_row_);
+    const Buffer v(static_cast<size_t>(planes_ * v_plane) * sizeof(float));
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      const int64_t begin = share(pass, passes, tiles_), end = share(pass + 1, passes, tiles_);
+      transform(begin, end - begin, v.floats(), v_plane);
+      multiply(begin, end - begin, block, v.floats(), v_plane);
+    }
+  }
+
+  void transform(int64_t begin, int64_t tiles, float* v, int64_t v_plane) const {
+    // Few tiles are cut by channels as well.
+    const int64_t vectors = ceil_div(s_.c, columns_.vl);
+    const int64_t rows = std::min(tiles, int64_t{8} * threads_);
+    const int64_t cuts = std::min(vectors, ceil_div(int64_t{8} * threads_, rows));
+    parallel_for(rows * cuts, threads_, [&](int64_t task) {
+      const int64_t row = task / cuts, cut = task % cuts;
+      const int64_t first = share(row, rows, tiles), count = share(row + 1, rows, tiles) - first;
+      input(begin + first, count, share(cut, cuts, vectors) * columns_.vl,
+            std::min(s_.c, share(cut + 1, cuts, vectors) * columns_.vl), v + first * v_row_, v_plane);
+    });
+  }
+
+  void multiply(int64_t begin, int64_t tiles, int64_t block, const float* v, int64_t v_plane) const {
+    int64_t rows = ceil_div(tiles, block), parts = columns_.blocks;
+    if (rows * parts % threads_ && rows * parts < 8 * threads_) {
+      // Even shares: by tiles where there are enough, else by columns.
+      if (tiles >= 12 * threads_)
+        rows = round_up(rows, threads_);
+      else
+        parts = std::min<int64_t>(columns_.vectors, threads_);
+    }
+    const int64_t m_plane = spread(ceil_div(tiles, rows) * m_row_);
+    parallel_for(rows * parts, threads_, [&](int64_t task) {
+      const int64_t part = task / rows, row = task % rows;
+      const int64_t first = share(row, rows, tiles), count = share(row + 1, rows, tiles) - first;
+      auto* m = static_cast<float*>(
+          thread_scratch(Slot::kTile, static_cast<size_t>(planes_ * m_plane) * sizeof(float)));
+      const int64_t v0 = share(part, parts, columns_.vectors), v1 = share(part + 1, parts, columns_.vectors);
+      for (int64_t b = 0; b < columns_.blocks; ++b) {
+        const int64_t from = std::max(v0, columns_.begin(b)), to = std::min(v1, columns_.end(b));
+        if (from < to) output(begin + first, count, b, from, to, v + first * v_row_, v_plane, m, m_plane);
+      }
+    });
+  }
+
+  WinogradTiles tiles(int64_t first, int64_t count) const { return {w_.tile, th_, tw_, first, count}; }
+
+  void input(int64_t first, int64_t count, int64_t c_first, int64_t c_last, float* v, int64_t v_plane) const {
+    const int64_t pixel = s_.c, row = s_.w * pixel;
+    const WinogradInput g{tiles(first, count),
+                          x_,
+                          s_.h,
+                          s_.w,
+                          s_.h * row,
+                          row,
+                          pixel,
+                          s_.pt,
+                          s_.pl,
+                          c_first,
+                          c_last,
+                          v,
+                          v_row_,
+                          v_plane};
+    kernels().winograd.input(&g);
+  }
+
+  // Products and output transform of vectors v0 .. v1 of the columns, which lie in one block.
+  void output(int64_t first, int64_t count, int64_t block, int64_t v0, int64_t v1, const float* v,
+              int64_t v_plane, float* m, int64_t m_plane) const {
+    const int64_t begin = columns_.begin(block), vl = columns_.vl;
+    const WinogradProducts products{planes_,
+                                    count,
+                                    s_.c,
+                                    v,
+                                    v_row_,
+                                    v_plane,
+                                    w_.data + planes_ * s_.c * begin * vl,
+                                    columns_.end(block) - begin,
+                                    v0 - begin,
+                                    v1 - begin,
+                                    m,
+                                    m_row_,
+                                    m_plane,
+                                    u_bytes_ > kFarBytes};
+    kernels().winograd.products(&products);
+    const int64_t pixel = s_.o, row = s_.q * pixel, column = v0 * vl;
+    const WinogradOutput out{tiles(first, count),
+                             m,
+                             m_row_,
+                             m_plane,
+                             y_ + column,
+                             s_.p,
+                             s_.q,
+                             s_.p * row,
+                             row,
+                             pixel,
+                             std::min(s_.o, v1 * vl) - column,
+                             epilogue_.bias ? epilogue_.bias + column : nullptr,
+                             epilogue_.residual ? epilogue_.residual + column : nullptr,
+                             epilogue_.activation,
+                             epilogue_.slope};
+    kernels().winograd.output(&out);
+  }
+
+  const Conv2dSpec& s_;
+  const float* x_;
+  const WinogradView& w_;
+  const Epilogue& epilogue_;
+  float* y_;
+  Columns columns_;
+  int64_t planes_, th_, tw_, tiles_, v_row_, m_row_, u_bytes_;
+  int threads_;
+};
+
+// The polynomial of a row of weights at every point, divided by the product of the distances to the others.
+struct WeightTransform {
+  int size;
+  double g[8][3];
+  explicit WeightTransform(int tile) : size(tile + 2) {
+    double points[7] = {0};
+    for (int k = 0; k < tile / 2; ++k) {
+      const double a = tile == 4 ? kWinogradPoints4[k] : kWinogradPoints6[k];
+      points[2 * k + 1] = a;
+      points[2 * k + 2] = -a;
+    }
+    for (int i = 0; i + 1 < size; ++i) {
+      double distances = 1;
+      for (int j = 0; j + 1 < size; ++j)
+        if (j != i) distances *= points[i] - points[j];
+      for (int j = 0; j < 3; ++j)
+        g[i][j] = (j == 0 ? 1 : j == 1 ? points[i] : points[i] * points[i]) / distances;
+    }
+    g[size - 1][0] = g[size - 1][1] = 0;
+    g[size - 1][2] = 1;
+  }
+};
+
+// U of kStrip columns of one channel, in double and rounded once: out[e][column].
+constexpr int64_t kStrip = 16;
+void transform_weights(const WeightTransform& t, const float* w, int64_t tap, int64_t count, float* out) {
+  double in[3][3][kStrip] = {}, half[8][3][kStrip];
+  for (int i = 0; i < 9; ++i)
+    for (int64_t k = 0; k < count; ++k) in[i / 3][i % 3][k] = w[i * tap + k];
+  for (int i = 0; i < t.size; ++i)
+    for (int j = 0; j < 3; ++j)
+      for (int64_t k = 0; k < kStrip; ++k)
+        half[i][j][k] = t.g[i][0] * in[0][j][k] + t.g[i][1] * in[1][j][k] + t.g[i][2] * in[2][j][k];
+  for (int i = 0; i < t.size; ++i)
+    for (int j = 0; j < t.size; ++j)
+      for (int64_t k = 0; k < kStrip; ++k)
+        out[(i * t.size + j) * kStrip + k] = static_cast<float>(
+            t.g[j][0] * half[i][0][k] + t.g[j][1] * half[i][1][k] + t.g[j][2] * half[i][2][k]);
+}
+
+}  // namespace
+
+PackedWinograd::PackedWinograd(const float* w, int64_t c, int64_t o, int tile, int threads)
+    : c_(c), o_(o), tile_(tile), bytes_(winograd_bytes(c, o, tile)), data_(bytes_) {
+  const WeightTransform transform(tile);
+  const Columns columns(o);
+  const int64_t planes = (tile + 2) * (tile + 2), vl = columns.vl;
+  const int64_t pieces = std::min<int64_t>(c, 64);
+  parallel_for(pieces, threads, [&](int64_t piece) {
+    float u[64 * kStrip];
+    for (int64_t k = share(piece, pieces, c); k < share(piece + 1, pieces, c); ++k)
+      for (int64_t block = 0; block < columns.blocks; ++block) {
+        const int64_t begin = columns.begin(block), vectors = columns.end(block) - begin;
+        const int64_t panels = ceil_div(vectors, kernels().winograd.max_vectors);
+        float* of_block = data_.floats() + planes * c * begin * vl;
+        int64_t panel = 0;
+        for (int64_t v = 0; v < vectors; ++v) {
+          const int64_t column = (begin + v) * vl, in_strip = v * vl % kStrip;
+          if (in_strip == 0)
+            transform_weights(transform, w + k * o + column, c * o, std::min(kStrip, o - column), u);
+          while (v >= share(panel + 1, panels, vectors)) ++panel;
+          const int64_t first = share(panel, panels, vectors);
+          const int64_t width = (share(panel + 1, panels, vectors) - first) * vl;
+          float* to = of_block + first * vl * c + k * width + (v - first) * vl;
+          for (int64_t e = 0; e < planes; ++e)
+            std::copy_n(u + e * kStrip + in_strip, vl, to + e * c * vectors * vl);
+        }
+      }
+  });
+}
+
+size_t winograd_bytes(int64_t c, int64_t o, int tile) {
+  const Columns columns(o);
+  return static_cast<size_t>((tile + 2) * (tile + 2) * c * columns.vectors * columns.vl) * sizeof(float);
+}
+
+int winograd_tile(const Conv2dSpec& s, int threads) {
+  if (s.kh != 3 || s.kw != 3 || s.sh != 1 || s.sw != 1 || s.dh != 1 || s.dw != 1 || s.groups != 1) return 0;
+  if (s.pt > 2 || s.pl > 2) return 0;
+  // Pictures: kernel rows of few channels are contiguous runs, and direct arithmetic is as quick.
+  if (s.c < 8) return 0;
+  // Weights that do not stay in the caches are read once per call at the speed of memory.
+  constexpr double kFlops = 105, kMemory = 20;  // a nanosecond, one thread
+  const double c = static_cast<double>(s.c), o = static_cast<double>(round_up(s.o, kernels().vl));
+  const double share = 1.0 / std::max(1, threads);
+  double best = s.flops() / kFlops * share;
+  int choice = 0;
+  for (int tile : {4, 6}) {
+    const double planes = (tile + 2) * (tile + 2);
+    const double tiles = static_cast<double>(s.n * ceil_div(s.p, tile) * ceil_div(s.q, tile));
+    const double products = 2 * planes * tiles * c * o / kFlops;
+    // Loading, transforming and storing a value of V or M takes about as long as some FLOPs of a product.
+    const double transforms =
+        planes * tiles * (static_cast<double>(round_up(s.c, kernels().vl)) + o) * 12 / kFlops;
+    const double bytes = static_cast<double>(winograd_bytes(s.c, s.o, tile));
+    const double weights = bytes > kFarBytes ? bytes / kMemory : 0;
+    const double time = std::max((products + transforms) * share, weights);
+    if (time < best) best = time, choice = tile;
+  }
+  return choice;
+}
+
+void conv2d_winograd(const Conv2dSpec& s, const float* x, const WinogradView& w, const Epilogue& epilogue,
+                     float* y) {
+  if (s.n * s.p * s.q * s.o == 0) return;
+  Run(s, x, w, epilogue, y)();
+}
+
+}  // namespace cnnfast

@@ -1,0 +1,48 @@
+// Winograd convolution F(4x4,3x3) and F(6x6,3x3): 3x3 kernels, stride 1, no dilation, no groups.
+// A NaN or an infinity of the input spreads over its whole tile of outputs, and rounding errors are larger
+// than those of direct arithmetic: used in compiled plans only, where it can be switched off.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "core/arena.h"
+#include "core/epilogue.h"
+#include "core/spec.h"
+
+namespace cnnfast {
+
+// Transformed weights for the instruction level in use: blocks of columns [e][panel][c][column].
+struct WinogradView {
+  const float* data;
+  int64_t c, o;
+  int tile;  // 4 or 6
+};
+
+class PackedWinograd {
+ public:
+  // w is 3 x 3 x c x o.
+  PackedWinograd(const float* w, int64_t c, int64_t o, int tile, int threads);
+  PackedWinograd(PackedWinograd&&) = default;
+  WinogradView view() const { return {data_.floats(), c_, o_, tile_}; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  int64_t c_, o_;
+  int tile_;
+  size_t bytes_;
+  Buffer data_;
+};
+size_t winograd_bytes(int64_t c, int64_t o, int tile);
+
+// 4 or 6, whichever is expected to be quickest on `threads` threads, or 0 where direct arithmetic is, or
+// where Winograd does not apply.
+int winograd_tile(const Conv2dSpec& spec, int threads);
+
+void conv2d_winograd(const Conv2dSpec& spec, const float* x, const WinogradView& w, const Epilogue& epilogue,
+                     float* y);
+inline void conv2d_winograd(const Conv2dSpec& spec, const float* x, const PackedWinograd& w,
+                            const Epilogue& epilogue, float* y) {
+  conv2d_winograd(spec, x, w.view(), epilogue, y);
+}
+
+}  // namespace cnnfast

@@ -1,0 +1,69 @@
+// The table of the Winograd kernels F(4x4,3x3) and F(6x6,3x3), for each instruction level.
+#pragma once
+#include "core/epilogue.h"
+#include <cstdint>
+
+namespace cnnfast {
+
+// The polynomials are taken at 0, at +-a for every a of the list, and at infinity. These points give
+// the least error among fractions with small denominators (docs/performance.md).
+constexpr double kWinogradPoints4[] = {0.625, 1.5};
+constexpr double kWinogradPoints6[] = {0.5, 1.0, 2.0};
+
+// Tiles are counted row by row, image after image. Strides are in floats.
+struct WinogradTiles {
+  int tile;        // 4 or 6 output pixels a side
+  int64_t th, tw;  // tiles of one image
+  int64_t first, count;
+};
+
+// V[e][t][c] = B^T x B of every tile, for channels c_first .. c_last.
+struct WinogradInput {
+  WinogradTiles tiles;
+  const float* x;
+  int64_t h, w, image_stride, row_stride, pixel_stride;
+  int64_t pt, pl;
+  int64_t c_first, c_last;  // c_first is a multiple of the vector
+  float* v;                 // of tile `first`
+  int64_t v_row, v_plane;   // from tile to tile, from e to e; a row has room for whole vectors
+};
+
+// M[e][t][j] = sum over c of V[e][t][c] U[e][c][j] for vectors of columns of one block.
+struct WinogradProducts {
+  int64_t planes, rows, depth;
+  const float* v;
+  int64_t v_row, v_plane;
+  const float* u;         // the block: [e][panel][c][column of the panel]
+  int64_t block_vectors;  // columns of the block, in vectors
+  int64_t vector_first, vector_last;
+  float* m;  // of vector_first
+  int64_t m_row, m_plane;
+  bool far;  // U comes from memory: fetched ahead
+};
+
+// y = epilogue(A^T M A) for columns 0 .. columns of M.
+struct WinogradOutput {
+  WinogradTiles tiles;
+  const float* m;
+  int64_t m_row, m_plane;
+  float* y;  // of the first column
+  int64_t p, q, image_stride, row_stride, pixel_stride;
+  int64_t columns;
+  const float* bias;      // of the first column, or null
+  const float* residual;  // likewise, with the strides of y
+  int activation;
+  float slope;
+};
+
+struct WinogradKernels {
+  int block_vectors;  // widest block of columns
+  int max_vectors;    // widest panel of a block
+  void (*input)(const WinogradInput*);
+  void (*products)(const WinogradProducts*);
+  void (*output)(const WinogradOutput*);
+};
+
+// Vectors are shared out evenly: part i of n begins here.
+constexpr int64_t share(int64_t i, int64_t n, int64_t vectors) { return i * vectors / n; }
+
+}  // namespace cnnfast

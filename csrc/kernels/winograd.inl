@@ -1,0 +1,416 @@
+// Winograd convolution, vectors over channels. The transforms walk a tile in pairs of rows: the first
+// dimension of a pair is computed from memory and stays in registers for the second, so that every value
+// is stored once; reading twice is cheaper than storing twice. The points come as +-a, so the two rows of
+// a pair share the even and the odd half of their polynomial.
+// Accumulators of the products: M rows x NV vectors, summed in the order of the channels, 512 at a time.
+// Tiles as in gemm.inl: 32 registers 6x4, 8x3, 12x2, 12x1; 16 registers 6x2, 8x1.
+#pragma once
+#include "kernels/activation.inl"
+#include "kernels/gemm.inl"
+#include "kernels/simd.h"
+#include "kernels/winograd.h"
+
+namespace {
+
+constexpr int64_t kWinogradChunk = 512;  // values summed in one go, as in cpu/gemm.cpp
+constexpr int kWinogradBlock = 64 / VL;  // vectors: columns whose products stay in the second-level cache
+
+// acc + s * x where s is known to the compiler.
+CNNFAST_INLINE vf add_scaled(vf acc, float s, vf x) {
+  return s == 1.0f ? acc + x : s == -1.0f ? acc - x : fma(splat(s), x, acc);
+}
+CNNFAST_INLINE vf scaled(float s, vf x) { return s == 1.0f ? x : splat(s) * x; }
+
+template <int Tile>
+constexpr double winograd_point(int k) {
+  return Tile == 4 ? cnnfast::kWinogradPoints4[k] : cnnfast::kWinogradPoints6[k];
+}
+
+// Coefficients in y of the product of (y - a^2) over all points a but number `skip`, times `scale`.
+struct Coefficients {
+  int degree;
+  float c[4];
+};
+template <int Tile>
+constexpr Coefficients product_of_points(int skip, double scale) {
+  double c[4] = {1, 0, 0, 0};
+  int degree = 0;
+  for (int k = 0; k < Tile / 2; ++k) {
+    if (k == skip) continue;
+    const double a = winograd_point<Tile>(k);
+    ++degree;
+    for (int j = degree; j >= 0; --j) c[j] = (j ? c[j - 1] : 0.0) - a * a * c[j];
+  }
+  Coefficients out{degree, {}};
+  for (int j = 0; j <= degree; ++j) out.c[j] = static_cast<float>(scale * c[j]);
+  return out;
+}
+
+// Every other value from `start` on, highest first.
+template <class Get>
+CNNFAST_INLINE vf polynomial(const Coefficients& p, int start, Get d) {
+  vf sum = scaled(p.c[p.degree], d(start + 2 * p.degree));
+  CNNFAST_UNROLL
+  for (int j = p.degree - 1; j >= 0; --j) sum = add_scaled(sum, p.c[j], d(start + 2 * j));
+  return sum;
+}
+
+// Rows of B^T fall into groups: 0, the pairs (1, 2), (3, 4), ..., and the last.
+template <int Tile, int Group, class Get>
+CNNFAST_INLINE void input_group(Get d, vf* out) {
+  if constexpr (Group == 0) {
+    constexpr Coefficients all = product_of_points<Tile>(-1, 1.0);
+    out[0] = polynomial(all, 0, d);
+  } else if constexpr (Group == Tile / 2 + 1) {
+    constexpr Coefficients all = product_of_points<Tile>(-1, 1.0);
+    out[0] = polynomial(all, 1, d);
+  } else {
+    constexpr Coefficients even = product_of_points<Tile>(Group - 1, 1.0);
+    constexpr Coefficients odd = product_of_points<Tile>(Group - 1, winograd_point<Tile>(Group - 1));
+    const vf e = polynomial(even, 2, d), o = polynomial(odd, 1, d);
+    out[0] = e + o;
+    out[1] = e - o;
+  }
+}
+
+template <int Tile, int Group = 0>
+CNNFAST_INLINE void input_row(const vf* t, float* v, int64_t plane) {
+  vf out[2];
+  input_group<Tile, Group>([&](int j) __attribute__((always_inline)) { return t[j]; }, out);
+  store(v, out[0]);
+  v += plane;
+  if constexpr (Group > 0 && Group <= Tile / 2) {
+    store(v, out[1]);
+    v += plane;
+  }
+  if constexpr (Group <= Tile / 2) input_row<Tile, Group + 1>(t, v, plane);
+}
+
+template <int Tile, int Group = 0>
+CNNFAST_INLINE void input_rows(const float* x, int64_t row_stride, int64_t pixel_stride, float* v,
+                               int64_t plane) {
+  constexpr int kSize = Tile + 2;
+  constexpr bool kPair = Group > 0 && Group <= Tile / 2;
+  vf t[2][kSize];
+  CNNFAST_UNROLL
+  for (int j = 0; j < kSize; ++j) {
+    const float* column = x + j * pixel_stride;
+    vf out[2];
+    input_group<Tile, Group>(
+        [&](int i) __attribute__((always_inline)) { return load(column + i * row_stride); }, out);
+    t[0][j] = out[0];
+    if (kPair) t[1][j] = out[1];
+  }
+  input_row<Tile>(t[0], v, plane);
+  if (kPair) input_row<Tile>(t[1], v + kSize * plane, plane);
+  if constexpr (Group <= Tile / 2)
+    input_rows<Tile, Group + 1>(x, row_stride, pixel_stride, v + (kPair ? 2 : 1) * kSize * plane, plane);
+}
+
+template <int Tile>
+static __attribute__((noinline)) void input_vectors(const float* x, int64_t row_stride, int64_t pixel_stride,
+                                                    float* v, int64_t plane, int64_t channels) {
+  for (int64_t c = 0; c < channels; c += VL) input_rows<Tile>(x + c, row_stride, pixel_stride, v + c, plane);
+}
+
+// Position of a tile, counted in tiles.
+struct TilePlace {
+  int64_t image, i, j;
+};
+CNNFAST_INLINE TilePlace place_of(const cnnfast::WinogradTiles& t, int64_t index) {
+  const int64_t in_image = index % (t.th * t.tw);
+  return {index / (t.th * t.tw), in_image / t.tw, in_image % t.tw};
+}
+
+template <int Tile>
+static void winograd_input_of(const cnnfast::WinogradInput* g) {
+  constexpr int kSize = Tile + 2;
+  alignas(64) float patch[kSize * kSize * VL];
+  for (int64_t t = 0; t < g->tiles.count; ++t) {
+    const TilePlace at = place_of(g->tiles, g->tiles.first + t);
+    const int64_t y = at.i * Tile - g->pt, x = at.j * Tile - g->pl;
+    const int64_t i0 = max_int(0, -y), i1 = min_int(kSize, g->h - y);
+    const int64_t j0 = max_int(0, -x), j1 = min_int(kSize, g->w - x);
+    const float* from = g->x + at.image * g->image_stride + y * g->row_stride + x * g->pixel_stride;
+    float* v = g->v + t * g->v_row;
+    int64_t c = g->c_first;
+    if (i0 == 0 && j0 == 0 && i1 == kSize && j1 == kSize) {
+      const int64_t whole = (g->c_last - c) / VL * VL;
+      input_vectors<Tile>(from + c, g->row_stride, g->pixel_stride, v + c, g->v_plane, whole);
+      c += whole;
+    }
+    if (c == g->c_last) continue;
+    // What reaches over the border, and the last channels, goes through a patch with zeros around it.
+    for (int i = 0; i < kSize * kSize; ++i) store(patch + i * VL, vf{});
+    for (; c < g->c_last; c += VL) {
+      const int lanes = static_cast<int>(min_int(VL, g->c_last - c));
+      for (int64_t i = i0; i < i1; ++i) {
+        const float* row = from + i * g->row_stride + c;
+        float* to = patch + i * kSize * VL;
+        if (lanes == VL)
+          for (int64_t j = j0; j < j1; ++j) store(to + j * VL, load(row + j * g->pixel_stride));
+        else
+          for (int64_t j = j0; j < j1; ++j) store(to + j * VL, load_n(row + j * g->pixel_stride, lanes));
+      }
+      input_vectors<Tile>(patch, kSize * VL, VL, v + c, g->v_plane, VL);
+    }
+  }
+}
+
+static void winograd_input(const cnnfast::WinogradInput* g) {
+  g->tiles.tile == 4 ? winograd_input_of<4>(g) : winograd_input_of<6>(g);
+}
+
+struct ProductTile {
+  const float* a;
+  int64_t lda;
+  const float* b;
+  int64_t ldb;
+  float* c;
+  int64_t ldc;
+  int64_t depth;
+  bool first;
+  const float* ahead;  // what is fetched meanwhile
+  int64_t ahead_step;
+};
+
+template <int M, int NV, bool Far>
+static __attribute__((noinline)) void product_tile(const ProductTile* t) {
+  vf acc[M][NV];
+  CNNFAST_UNROLL
+  for (int m = 0; m < M; ++m) CNNFAST_UNROLL
+  for (int v = 0; v < NV; ++v) acc[m][v] = vf{};
+  const float *b = t->b, *a[M];
+  CNNFAST_UNROLL
+  for (int m = 0; m < M; ++m) a[m] = t->a + m * t->lda;
+  const float* ahead = t->ahead;
+  const int64_t depth = t->depth, ldb = t->ldb, ahead_step = t->ahead_step;
+  for (int64_t k = 0; k < depth; ++k) {
+    vf bv[NV];
+    CNNFAST_UNROLL
+    for (int v = 0; v < NV; ++v) bv[v] = load(b + v * VL);
+    b += ldb;
+    if (Far) {
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += ahead_step;
+    }
+    CNNFAST_UNROLL
+    for (int m = 0; m < M; ++m) {
+      const vf s = splat(a[m][k]);
+      CNNFAST_UNROLL
+      for (int v = 0; v < NV; ++v) acc[m][v] = fma(s, bv[v], acc[m][v]);
+    }
+  }
+  float* c = t->c;
+  CNNFAST_UNROLL
+  for (int m = 0; m < M; ++m) {
+    CNNFAST_UNROLL
+    for (int v = 0; v < NV; ++v) store(c + v * VL, t->first ? acc[m][v] : load(c + v * VL) + acc[m][v]);
+    c += t->ldc;
+  }
+}
+
+typedef void (*ProductFn)(const ProductTile*);
+#define CNNFAST_PRODUCT_IF(NV, rows, m, far) \
+  (rows) >= (m) ? product_tile<((rows) >= (m) ? (m) : 1), NV, far> : nullptr
+#define CNNFAST_PRODUCT_ROW(NV, rows, far) \
+  {nullptr,                                \
+   CNNFAST_PRODUCT_IF(NV, rows, 1, far),   \
+   CNNFAST_PRODUCT_IF(NV, rows, 2, far),   \
+   CNNFAST_PRODUCT_IF(NV, rows, 3, far),   \
+   CNNFAST_PRODUCT_IF(NV, rows, 4, far),   \
+   CNNFAST_PRODUCT_IF(NV, rows, 5, far),   \
+   CNNFAST_PRODUCT_IF(NV, rows, 6, far),   \
+   CNNFAST_PRODUCT_IF(NV, rows, 7, far),   \
+   CNNFAST_PRODUCT_IF(NV, rows, 8, far),   \
+   CNNFAST_PRODUCT_IF(NV, rows, 9, far),   \
+   CNNFAST_PRODUCT_IF(NV, rows, 10, far),  \
+   CNNFAST_PRODUCT_IF(NV, rows, 11, far),  \
+   CNNFAST_PRODUCT_IF(NV, rows, 12, far)}
+#if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_NEON)
+#define CNNFAST_PRODUCTS(far)                 \
+  {{},                                        \
+   CNNFAST_PRODUCT_ROW(1, kTileRows[1], far), \
+   CNNFAST_PRODUCT_ROW(2, kTileRows[2], far), \
+   CNNFAST_PRODUCT_ROW(3, kTileRows[3], far), \
+   CNNFAST_PRODUCT_ROW(4, kTileRows[4], far)}
+#else
+#define CNNFAST_PRODUCTS(far) \
+  {{}, CNNFAST_PRODUCT_ROW(1, kTileRows[1], far), CNNFAST_PRODUCT_ROW(2, kTileRows[2], far)}
+#endif
+static const ProductFn kProducts[2][kMaxVectors + 1][kMaxTileRows + 1] = {CNNFAST_PRODUCTS(false),
+                                                                          CNNFAST_PRODUCTS(true)};
+
+static void winograd_products(const cnnfast::WinogradProducts* g) {
+  const int64_t panels = (g->block_vectors + kMaxVectors - 1) / kMaxVectors;
+  for (int64_t e = 0; e < g->planes; ++e) {
+    const float* plane = g->u + e * g->depth * g->block_vectors * VL;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const int64_t v0 = cnnfast::share(panel, panels, g->block_vectors);
+      const int64_t v1 = cnnfast::share(panel + 1, panels, g->block_vectors);
+      const int64_t first = max_int(v0, g->vector_first), last = min_int(v1, g->vector_last);
+      if (first >= last) continue;
+      const int64_t nv = last - first, height = kTileRows[nv], count = (g->rows + height - 1) / height;
+      ProductTile t;
+      t.ldb = (v1 - v0) * VL;
+      t.lda = g->v_row;
+      t.ldc = g->m_row;
+      const float* b = plane + v0 * VL * g->depth + (first - v0) * VL;
+      // The next panel lies behind this one; each tile fetches its share of it.
+      t.ahead_step = (t.ldb + count - 1) / count;
+      for (int64_t k0 = 0; k0 < g->depth; k0 += kWinogradChunk) {
+        t.b = b + k0 * t.ldb;
+        t.depth = min_int(kWinogradChunk, g->depth - k0);
+        t.first = k0 == 0;
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t r0 = i * g->rows / count, r1 = (i + 1) * g->rows / count;
+          t.a = g->v + e * g->v_plane + r0 * g->v_row + k0;
+          t.c = g->m + e * g->m_plane + r0 * g->m_row + (first - g->vector_first) * VL;
+          t.ahead = t.b + t.depth * (t.ldb + i * t.ahead_step);
+          kProducts[g->far][nv][r1 - r0](&t);
+        }
+      }
+    }
+  }
+}
+
+constexpr float power(double a, int n) {
+  double p = 1;
+  for (int i = 0; i < n; ++i) p *= a;
+  return static_cast<float>(p);
+}
+struct Powers {
+  float of[3][3];  // [output of the parity][point]
+};
+template <int Tile>
+constexpr Powers powers_of_points(int parity) {
+  Powers p{};
+  for (int r = 0; r < Tile / 2; ++r)
+    for (int k = 0; k < Tile / 2; ++k) p.of[r][k] = power(winograd_point<Tile>(k), 2 * r + parity);
+  return p;
+}
+
+// Rows of A^T of one parity: even ones need the sums of the values at +-a, odd ones the differences.
+// `start` is added to all of them.
+template <int Tile, int Parity, bool Start, class Get>
+CNNFAST_INLINE void output_group(Get m, vf start, vf* out) {
+  constexpr int kPairs = Tile / 2;
+  constexpr Powers powers = powers_of_points<Tile>(Parity);
+  vf pair[kPairs];
+  CNNFAST_UNROLL
+  for (int k = 0; k < kPairs; ++k) {
+    const vf plus = m(2 * k + 1), minus = m(2 * k + 2);
+    pair[k] = Parity ? plus - minus : plus + minus;
+  }
+  CNNFAST_UNROLL
+  for (int r = 0; r < kPairs; ++r) {
+    vf sum = Start ? add_scaled(start, powers.of[r][0], pair[0]) : scaled(powers.of[r][0], pair[0]);
+    CNNFAST_UNROLL
+    for (int k = 1; k < kPairs; ++k) sum = add_scaled(sum, powers.of[r][k], pair[k]);
+    if (!Parity && r == 0) sum += m(0);
+    if (Parity && r == kPairs - 1) sum += m(Tile + 1);
+    out[r] = sum;
+  }
+}
+
+struct OutputTile {
+  const float* m;
+  int64_t plane;
+  float* y;
+  int64_t row_stride, pixel_stride;
+  const float* bias;
+  int64_t residual_delta;
+};
+
+template <int Tile, bool Relu, bool Residual, int Parity>
+CNNFAST_INLINE void output_rows(const OutputTile& o, int64_t c, vf bias) {
+  constexpr int kSize = Tile + 2, kHalf = Tile / 2;
+  vf t[kHalf][kSize];
+  CNNFAST_UNROLL
+  for (int j = 0; j < kSize; ++j) {
+    const float* column = o.m + c + j * o.plane;
+    vf out[kHalf];
+    output_group<Tile, Parity, false>(
+        [&](int i) __attribute__((always_inline)) { return load(column + i * kSize * o.plane); }, vf{}, out);
+    CNNFAST_UNROLL
+    for (int r = 0; r < kHalf; ++r) t[r][j] = out[r];
+  }
+  CNNFAST_UNROLL
+  for (int r = 0; r < kHalf; ++r) {
+    const auto get = [&](int j) __attribute__((always_inline)) { return t[r][j]; };
+    vf out[2][kHalf];
+    output_group<Tile, 0, true>(get, bias, out[0]);
+    output_group<Tile, 1, true>(get, bias, out[1]);
+    float* y = o.y + c + (2 * r + Parity) * o.row_stride;
+    CNNFAST_UNROLL
+    for (int j = 0; j < Tile; ++j) {
+      vf v = out[j % 2][j / 2];
+      if (Residual) v += load(y + o.residual_delta);
+      if (Relu) v = vmax(vf{}, v);
+      store(y, v);
+      y += o.pixel_stride;
+    }
+  }
+}
+
+template <int Tile, bool Relu, bool Residual>
+static __attribute__((noinline)) void output_vectors(const OutputTile* o, int64_t columns) {
+  for (int64_t c = 0; c < columns; c += VL) {
+    const vf bias = o->bias ? load(o->bias + c) : vf{};
+    output_rows<Tile, Relu, Residual, 0>(*o, c, bias);
+    output_rows<Tile, Relu, Residual, 1>(*o, c, bias);
+  }
+}
+
+template <int Tile>
+static void winograd_output_of(const cnnfast::WinogradOutput* g) {
+  const bool relu = g->activation == cnnfast::kRelu, plain = relu || g->activation == cnnfast::kNone;
+  const int64_t delta = g->residual
+                            ? (reinterpret_cast<intptr_t>(g->residual) - reinterpret_cast<intptr_t>(g->y)) /
+                                  static_cast<intptr_t>(sizeof(float))
+                            : 0;
+  alignas(64) float patch[Tile * Tile * VL], bias[VL];
+  for (int64_t t = 0; t < g->tiles.count; ++t) {
+    const TilePlace at = place_of(g->tiles, g->tiles.first + t);
+    const int64_t p = at.i * Tile, q = at.j * Tile;
+    const int64_t rows = min_int(Tile, g->p - p), pixels = min_int(Tile, g->q - q);
+    float* y = g->y + at.image * g->image_stride + p * g->row_stride + q * g->pixel_stride;
+    OutputTile o{g->m + t * g->m_row, g->m_plane, y, g->row_stride, g->pixel_stride, g->bias, delta};
+    int64_t c = 0;
+    if (plain && rows == Tile && pixels == Tile) {
+      c = g->columns / VL * VL;
+      if (g->residual)
+        relu ? output_vectors<Tile, true, true>(&o, c) : output_vectors<Tile, false, true>(&o, c);
+      else
+        relu ? output_vectors<Tile, true, false>(&o, c) : output_vectors<Tile, false, false>(&o, c);
+    }
+    // What reaches over the border, the last columns and the dearer activations go through a patch.
+    o.y = patch;
+    o.row_stride = Tile * VL;
+    o.pixel_stride = VL;
+    o.bias = bias;
+    for (; c < g->columns; c += VL) {
+      const int lanes = static_cast<int>(min_int(VL, g->columns - c));
+      store(bias, g->bias ? load_n(g->bias + c, lanes) : vf{});
+      o.m = g->m + t * g->m_row + c;
+      output_vectors<Tile, false, false>(&o, VL);
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < pixels; ++j) {
+          float* to = y + i * g->row_stride + j * g->pixel_stride + c;
+          vf v = load(patch + (i * Tile + j) * VL);
+          if (g->residual) v += load_n(to + delta, lanes);
+          store_n(to, activate(g->activation, v, g->slope), lanes);
+        }
+    }
+  }
+}
+
+static void winograd_output(const cnnfast::WinogradOutput* g) {
+  g->tiles.tile == 4 ? winograd_output_of<4>(g) : winograd_output_of<6>(g);
+}
+
+constexpr cnnfast::WinogradKernels winograd_kernels() {
+  return {kWinogradBlock, kMaxVectors, winograd_input, winograd_products, winograd_output};
+}
+
+}  // namespace

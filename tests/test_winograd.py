@@ -1,0 +1,249 @@
+"""Winograd convolution against float64: every kind of shape, the epilogue, determinism, error bounds.
+
+Nothing of the public interface uses it yet but compiled plans, so the native functions are called.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cnnfast as cf
+import problems
+from cnnfast import config
+
+_cpu: Any = config._cpu
+pytestmark = pytest.mark.usefixtures("native")
+
+ACTIVATIONS = (None, "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "hard_swish")
+TILES = (4, 6)
+UNITS = {4: 64, 6: 192}  # of 2**-24 of the sum of absolute products
+# Channels in and out, size of the picture: 3x3 layers of real networks.
+LAYERS = [
+    (64, 64, 56),  # ResNet
+    (128, 128, 28),
+    (16, 32, 104),  # YOLOv2-tiny
+    (96, 208, 14),  # GoogLeNet
+    (160, 320, 7),
+    (512, 512, 7),
+]
+LARGE_LAYERS = [
+    (256, 256, 14),
+    (64, 64, 112),  # VGG-16
+    (256, 256, 56),
+    (512, 512, 14),
+    (512, 1024, 13),
+    (1024, 1024, 13),
+    (1024, 512, 32),  # U-Net
+]
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def spec(x: np.ndarray, o: int, pads: Pads) -> Any:
+    n, h, w, c = x.shape
+    (top, bottom), (left, right) = pads
+    return _cpu.Conv2dSpec(
+        [n, h, w, c, 3, 3, o, 1, 1, 1, 1, 1, top, left, h + top + bottom - 2, w + left + right - 2]
+    )
+
+
+def run(
+    x: np.ndarray,
+    w: np.ndarray,
+    tile: int,
+    pads: Pads = ((1, 1), (1, 1)),
+    bias: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
+    activation: str | None = None,
+    slope: float = 0.0,
+) -> np.ndarray:
+    packed = _cpu.pack_winograd(w, tile)
+    number = ACTIVATIONS.index(activation)
+    return _cpu.conv2d_winograd(spec(x, w.shape[3], pads), x, packed, bias, residual, number, slope)
+
+
+def exact(x: np.ndarray, w: np.ndarray, pads: Pads) -> tuple[np.ndarray, np.ndarray]:
+    """The sums and the sums of absolute values in float64."""
+    x64, w64 = np.pad(x, ((0, 0), *pads, (0, 0))).astype(np.float64), w.astype(np.float64)
+    n, h, width, _ = x64.shape
+    y = np.zeros((2, n, h - 2, width - 2, w.shape[3]))
+    for i, j in itertools.product(range(3), range(3)):
+        part = x64[:, i : h - 2 + i, j : width - 2 + j]
+        y[0] += part @ w64[i, j]
+        y[1] += np.abs(part) @ np.abs(w64[i, j])
+    return y[0], y[1]
+
+
+def draw(rng: np.random.Generator, n: int, h: int, w: int, c: int, o: int) -> tuple[np.ndarray, np.ndarray]:
+    x = rng.standard_normal((n, h, w, c)).astype(np.float32)
+    return x, (rng.standard_normal((3, 3, c, o)) / np.sqrt(9 * c)).astype(np.float32)
+
+
+def check(got: np.ndarray, x: np.ndarray, w: np.ndarray, tile: int, pads: Pads = ((1, 1), (1, 1))) -> None:
+    y, scale = exact(x, w, pads)
+    assert got.shape == y.shape
+    error = np.abs(got - y)
+    # With few channels single large values count, wherever they lie in the tile; layers meet the bound below.
+    few = 1 + 2 / x.shape[3]
+    assert error.max() <= few * UNITS[tile] * problems.U * scale.max()
+    assert np.linalg.norm(error) <= 2e-5 * np.linalg.norm(scale)
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize(
+    ("n", "h", "w", "c", "o"),
+    [
+        (1, 12, 12, 64, 64),
+        (2, 13, 9, 32, 48),
+        (3, 7, 7, 17, 19),
+        (1, 5, 31, 1, 1),
+        (1, 3, 3, 3, 130),
+        (2, 25, 4, 130, 5),
+        (1, 1, 1, 16, 16),
+        (1, 60, 61, 8, 16),
+        (1, 9, 9, 1030, 33),
+        (5, 14, 14, 96, 208),
+        (1, 200, 3, 33, 65),
+    ],
+)
+def test_shapes(rng: np.random.Generator, tile: int, n: int, h: int, w: int, c: int, o: int) -> None:
+    x, weight = draw(rng, n, h, w, c, o)
+    check(run(x, weight, tile), x, weight, tile)
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize(
+    "pads", list(itertools.product(itertools.product((0, 1, 2), (0, 2)), ((0, 1), (2, 0))))
+)
+def test_padding(rng: np.random.Generator, tile: int, pads: Pads) -> None:
+    x, w = draw(rng, 1, 11, 8, 20, 24)
+    check(run(x, w, tile, pads), x, w, tile, pads)
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("o", [32, 37])
+def test_epilogue(
+    rng: np.random.Generator, tile: int, activation: str | None, with_residual: bool, o: int
+) -> None:
+    x, w = draw(rng, 2, 13, 14, 24, o)
+    bias = rng.standard_normal(o).astype(np.float32)
+    residual = rng.standard_normal((2, 13, 14, o)).astype(np.float32) if with_residual else None
+    got = run(x, w, tile, bias=bias, residual=residual, activation=activation, slope=0.3)
+    y, _ = exact(x, w, ((1, 1), (1, 1)))
+    y += bias
+    if residual is not None:
+        y += residual
+    with cf.use_backend("numpy"):
+        if activation == "leaky_relu":
+            y = np.where(y < 0, 0.3 * y, y)
+        elif activation:
+            y = getattr(cf.ops, activation)(y)
+    assert np.allclose(got, y, rtol=5e-5, atol=5e-5)
+    without = run(x, w, tile, residual=residual)
+    assert np.allclose(
+        without, exact(x, w, ((1, 1), (1, 1)))[0] + (0 if residual is None else residual), atol=5e-5
+    )
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize(
+    ("n", "h", "w", "c", "o"),
+    [(1, 40, 41, 33, 70), (4, 7, 7, 64, 320), (2, 30, 30, 256, 192), (3, 6, 5, 520, 48)],
+)
+def test_same_bits_for_threads_and_batch(
+    rng: np.random.Generator, tile: int, n: int, h: int, w: int, c: int, o: int
+) -> None:
+    x, weight = draw(rng, n, h, w, c, o)
+    bias = rng.standard_normal(o).astype(np.float32)
+    cf.set_num_threads(1)
+    one = run(x, weight, tile, bias=bias, activation="relu")
+    for threads in (2, 3, 5):
+        cf.set_num_threads(threads)
+        assert np.array_equal(run(x, weight, tile, bias=bias, activation="relu"), one)
+        for i in range(n):
+            assert np.array_equal(run(x[i : i + 1], weight, tile, bias=bias, activation="relu")[0], one[i])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tile=st.sampled_from(TILES),
+    n=st.integers(1, 3),
+    h=st.integers(1, 30),
+    w=st.integers(1, 30),
+    c=st.integers(1, 80),
+    o=st.integers(1, 140),
+    pads=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+)
+def test_any_shape(
+    tile: int, n: int, h: int, w: int, c: int, o: int, pads: Pads, threads: int, seed: int
+) -> None:
+    if h + sum(pads[0]) < 3 or w + sum(pads[1]) < 3:
+        return
+    x, weight = draw(np.random.default_rng(seed), n, h, w, c, o)
+    cf.set_num_threads(threads)
+    check(run(x, weight, tile, pads), x, weight, tile, pads)
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_whole_numbers(rng: np.random.Generator, tile: int) -> None:
+    """Exact but for the rounding of the transformed weights: no tile may be mixed up with another."""
+    x = rng.integers(-8, 9, (2, 19, 23, 40)).astype(np.float32)
+    w = rng.integers(-8, 9, (3, 3, 40, 72)).astype(np.float32)
+    assert np.array_equal(np.rint(run(x, w, tile)), exact(x, w, ((1, 1), (1, 1)))[0])
+
+
+def layer_error(c: int, o: int, size: int, tile: int, positive: bool) -> tuple[float, float]:
+    rng = np.random.default_rng(c * o + size)
+    x, w = draw(rng, 1, size, size, c, o)
+    if positive:  # what follows a ReLU
+        x = np.maximum(x, 0)
+    columns = rng.choice(o, min(o, 32), replace=False)
+    y, scale = exact(x, w[..., columns], ((1, 1), (1, 1)))
+    error = np.abs(run(x, w, tile)[..., columns] - y)
+    return float(np.linalg.norm(error) / np.linalg.norm(y)), float((error / scale).max() / problems.U)
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize(("c", "o", "size"), LAYERS)
+def test_error_of_layers(c: int, o: int, size: int, tile: int, positive: bool) -> None:
+    norm, units = layer_error(c, o, size, tile, positive)
+    assert norm <= 2e-5
+    assert units <= UNITS[tile]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize(("c", "o", "size"), LARGE_LAYERS)
+def test_error_of_large_layers(c: int, o: int, size: int, tile: int) -> None:
+    norm, units = layer_error(c, o, size, tile, True)
+    assert norm <= 2e-5
+    assert units <= UNITS[tile]
+
+
+def test_choice() -> None:
+    x = np.zeros((1, 56, 56, 64), np.float32)
+    assert _cpu.winograd_tile(spec(x, 64, ((1, 1), (1, 1))), 1) in TILES
+    for change in ({4: 1}, {7: 2}, {8: 2}, {9: 2}, {10: 2}, {11: 2}):  # kernel, groups, strides, dilations
+        numbers = [1, 56, 56, 64, 3, 3, 64, 1, 1, 1, 1, 1, 1, 1, 56, 56]
+        for place, value in change.items():
+            numbers[place] = value
+        assert _cpu.winograd_tile(_cpu.Conv2dSpec(numbers), 1) == 0
+    assert _cpu.winograd_tile(spec(np.zeros((1, 224, 224, 3), np.float32), 64, ((1, 1), (1, 1))), 1) == 0
+    assert _cpu.winograd_tile(spec(np.zeros((1, 1, 1, 64), np.float32), 64, ((1, 1), (1, 1))), 1) == 0
+
+
+def test_wrong_weights(rng: np.random.Generator) -> None:
+    for shape, tile in (((5, 5, 4, 4), 4), ((3, 3, 4, 4), 5), ((3, 4, 4), 4)):
+        with pytest.raises(ValueError, match="3x3"):
+            _cpu.pack_winograd(np.zeros(shape, np.float32), tile)
