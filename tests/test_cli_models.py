@@ -131,7 +131,7 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
         ["tiny_plain", "testing", "8x8x3", "3", "-"],
     ]
     assert len(said(capsys, "models")[0].splitlines()) == 1 + len(cf.models.list_models())
-    assert "tasks: " in said(capsys, "models", "--task", "dancing")[0]
+    assert "tasks: " in said(capsys, "models", "--task", "dancing", status=2)[1]
 
 
 def test_models_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,6 +247,24 @@ def test_classify_json_goes_on_after_a_bad_picture(
     assert sum(c["score"] for c in results[0]["classes"]) == pytest.approx(1)
     assert len(err.splitlines()) == 2
     assert "No such file" in err
+
+
+def test_errors_name_the_picture(capsys: pytest.CaptureFixture[str], weights: str, tmp_path: Path) -> None:
+    Image.new("RGB", (66000, 1)).save(tmp_path / "thin.png")
+    given = ("classify", tmp_path / "thin.png", "--model", "tiny_colours", "--weights", weights)
+    err = said(capsys, *given, "--input", "2000x2000x3", status=1)[1]
+    assert err.startswith(f"cnnfast: {tmp_path / 'thin.png'}: ")
+    assert err.count("thin.png") == 1
+
+
+def test_long_lists_of_what_does_not_fit_are_cut(
+    capsys: pytest.CaptureFixture[str], pictures: list[str], weights: str
+) -> None:
+    err = said(capsys, "classify", pictures[0], "--model", "resnet18", "--weights", weights, status=1)[1]
+    assert "; conv1.weight is missing; bn1.weight is missing; " in err
+    assert err.endswith(" more\n")
+    assert len(err.splitlines()) == 1
+    assert len(err) < 1000
 
 
 def test_classify_needs_weights(capsys: pytest.CaptureFixture[str], pictures: list[str]) -> None:
@@ -473,6 +491,19 @@ def test_convert_darknet(capsys: pytest.CaptureFixture[str], tmp_path: Path, ass
     model = cf.models.create_model("yolov3_tiny", weights=tmp_path / "y.safetensors")
     expected = networks.built("yolov3_tiny", str(assets / "models" / "yolov3-tiny.weights"))
     assert same(model.state_dict(), expected.state_dict())
+
+
+def test_convert_darknet_by_its_description(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, onnx: Any
+) -> None:
+    cfg, stored = tmp_path / "n.cfg", tmp_path / "n.weights"
+    cfg.write_text("[net]\nwidth=8\nheight=6\nchannels=3\n[convolutional]\nfilters=2\nsize=1\n")
+    header = np.array([0, 2, 0, 0, 0], "<i4").tobytes()
+    stored.write_bytes(header + np.arange(8, dtype="<f4").tobytes())
+    said(capsys, "convert", stored, tmp_path / "n.onnx", "--cfg", cfg)
+    state, shape = onnx.saved[-1]
+    assert shape == (1, 6, 8, 3)
+    assert sum(a.size for a in state.values()) == 8
 
 
 # --- all ---------------------------------------------------------------------------------------------

@@ -89,6 +89,13 @@ def test_forward_gives_scores(backend: str, name: str, rng: np.random.Generator)
 # --- names and published weights -------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [">f4", np.dtype(">f4").newbyteorder("=")])
+def test_byte_order_of_inputs(backend: str, dtype: str | np.dtype, rng: np.random.Generator) -> None:
+    model = cf.models.lenet5().eval()
+    x = rng.random((2, 32, 32, 1), np.float32)
+    np.testing.assert_array_equal(model(x.astype(dtype)), model(x))
+
+
 def test_names_are_those_of_torchvision() -> None:
     def some(name: str, *wanted: str) -> None:
         state = {n for n, _ in cf.models.create_model(name).named_parameters()}

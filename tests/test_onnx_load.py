@@ -133,6 +133,8 @@ case("matmul stacks", "MatMul", (2, 1, 3, 5), (4, 5, 2))
 case("matmul vectors", "MatMul", (5,), (4, 5, 2))
 case("matmul vector right", "MatMul", (4, 2, 5), (5,))
 case("einsum", "Einsum", (2, 3, 5), (2, 4, 5), equation="bij,bkj->bki")
+case("einsum without an arrow", "Einsum", (3, 5), (5, 4), equation="kb, ba")
+case("einsum inner", "Einsum", (5,), (5,), equation="i,i")
 case("einsum outer", "Einsum", (3,), (4,), equation="i,j->ij")
 case(
     "batch norm",
@@ -203,6 +205,31 @@ case("max pool dilated", "MaxPool", PICTURE, kernel_shape=[2, 3], dilations=[3, 
 case("max pool same", "MaxPool", PICTURE, kernel_shape=[2, 3], strides=[2, 2], auto_pad="SAME_LOWER")
 case("average pool same", "AveragePool", PICTURE, kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")
 case("average pool wide pads", "AveragePool", PICTURE, kernel_shape=[3, 3], pads=[2] * 4, count_include_pad=1)
+for ceil in (0, 1):
+    for include in (0, 1):
+        case(
+            f"average pool wide pads {ceil} {include}",
+            "AveragePool",
+            PICTURE,
+            kernel_shape=[3, 4],
+            pads=[2, 1, 2, 3],
+            strides=[2, 3],
+            ceil_mode=ceil,
+            count_include_pad=include,
+            opset=19,
+        )
+        case(
+            f"average pool dilated {ceil} {include}",
+            "AveragePool",
+            PICTURE,
+            kernel_shape=[3, 2],
+            pads=[1, 1, 2, 0],
+            strides=[2, 2],
+            dilations=[2, 3],
+            ceil_mode=ceil,
+            count_include_pad=include,
+            opset=19,
+        )
 case("global average", "GlobalAveragePool", PICTURE)
 case("global average line", "GlobalAveragePool", (2, 6, 5))
 case("global max", "GlobalMaxPool", PICTURE)
@@ -294,6 +321,7 @@ for op in ("Add", "Sub", "Mul", "Div"):
     case(f"{op} given", op, PICTURE, (1, 6, 1, 1))
     case(f"{op} plain", op, (3, 4), (4,))
 case("pow", "Pow", np.abs(values(*PICTURE)), tensors={"p": np.array([1.7], F32)})
+case("pow of whole numbers", "Pow", whole(1, 2, 3), tensors={"p": np.array([1.5], F32)}, traced=False)
 case("pow square", "Pow", PICTURE, tensors={"p": np.array(2, F32)})
 case("pow whole", "Pow", PICTURE, tensors={"p": np.array(3, np.int64)})
 for op in ("Sum", "Mean", "Max", "Min"):
@@ -550,6 +578,47 @@ for sizes in ((2, 6, 4, 3), (2, 6, 18, 3)):
             tensors={"s": whole(*sizes)},
             opset=18,
         )
+for outside in (0, 1):
+    case(
+        f"resize cubic {outside}",
+        [node("Resize", ["a", "", "", "s"], ["y"], mode="cubic", exclude_outside=outside)],
+        PICTURE,
+        tensors={"s": whole(2, 6, 13, 5)},
+        opset=13,
+    )
+    case(
+        f"resize cubic antialias {outside}",
+        [node("Resize", ["a", "", "", "s"], ["y"], mode="cubic", antialias=1, exclude_outside=outside)],
+        PICTURE,
+        tensors={"s": whole(2, 6, 4, 3)},
+        opset=18,
+    )
+for policy in ("not_larger", "not_smaller"):
+    case(
+        f"resize {policy}",
+        [
+            node(
+                "Resize",
+                ["a", "", "", "s"],
+                ["y"],
+                mode="linear",
+                axes=[2, 3],
+                keep_aspect_ratio_policy=policy,
+            )
+        ],
+        PICTURE,
+        tensors={"s": whole(12, 13)},
+        opset=18,
+    )
+for used in (False, True):
+    case(
+        f"dropout with a mask {used}",
+        [node("Dropout", ["a"], ["y", "m"])],
+        PICTURE,
+        outputs=("y", "m") if used else ("y",),
+        opset=13,
+        traced=not used,
+    )
 case(
     "nms",
     [node("NonMaxSuppression", ["a", "b", "m", "i", "s"], ["n"]), node("Cast", ["n"], ["y"], to=1)],

@@ -159,6 +159,11 @@ CASES: dict[str, Any] = {
     "argmax": lambda x: (ops.argmax(x), ops.argmax(x, 1, keepdims=True)),
     "topk": lambda x: ops.topk(x, 3),
     "gram": ops.gram_matrix,
+    "lengths": lambda x: (
+        ops.l2_normalize(x),
+        ops.l2_normalize(ops.mul(ops.relu(x), 0.1), 1, eps=0.3),
+        ops.l2_pool2d(x, (3, 2), stride=2, padding=1),
+    ),
     "named": lambda x: {"first": ops.relu(x), "second": x},
 }
 

@@ -78,6 +78,14 @@ def test_default_boxes() -> None:
         default_boxes((0.1, 0.2))
 
 
+def test_no_pictures() -> None:
+    network = SSD300(3, width=1 / 64).eval()
+    boxes, scores = network(np.zeros((0, 300, 300, 3), np.float32))
+    assert (boxes.shape, scores.shape) == ((0, 8732, 4), (0, 8732, 3))
+    with pytest.raises(ShapeError, match="SSD300: x must have 4 dimensions"):
+        network(np.zeros((300, 300, 3), np.float32))
+
+
 def test_boxes_of_the_network() -> None:
     assert models.ssd300(width=1 / 32).boxes.shape == (8732, 4)
     np.testing.assert_array_equal(models.ssd300_vgg16(width=1 / 32).boxes, default_boxes(COCO_SCALES))

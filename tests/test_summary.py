@@ -134,6 +134,37 @@ def test_layers_of_several_operators() -> None:
     assert found.rows[0].receptive_field == (3, 3)
 
 
+def test_networks_without_layers_have_a_row_for_each_operator() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            self.first, self.second = nn.Parameter((3, 3, 3, 4)), nn.Parameter((1, 1, 4, 2))
+            self.register_buffer("shift", np.zeros(2, np.float32))
+
+        def forward(self, x: Any) -> Any:
+            return ops.add(ops.conv2d(ops.relu(ops.conv2d(x, self.first)), self.second), self.shift)
+
+    found = cf.summary(Flat(), (8, 8, 3))
+    assert [(r.kind, r.parameters, r.buffers) for r in found.rows] == [
+        ("conv2d", 108, 0),
+        ("relu", 0, 0),
+        ("conv2d", 8, 0),
+        ("add", 0, 2),
+    ]
+    assert (found.parameters, found.buffers) == (116, 2)
+    assert "in place of first would have 27,648 weights, not 108" in str(found)
+
+
+def test_networks_that_are_traced_in_parts() -> None:
+    found = cf.summary(cf.models.fasterrcnn_resnet50_fpn(), (800, 800, 3))
+    assert found.macs == 134_379_721_216  # torchvision documents 134.38
+    assert sum(r.parameters for r in found.rows) == found.parameters == 41_755_286
+    rows = {row.path: row for row in found.rows}
+    assert rows["backbone.body.conv1"].receptive_field == (7, 7)
+    assert rows["rpn.head.bbox_pred"].shape == (1, 13, 13, 12)
+    fc = rows["roi_heads.box_head.fc6"]
+    assert (fc.shape, fc.receptive_field) == ((1000, 1024), None)
+
+
 def test_dense_equivalent_is_for_convolutions() -> None:
     found = cf.summary(cf.models.lenet5_rgb(), (32, 32, 3))
     assert [r.dense_equivalent for r in found.rows if r.kind == "Conv2d"] == [14_450_688, 1_881_600, 48_000]

@@ -70,6 +70,8 @@ def test_sizes_that_do_not_fit() -> None:
         UNet(padding="reflect")
     with pytest.raises(ShapeError, match=r"weight has 1 input channels, x has 3"):
         networks.traced(models.unet(), 1, 64, 64, 3)
+    with pytest.raises(ShapeError, match="UNet: x must have 4 dimensions"):
+        networks.traced(models.unet(), 64, 64, 1)
 
 
 @pytest.mark.parametrize(("padding", "rows", "batch_norm"), [("same", 32, True), ("valid", 188, False)])

@@ -43,8 +43,12 @@ class Tensor:
         if isinstance(data, Tensor):
             data = data.data
         array = np.asarray(data)
-        if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
-            array = array.astype(np.float32)
+        if array.dtype.kind in "biuf":
+            half = array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8)
+            # Of the machine's byte order; the view makes equal types one object.
+            native = np.dtype(np.float32 if half else array.dtype.char)
+            if array.dtype is not native:
+                array = array.astype(native, copy=False).view(native)
         self._data: Array | None = array
         self.shape: tuple[int, ...] = array.shape
         self.dtype = array.dtype

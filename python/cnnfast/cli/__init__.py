@@ -57,8 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
 
 
+#: Entries of a list in an error that are printed.
+_MOST = 10
+
+
 def _fail(message: str) -> int:
-    print("cnnfast: " + " ".join(message.split()), file=sys.stderr)
+    lines = [" ".join(line.split()) for line in message.splitlines() if line.strip()]
+    more = [f"and {len(lines) - 1 - _MOST} more"] if len(lines) > _MOST + 1 else []
+    print("cnnfast: " + "; ".join([*lines[: _MOST + 1], *more]), file=sys.stderr)
     return 1
 
 

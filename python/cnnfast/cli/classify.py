@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         except (PictureError, OSError) as error:
             failed = True
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            message = reason if isinstance(error, PictureError) else f"{picture}: {reason}"
+            message = reason if reason.startswith(picture) else f"{picture}: {reason}"
             print("cnnfast: " + " ".join(message.split()), file=sys.stderr)
             results.append({"picture": os.fspath(picture), "error": message})
             continue

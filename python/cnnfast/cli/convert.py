@@ -2,7 +2,7 @@
 
   IN .safetensors .npz .pth .pt        OUT .safetensors .npz
   IN .onnx                             OUT .safetensors .npz (weights alone), .onnx
-  IN .weights (darknet)                OUT .safetensors .npz, with --model or --cfg
+  IN .weights (darknet)                OUT .safetensors .npz .onnx, with --model or --cfg
   IN any weights, with --model NAME    OUT .onnx
 
 Names, element types and layout (torch's) of weights stay as they are; bfloat16 becomes float32. OUT is
@@ -12,6 +12,7 @@ written as a whole or not at all, and an existing file is replaced with --force 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import secrets
@@ -73,6 +74,10 @@ def _write_onnx(args: argparse.Namespace) -> int:
             raise WeightsError(
                 f"{args.input}: the file leaves the size of its pictures open: give --input HxWxC"
             )
+    elif args.cfg is not None:
+        darknet = importlib.import_module("cnnfast.models.darknet").darknet
+        model = darknet(args.cfg, args.input).eval()
+        size = args.size or model.input_size
     elif args.model is None:
         raise WeightsError(f"{args.input}: weights alone are no network: give --model NAME to write ONNX")
     else:

@@ -10,18 +10,24 @@ from ..models.registry import entry, list_models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", metavar="TASK", help="only those for one task, e.g. classification")
+    parser.add_argument(
+        "--task", type=task, metavar="TASK", help="only those for one task, e.g. classification"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all that is known")
+
+
+def task(text: str) -> str:
+    """For argparse: a task that some network is for."""
+    tasks = sorted({entry(name).task for name in list_models()})
+    if text not in tasks:
+        raise argparse.ArgumentTypeError(f"there is no task {text!r}; tasks: {', '.join(tasks)}")
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
     names = list_models(args.task)
     if args.json:
         print(json.dumps({"models": [describe(name) for name in names]}, indent=2))
-        return 0
-    if not names:
-        tasks = ", ".join(sorted({entry(name).task for name in list_models()})) or "none"
-        print(f"no network for the task {args.task!r}; tasks: {tasks}" if args.task else "no networks")
         return 0
     rows = [("name", "task", "input", "classes", "weights")]
     for name in names:

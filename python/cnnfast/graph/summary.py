@@ -216,8 +216,8 @@ class Summary:
         dense = next((row for row in self.rows if row.dense_equivalent and row.parameters), None)
         if dense is not None and dense.dense_equivalent is not None:
             text.append(
-                f"A dense layer in place of {dense.path} would have {dense.dense_equivalent:,} weights, "
-                f"not {dense.parameters:,}."
+                f"A dense layer in place of {dense.path or self.name} would have "
+                f"{dense.dense_equivalent:,} weights, not {dense.parameters:,}."
             )
         return "\n".join(text)
 
@@ -247,6 +247,7 @@ def summary(model: Module, *input_shapes: tuple[int, ...]) -> Summary:
     """Layers of a network with shapes, parameters, buffers, work and receptive fields.
 
     Nothing is computed: the network is traced, and parameters that have not been used stay without memory.
+    A network that cannot be traced as a whole says by ``parts(shape)`` what of it can.
 
     Parameters
     ----------
@@ -271,40 +272,54 @@ def summary(model: Module, *input_shapes: tuple[int, ...]) -> Summary:
     61706
     """
     shapes = [(1, *shape) if len(shape) == 3 else tuple(shape) for shape in input_shapes]
-    graph = trace(model, *shapes)
-    modules = dict(model.named_modules())
-    fields = receptive_fields(graph)
     result = Summary(type(model).__name__, shapes[0] if shapes else ())
+    paths = {id(module): path for path, module in model.named_modules()}
     counted: set[int] = set()
 
-    def own(row: Row, module: Module) -> Row:
-        """Add what belongs to a module itself, once."""
-        for parameter in module._parameters.values():
-            if id(parameter) not in counted:
+    def own(row: Row, module: Module, names: set[str] | None = None) -> Row:
+        """Add what belongs to a module itself, once; of some names alone where they are given."""
+        for name, parameter in module._parameters.items():
+            if id(parameter) not in counted and (names is None or name in names):
                 counted.add(id(parameter))
                 row.parameters += parameter.size
-        if id(module) not in counted:
-            counted.add(id(module))
-            row.buffers += sum(buffer.size for buffer in module._buffers.values())
+        for name, buffer in module._buffers.items():
+            if id(buffer) not in counted and (names is None or name in names):
+                counted.add(id(buffer))
+                row.buffers += buffer.size
         return row
 
-    previous: tuple[str, Row] | None = None
-    for node in graph.nodes:
-        module = modules.get(node.scope, model)
-        leaf = not module._modules
-        if leaf and previous is not None and previous[0] == node.scope:
-            row = previous[1]  # one layer that takes several operators
-        else:
-            row = own(Row(node.scope, type(module).__name__ if leaf else node.op.name, None), module)
-            result.rows.append(row)
-        previous = (node.scope, row) if leaf else None
-        row.shape = node.output.shape
-        row.macs += _macs(node)
-        row.dense_equivalent = _dense_equivalent(node) or row.dense_equivalent
-        seen = fields.get(node.output)
-        row.receptive_field = None if seen is None else (seen[0].size, seen[1].size)
-        result.receptive_field = row.receptive_field or result.receptive_field
-    for path, module in modules.items():
+    def add(part: Module, graph: Graph, fields: dict[Value, Fields]) -> None:
+        """The rows of a network, or of a part of it."""
+        modules = dict(part.named_modules())
+        # A network without layers, such as one out of an ONNX file, has a row for each of its operators.
+        flat = not part._modules and len(graph.nodes) > 1
+        previous: tuple[str, Row] | None = None
+        for node in graph.nodes:
+            module = modules.get(node.scope, part)
+            leaf = not module._modules and not flat
+            if leaf and previous is not None and previous[0] == node.scope:
+                row = previous[1]  # one layer that takes several operators
+            else:
+                names = {v.name for v in node.inputs if v is not None and v.kind == "param"} if flat else None
+                path = (min(names).rpartition(".")[0] or min(names)) if names else paths.get(id(module), "")
+                row = own(Row(path, type(module).__name__ if leaf else node.op.name, None), module, names)
+                result.rows.append(row)
+            previous = (node.scope, row) if leaf else None
+            row.shape = node.output.shape
+            row.macs += _macs(node)
+            row.dense_equivalent = _dense_equivalent(node) or row.dense_equivalent
+            seen = fields.get(node.output)
+            row.receptive_field = None if seen is None else (seen[0].size, seen[1].size)
+            result.receptive_field = row.receptive_field or result.receptive_field
+
+    if hasattr(model, "parts"):
+        for i, (part, shape) in enumerate(model.parts(*shapes)):
+            graph = trace(part, shape)
+            add(part, graph, {} if i else receptive_fields(graph))  # later parts see no picture
+    else:
+        graph = trace(model, *shapes)
+        add(model, graph, receptive_fields(graph))
+    for path, module in model.named_modules():
         row = own(Row(path, type(module).__name__, None), module)
         if row.parameters or row.buffers:
             result.rows.append(row)

@@ -228,13 +228,17 @@ class FasterRCNN(Module):
         """Backbone and proposal head as one module that can be traced; it shares their parameters."""
         return Trunk(self.backbone, self.rpn.head)
 
+    def parts(self, shape: tuple[int, ...]) -> list[tuple[Module, tuple[int, ...]]]:
+        """What can be traced, with its input's shape: the trunk, and the heads for the most regions."""
+        first = self.roi_heads.box_head.fc6
+        regions = shape[0] * self.settings.post_nms
+        return [(self.trunk, shape), (self.roi_heads, (regions, *(first.feature_map or ())))]
+
     def forward(self, images: Any) -> Any:
         if isinstance(images, Tensor):
             if images.is_symbol:
-                raise ValueError(
-                    "FasterRCNN cannot be traced as a whole: its regions depend on values; "
-                    "trace model.trunk and model.roi_heads"
-                )
+                what = "its regions depend on values; trace model.trunk and model.roi_heads"
+                fail("FasterRCNN", f"cannot be traced as a whole: {what}")
             images = images.data
         pictures = [_picture(image) for image in images]
         if not pictures:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import nn, ops
 from ..nn import Module, Parameter
-from ..ops.registry import fail
+from ..ops.registry import fail, rank
 from .registry import Pretrained, register_model
 from .vgg import vgg_block
 
@@ -239,10 +239,11 @@ class Head(Module):
         )
 
     def forward(self, maps: Sequence[Any]) -> Any:
-        parts = [
-            ops.reshape(y := conv(x), (y.shape[0], -1, self.values))
-            for conv, x in zip(self.module_list, maps, strict=True)
-        ]
+        parts = []
+        for conv, x in zip(self.module_list, maps, strict=True):
+            y = conv(x)
+            n, h, w, c = y.shape
+            parts.append(ops.reshape(y, (n, h * w * c // self.values, self.values)))
         return ops.concat(parts, axis=1)
 
 
@@ -295,6 +296,7 @@ class SSD300(Module):
         self.head = Heads(self.backbone.out_channels, boxes, num_classes)
 
     def forward(self, x: Any) -> tuple[Any, Any]:
+        rank("SSD300", "x", x.shape, "N,H,W,C")
         if tuple(x.shape[1:3]) != (300, 300):
             fail("SSD300", "expected pictures of 300 x 300", x=x.shape)
         return self.head(self.backbone(x))

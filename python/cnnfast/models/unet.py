@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import nn, ops
 from ..nn import Module
-from ..ops.registry import choice, fail
+from ..ops.registry import choice, fail, rank
 from .registry import register_model
 
 __all__ = ["UNet", "unet", "unet_input_size", "unet_output_size", "unet_valid"]
@@ -156,6 +156,7 @@ class UNet(Module):
 
     def _check(self, shape: tuple[int, ...]) -> None:
         """Sizes that the poolings can halve; everything else is the operators' to refuse."""
+        rank("UNet", "x", shape, "N,H,W,C")
         for n in shape[1:3]:
             if self.padding == "valid":
                 unet_output_size(n, depth=self.depth)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import WeightsError
 from ..graph.ir import Node, Value
+from ..ops.pool import PoolSpec
 from .writing import CODES, NCHW, Order, Writer, channels_second
 
 __all__ = ["WRITERS"]
@@ -141,9 +142,21 @@ def _lrn(w: Writer, node: Node) -> None:
 
 @writes("max_pool2d", "avg_pool2d")
 def _pool(w: Writer, node: Node) -> None:
-    s = node.spec
     name = w.get(_first(node), NCHW)
-    average = node.op.name == "avg_pool2d"
+    w.put(node.output, _pooled(w, node.spec, name, node.op.name == "avg_pool2d"), NCHW)
+
+
+@writes("l2_pool2d")
+def _l2_pool(w: Writer, node: Node) -> None:
+    x, mean = _first(node), node.spec.mean
+    name = w.get(x, NCHW)
+    name = _pooled(w, mean, w.emit("Mul", [name, name]), True)
+    name = w.emit("Mul", [name, w.scalar(math.prod(mean.size), x.dtype)])
+    w.put(node.output, w.emit("Sqrt", [name]), NCHW)
+
+
+def _pooled(w: Writer, s: PoolSpec, name: str, average: bool) -> str:
+    """A pooling of the value of a name, N,C,H,W."""
     ends, cut = [], False
     for a in range(2):
         n, before = s.x[1 + a], s.pads[a][0]
@@ -167,7 +180,7 @@ def _pool(w: Writer, node: Node) -> None:
                   dilations=dilations, pads=(*starts, *ends), count_include_pad=include)  # fmt: skip
     if cut:
         name = w.emit("Slice", [name, w.numbers([0, 0]), w.numbers(s.out[1:3]), w.numbers([2, 3])])
-    w.put(node.output, name, NCHW)
+    return name
 
 
 @writes("global_avg_pool2d", "global_max_pool2d")
@@ -372,11 +385,23 @@ def _reduce(w: Writer, node: Node) -> None:
     if not axes:
         w.put(node.output, w.emit("Abs" if node.op.name == "reduce_l2" else "Identity", [name]), left)
         return
-    if node.op.name == "reduce_sum" or w.opset >= 18:
-        name = w.emit(_REDUCTIONS[node.op.name], [name, w.numbers(axes)], keepdims=int(s.keepdims))
-    else:
-        name = w.emit(_REDUCTIONS[node.op.name], [name], axes=axes, keepdims=int(s.keepdims))
-    w.put(node.output, name, left)
+    w.put(node.output, _reduced(w, _REDUCTIONS[node.op.name], name, axes, s.keepdims), left)
+
+
+def _reduced(w: Writer, kind: str, name: str, axes: list[int], keepdims: bool) -> str:
+    if kind == "ReduceSum" or w.opset >= 18:
+        return w.emit(kind, [name, w.numbers(axes)], keepdims=int(keepdims))
+    return w.emit(kind, [name], axes=axes, keepdims=int(keepdims))
+
+
+@writes("l2_normalize")
+def _l2_normalize(w: Writer, node: Node) -> None:
+    s, x = node.spec, _first(node)
+    order = w.order_of(x)
+    name = w.get(x, order)
+    length = _reduced(w, "ReduceL2", name, [order[s.axis]], True)
+    length = w.emit("Max", [length, w.scalar(s.eps, x.dtype)])
+    w.put(node.output, w.emit("Div", [name, length]), order)
 
 
 @writes("argmax")

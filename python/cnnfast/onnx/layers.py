@@ -179,7 +179,9 @@ def einsum(call: Call, *inputs: Any) -> Any:
     equation = call.text("equation").replace(" ", "")
     left, arrow, out = equation.partition("->")
     terms = left.split(",")
-    simple = arrow and len(terms) == len(inputs) == 2 and all(len(set(t)) == len(t) for t in (*terms, out))
+    if not arrow:  # the letters that stand once, in the order of the alphabet
+        out = "".join(c for c in sorted(set(left)) if c != "," and left.count(c) == 1)
+    simple = len(terms) == len(inputs) == 2 and all(len(set(t)) == len(t) for t in (*terms, out))
     if (
         not simple
         or not (left.replace(",", "") + out).isalpha()
@@ -219,7 +221,7 @@ def _norm_weights(node: Node, sizes: Sizes) -> dict[int, str]:
 
 @operator("BatchNormalization", weights=_norm_weights)
 def batch_norm(call: Call, x: Any, scale: Any, shift: Any, mean: Any, var: Any) -> Any:
-    if call.integer("training_mode") or call.integer("spatial", 1) != 1 or len(call.node.outputs) > 1:
+    if call.integer("training_mode") or call.integer("spatial", 1) != 1 or any(call.node.outputs[1:]):
         raise WeightsError(f"{call.node.label}: normalisation as in training is not supported")
     if len(x.shape) < 2:
         raise WeightsError(f"{call.node.label}: expected N,C,..., came {len(x.shape)} dimensions")
@@ -259,6 +261,14 @@ def _kernel(call: Call) -> tuple[int, int]:
     return kernel
 
 
+def _end(n: int, span: int, stride: int, before: int, after: int) -> int:
+    """Padding at the end of an axis, with what the last window reaches over it where sizes are rounded up."""
+    count = -(-(n + before + after - span) // max(1, stride)) + 1
+    if (count - 1) * stride >= n + before:  # windows that begin behind the picture are left out
+        count -= 1
+    return max(after, (count - 1) * stride + span - n - before)
+
+
 @operator("MaxPool")
 def max_pool(call: Call, x: Any) -> Any:
     if len(call.node.outputs) > 1 and call.node.outputs[1]:
@@ -270,12 +280,9 @@ def max_pool(call: Call, x: Any) -> Any:
         # More than half a window of padding: written out, where it can never win.
         written = []
         for axis in range(2):
-            n, s, (before, after) = t.shape[1 + axis], stride[axis], pads[axis]
+            before, after = pads[axis]
             if ceil_mode:
-                count = -(-(n + before + after - spans[axis]) // max(1, s)) + 1
-                if (count - 1) * s >= n + before:
-                    count -= 1
-                after = max(after, (count - 1) * s + spans[axis] - n - before)
+                after = _end(t.shape[1 + axis], spans[axis], stride[axis], before, after)
             written.append((before, after))
         t, pads, ceil_mode = ops.pad2d(t, tuple(written), value=-math.inf), ((0, 0), (0, 0)), False
     y = ops.max_pool2d(t, kernel, stride=stride, padding=pads, dilation=dilation, ceil_mode=ceil_mode)
@@ -285,15 +292,38 @@ def max_pool(call: Call, x: Any) -> Any:
 @operator("AveragePool")
 def average_pool(call: Call, x: Any) -> Any:
     t, kernel = _map(call, x), _kernel(call)
-    if call.integers("dilations", (1, 1), 2) != (1, 1):
-        raise WeightsError(f"{call.node.label}: averages over dilated windows are not supported")
-    stride, _, pads = _windows(call, t.shape[1:3], kernel)
+    stride, dilation, pads = _windows(call, t.shape[1:3], kernel)
     include = bool(call.integer("count_include_pad"))
     ceil_mode = bool(call.integer("ceil_mode"))
-    if include and not ceil_mode and any(max(p) > k // 2 for p, k in zip(pads, kernel, strict=True)):
-        t, pads = ops.pad2d(t, pads), ((0, 0), (0, 0))
+    large = any(max(p) > k // 2 for p, k in zip(pads, kernel, strict=True))
+    if dilation != (1, 1) or (large and min(*pads[0], *pads[1]) >= 0):
+        return _out(_wide_average(t, kernel, stride, dilation, pads, ceil_mode, include))
     y = ops.avg_pool2d(t, kernel, stride=stride, padding=pads, ceil_mode=ceil_mode, count_include_pad=include)
     return _out(y)
+
+
+def _wide_average(
+    t: Any,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    pads: Pads,
+    ceil_mode: bool,
+    include: bool,
+) -> Any:
+    """Averages over dilated windows, or with more padding than half of a window: sums, and their counts."""
+    written, counts = [], []
+    for n, k, s, d, (before, after) in zip(t.shape[1:3], kernel, stride, dilation, pads, strict=True):
+        end = _end(n, (k - 1) * d + 1, s, before, after) if ceil_mode else after
+        counted = np.zeros(before + n + end, np.float32)
+        counted[slice(0, before + n + after) if include else slice(before, before + n)] = 1
+        starts = np.arange(0, len(counted) - (k - 1) * d, s)
+        counts.append(counted[starts[:, None] + np.arange(k) * d].sum(axis=1))
+        written.append((before, end))
+    ones = np.ones((*kernel, t.shape[3], 1), np.float32)
+    sums = ops.depthwise_conv2d(ops.pad2d(t, tuple(written)), ones, stride=stride, dilation=dilation)
+    with np.errstate(divide="ignore"):
+        return ops.mul(sums, (1 / np.outer(*counts))[..., None])
 
 
 @operator("GlobalAveragePool")

@@ -68,6 +68,7 @@ class OnnxModule(Module):
         self.layouts = {}  # type: ignore[misc]  # of the parameters of this file
         _check_operators(file)
         nodes = _joined(file)
+        _drop_unread(nodes, file.outputs)
         readers: dict[str, list[Node]] = {}
         for node in nodes:
             for name in node.inputs:
@@ -241,6 +242,13 @@ def _check_operators(file: File) -> None:
         more = [f"and {len(problems) - 50} more"] if len(problems) > 50 else []
         lines = [f"{len(problems)} nodes cannot be run", *problems[:50], *more]
         raise WeightsError("\n  ".join(lines))
+
+
+def _drop_unread(nodes: list[Node], outputs: list[str]) -> None:
+    """Take the names from results that nothing reads, such as the masks of Dropout in older files."""
+    read = {name for node in nodes for name in node.inputs}.union(outputs)
+    for node in nodes:
+        node.outputs = tuple([name if i == 0 or name in read else "" for i, name in enumerate(node.outputs)])
 
 
 def _joined(file: File) -> list[Node]:

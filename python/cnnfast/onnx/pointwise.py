@@ -84,11 +84,12 @@ def clip(call: Call, x: Any, low: Any = None, high: Any = None) -> Any:
 
 @operator("Dropout")
 def dropout(call: Call, x: Any, ratio: Any = None, training: Any = None) -> Any:
-    if len(call.node.outputs) > 1 and call.node.outputs[1]:
-        raise WeightsError(f"{call.node.label}: the mask is not supported")
     if training is not None and bool(known(call, training, "the mode").reshape(())):
         raise WeightsError(f"{call.node.label}: dropping as in training is not supported")
-    return x
+    if not any(call.node.outputs[1:]):
+        return x
+    # Nothing is dropped; up to operator set 9 the mask had the type of x.
+    return x, np.ones(x.shape, bool if call.opset >= 10 else np.float32)
 
 
 _TYPES = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 1: "float32",
@@ -208,6 +209,8 @@ for _name, _function2, _numpy2 in (
 
 @operator("Pow")
 def power(call: Call, a: Any, b: Any) -> Any:
+    if not is_real(a) and is_real(b):  # the result is of the first one's type
+        return by_numpy(call, lambda x, y: np.power(x, y).astype(x.dtype), a, b)
     if is_real(a) and not is_real(b):
         b = by_numpy(call, lambda v: v.astype(np.float32), b)
     if isinstance(b, np.ndarray) and b.size == 1 and is_real(a):

@@ -105,15 +105,27 @@ def resize(call: Call, x: Any, roi: Any = None, scales: Any = None, sizes: Any =
         return _resize(call, x, old, None, call.text("mode", "nearest"), "asymmetric", "floor", None)
     place = call.text("coordinate_transformation_mode", "half_pixel")
     nearest = call.text("nearest_mode", "round_prefer_floor")
-    if call.text("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise WeightsError(f"{call.node.label}: only sizes that stretch are supported")
     along = axes_of(call, None, 18, len(x.shape))
     factors: list[float] | None = None
     if scales is not None and math.prod(scales.shape):
         factors = [float(v) for v in known(call, scales, "scales").ravel()]
     wanted = list(whole(call, sizes, "sizes")) if sizes is not None and factors is None else None
+    if wanted is not None and call.text("keep_aspect_ratio_policy", "stretch") != "stretch":
+        wanted, factors = _one_scale(call, x, wanted, along)
     mode = call.text("mode", "nearest")
     return _resize(call, x, factors, wanted, mode, place, nearest, along, bool(call.integer("antialias")))
+
+
+def _one_scale(
+    call: Call, x: Any, wanted: list[int], along: tuple[int, ...] | None
+) -> tuple[list[int], list[float]]:
+    """Sizes, and the one scale for all axes by which none is larger, or none smaller, than wanted."""
+    before = [x.shape[a] for a in (range(len(x.shape)) if along is None else along)]
+    choose = {"not_larger": min, "not_smaller": max}.get(call.text("keep_aspect_ratio_policy"))
+    if choose is None or len(before) != len(wanted) or not all(before):
+        raise WeightsError(f"{call.node.label}: cannot resize {before} to {wanted} by one scale")
+    scale = choose(m / n for m, n in zip(wanted, before, strict=True))
+    return [math.floor(scale * n + 0.5) for n in before], [scale] * len(before)
 
 
 def _resize(
@@ -138,7 +150,7 @@ def _resize(
     scale = [1.0] * rank
     for i, a in enumerate(axes):
         n = x.shape[a]
-        target[a] = math.floor(n * np.float32(factors[i])) if factors is not None else int(given[i])
+        target[a] = int(wanted[i]) if wanted is not None else math.floor(n * np.float32(given[i]))
         if target[a] < 1 or n < 1:
             raise WeightsError(f"{call.node.label}: cannot resize {n} to {target[a]}")
         scale[a] = factors[i] if factors is not None else target[a] / n
@@ -168,8 +180,8 @@ def _resize(
             usual = {"mode": "bilinear", "align_corners": True}
         if usual is not None:
             return held(ops.resize(last(x), (target[2], target[3]), **usual), channels_last(4))
-    if antialias and (mode != "linear" or call.integer("exclude_outside")):
-        raise WeightsError(f"{call.node.label}: antialias is supported for linear resizing alone")
+    if antialias and mode == "nearest":
+        raise WeightsError(f"{call.node.label}: antialias needs linear or cubic resizing")
     order, tensor = order_of(x), x.tensor if isinstance(x, Held) else x
     for a in changed:
         n, m = x.shape[a], target[a]
@@ -213,42 +225,38 @@ def _nearest(call: Call, n: int, m: int, scale: float, place: str, mode: str) ->
 
 
 def _blended(call: Call, x: Any, axis: int, at: np.ndarray, n: int, mode: str, narrow: float = 1.0) -> Any:
-    """Neighbours along an axis by their weights; those outside count as the edge.
+    """Neighbours along an axis by their weights; those outside count as the edge, or not at all.
 
-    ``narrow`` below 1 makes the triangle of linear weights that much wider.
+    ``narrow`` below 1 makes the curve of the weights that much wider.
     """
-    first = np.floor(at)
-    t = at - first
-    if mode == "linear" and narrow < 1.0:
-        reach = math.ceil(1 / narrow)
-        if 2 * reach * len(at) > 1 << 24:
-            raise WeightsError(f"{call.node.label}: the reduction is too large")
-        offsets = range(-reach, reach + 2)
-        weights = np.array([np.maximum(0.0, 1 - np.abs(first + o - at) * narrow) for o in offsets])
-        taps = list(zip(offsets, weights / weights.sum(axis=0), strict=True))
-    elif mode == "linear":
-        inside = np.clip(at, 0, n - 1)
-        first = np.floor(inside)
-        t = inside - first
-        taps = [(0, 1 - t), (1, t)]
-    elif mode == "cubic":
-        if call.integer("exclude_outside"):
-            raise WeightsError(f"{call.node.label}: exclude_outside is not supported")
-        a = call.real("cubic_coeff_a", -0.75)
+    a = call.real("cubic_coeff_a", -0.75)
 
-        def near(d: np.ndarray) -> np.ndarray:
-            return ((a + 2) * d - (a + 3)) * d * d + 1
+    def triangle(d: np.ndarray) -> np.ndarray:
+        return np.maximum(0.0, 1 - d)
 
-        def far(d: np.ndarray) -> np.ndarray:
-            return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    def cubic(d: np.ndarray) -> np.ndarray:
+        near = ((a + 2) * d - (a + 3)) * d * d + 1
+        return np.where(d < 1, near, np.where(d < 2, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a, 0.0))
 
-        taps = [(-1, far(t + 1)), (0, near(t)), (1, near(1 - t)), (2, far(2 - t))]
-    else:
+    if mode not in ("linear", "cubic"):
         raise WeightsError(f"{call.node.label}: unknown mode {mode!r}")
+    curve, support = (triangle, 1) if mode == "linear" else (cubic, 2)
+    leave_out = bool(call.integer("exclude_outside")) and (mode == "cubic" or narrow < 1.0)
+    if mode == "linear" and narrow == 1.0:
+        at = np.clip(at, 0, n - 1)
+    reach = math.ceil(support / narrow)
+    if 2 * reach * len(at) > 1 << 24:
+        raise WeightsError(f"{call.node.label}: the reduction is too large")
+    first, offsets = np.floor(at), range(1 - reach, reach + 1)
+    weights = np.array([curve(np.abs(first + o - at) * narrow) for o in offsets])
+    if leave_out:
+        weights *= [(first + o >= 0) & (first + o < n) for o in offsets]
+    if leave_out or narrow < 1.0:
+        weights /= weights.sum(axis=0)
     y = None
     shape = [1] * len(x.shape)
     shape[axis] = len(at)
-    for offset, weight in taps:
+    for offset, weight in zip(offsets, weights, strict=True):
         index = np.clip(first + offset, 0, n - 1).astype(np.int64)
         term = ops.mul(ops.gather(x, index, axis), weight.astype(x.dtype).reshape(shape))
         y = term if y is None else ops.add(y, term)

@@ -46,7 +46,7 @@ def infer_expand(x: tuple[int, ...], shape: Any) -> RepeatSpec:
 
 def reference_expand(s: RepeatSpec, x: Array) -> Array:
     """Broadcast and written out."""
-    return np.ascontiguousarray(np.broadcast_to(x, s.out))
+    return np.ascontiguousarray(np.broadcast_to(x, s.out)).reshape(s.out)
 
 
 @cached
