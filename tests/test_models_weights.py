@@ -120,3 +120,57 @@ def test_vgg16_trunk(backend: str, assets: Path) -> None:
         other = style[None].astype(np.float32) - np.array([123.68, 116.779, 103.939], np.float32)
         graph = cf.graph.optimize(cf.graph.trace(statistics, other.shape))
         check(cf.graph.interpret(graph, other, native=True)[20].reshape(1, -1), means[1:])
+
+
+def test_names_of_timm() -> None:
+    for model, theirs in (
+        (
+            cf.models.mobilenet_v2(),
+            {
+                "conv_stem.weight": "features.0.0.weight",
+                "bn1.running_var": "features.0.1.running_var",
+                "blocks.0.0.conv_pw.weight": "features.1.conv.1.weight",
+                "blocks.2.1.conv_pw.weight": "features.5.conv.0.0.weight",
+                "blocks.6.0.bn3.bias": "features.17.conv.3.bias",
+                "bn2.weight": "features.18.1.weight",
+                "classifier.bias": "classifier.1.bias",
+            },
+        ),
+        (
+            cf.models.efficientnet_b1(),
+            {
+                "blocks.0.1.se.conv_reduce.bias": "features.1.1.block.1.fc1.bias",
+                "blocks.0.0.bn2.weight": "features.1.0.block.2.1.weight",
+                "blocks.3.2.conv_dw.weight": "features.4.2.block.1.0.weight",
+                "blocks.6.0.se.conv_expand.weight": "features.7.0.block.2.fc2.weight",
+                "blocks.6.0.conv_pwl.weight": "features.7.0.block.3.0.weight",
+                "conv_head.weight": "features.8.0.weight",
+            },
+        ),
+    ):
+        (rename,) = model.renames
+        ours = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+        assert {rename(name) for name in theirs} <= ours
+        assert {name: rename(name) for name in theirs} == theirs
+        assert {rename(name) for name in ours} == ours
+    assert cf.models.efficientnet_b5().renames == ()
+
+
+def test_weights_under_names_of_timm(tmp_path: Path) -> None:
+    source = cf.models.mobilenet_v2_050(seed=5)
+    (rename,) = source.renames
+    stages = [
+        (stage, i, part)
+        for stage, (_, _, count, _) in enumerate(source.stages)
+        for i in range(count)
+        for part in ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+    ]
+    layers = ["conv_stem", "bn1", *[f"blocks.{s}.{i}.{part}" for s, i, part in stages], "conv_head", "bn2"]
+    kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    names = {rename(name): name for layer in (*layers, "classifier") for kind in kinds
+             if (name := f"{layer}.{kind}")}  # fmt: skip
+    state = source.state_dict("torch")
+    cf.save_weights(tmp_path / "w.safetensors", {names[name]: array for name, array in state.items()})
+    model = cf.models.mobilenet_v2_050(weights=tmp_path / "w.safetensors")
+    for name, array in model.state_dict("torch").items():
+        np.testing.assert_array_equal(array, state[name])

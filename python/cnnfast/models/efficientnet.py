@@ -11,6 +11,7 @@ from .. import nn, ops
 from ..nn import Module, Sequential
 from . import blocks
 from .registry import Pretrained, register_model
+from .timm_names import from_timm
 
 __all__ = [
     "EfficientNet",
@@ -216,7 +217,8 @@ class EfficientNet(Module):
 
     Notes
     -----
-    ``forward`` takes (N, H, W, 3) of any size and gives logits (N, num_classes).
+    ``forward`` takes (N, H, W, 3) of any size and gives logits (N, num_classes). Weights under timm's names
+    fit as well, but not those of its ``tf_`` networks: they have the same names and pad in another way.
     """
 
     def __init__(
@@ -247,9 +249,25 @@ class EfficientNet(Module):
         features.append(_conv(c_in, last, 1, norm).append(nn.SiLU()))
         self.features = features
         self.classifier = Sequential(nn.Dropout(dropout), nn.Linear(last, num_classes))
+        self.eps = eps
+
+    @property
+    def renames(self) -> tuple[Callable[[str], str], ...]:
+        # Theirs have this eps: weights for another one would load, and compute something else.
+        return (_FROM_TIMM,) if self.eps == 1e-5 else ()
 
     def forward(self, x: Any) -> Any:
         return self.classifier(ops.flatten(ops.global_avg_pool2d(self.features(x))))
+
+
+_FROM_TIMM = from_timm(
+    "features.8",
+    lambda stage, i: f"features.{1 + stage}.{i}.block",
+    {"conv_dw": "0.0", "bn1": "0.1", "se.conv_reduce": "1.fc1", "se.conv_expand": "1.fc2",
+     "conv_pw": "2.0", "bn2": "2.1"},
+    {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "se.conv_reduce": "2.fc1",
+     "se.conv_expand": "2.fc2", "conv_pwl": "3.0", "bn3": "3.1"},
+)  # fmt: skip
 
 
 # --- B0 to B7 --------------------------------------------------------------------------------------

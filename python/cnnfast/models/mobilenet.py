@@ -7,6 +7,7 @@ from typing import Any
 from .. import nn, ops
 from .blocks import ConvNormAct, round_channels
 from .registry import Pretrained, register_model
+from .timm_names import from_timm
 
 __all__ = [
     "DepthwiseSeparable",
@@ -117,6 +118,14 @@ class MobileNetV2(nn.Module):
         (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
         (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
     )  # fmt: skip
+    renames = (
+        from_timm(
+            "features.18",
+            lambda stage, i: f"features.{1 + i + sum(s[2] for s in MobileNetV2.stages[:stage])}.conv",
+            {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"},
+            {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "conv_pwl": "2", "bn3": "3"},
+        ),
+    )
 
     def __init__(self, num_classes: int = 1000, width: float = 1.0) -> None:
         channels = round_channels(32 * width)

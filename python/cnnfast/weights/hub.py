@@ -180,11 +180,13 @@ def _current(model: Module, names: list[str]) -> dict[str, np.ndarray]:
 def _renamed(model: Module, entry: ModelEntry, state: Mapping[str, Any]) -> Mapping[str, Any]:
     """The entries under our names.
 
-    A file may have our names or those of any registered file, wherever it lies: the first form in which the
-    most names are ours is the one. An entry that a `rename` gives no name ("") is not wanted.
+    A file may have our names, those of any registered file, wherever it lies, or those that a function of
+    the network's own `renames` knows: the first form in which the most names are ours is the one. An entry
+    that a `rename` gives no name ("") is not wanted.
     """
     ours = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
     renames: list[Callable[[str], str]] = [known.rename for known in entry.weights.values() if known.rename]
+    renames += getattr(model, "renames", ())
     best, most = state, sum(name in ours for name in state)
     for rename in dict.fromkeys(renames):
         renamed: dict[str, Any] = {}
