@@ -12,7 +12,7 @@ from pathlib import Path
 from . import machine, peers, report
 from .problems import OPERATORS, Problem, ProblemError, layer_files, select
 
-__all__ = ["add_arguments", "main", "measure", "run"]
+__all__ = ["add_arguments", "main", "measure", "numbers", "progress", "run", "words"]
 
 COLUMNS = ("eager", "packed")
 
@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="OP|LAYER-FILE",
         help=f"operators ({', '.join(list(OPERATORS)[:3])}, ...) or layer files "
-        f"({', '.join(layer_files())}, or a path); default: the quick set",
+        f"({', '.join(layer_files())}, or a path); default: the quick set. With 'models' first: whole "
+        "networks, see bench models --help",
     )
     parser.add_argument("--quick", action="store_true", help="a small set that covers every operator")
     parser.add_argument(

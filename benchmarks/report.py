@@ -7,12 +7,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .machine import Roof
 from .runner import Contestant, Result
 
-__all__ = ["Run", "plot", "summary", "tables", "write_json"]
+__all__ = ["Run", "heading", "markdown", "plot", "summary", "tables", "write_json", "write_lines"]
 
 OURS = {"eager": "cnnfast", "packed": "cnnfast packed"}
 
@@ -84,7 +84,17 @@ def tables(run: Run) -> str:
     return "\n\n".join(parts)
 
 
-def heading(run: Run) -> str:
+class Headed(Protocol):
+    """What the heading is made from; runs over networks have it too."""
+
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    date: str
+    roofs: dict[int, Roof]
+    missing: dict[str, str]
+
+
+def heading(run: Headed) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     m = run.machine
     lines = [f"{m['cpu']}, {m['cores']} cores, ISA {m['isa']}; {versions}; {run.date}"]
@@ -209,12 +219,16 @@ def write_json(run: Run, path: str | Path) -> None:
         "columns": run.columns,
         "peaks": [roof.to_json() for roof in run.roofs.values()],
     }
+    write_lines(head, [result.to_json() for result in run.results], path)
+
+
+def write_lines(head: dict[str, Any], results: list[dict[str, Any]], path: str | Path) -> None:
+    """One object with a line per key and per result: the files are kept under version control."""
     lines = [f" {json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items()]
-    results = ",\n".join(f"  {json.dumps(result.to_json())}" for result in run.results)
+    rows = ",\n".join(f"  {json.dumps(result)}" for result in results)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One problem a line: the files are kept under version control.
-    path.write_text("{\n" + "".join(lines) + f' "results": [\n{results}\n ]\n}}\n', encoding="utf-8")
+    path.write_text("{\n" + "".join(lines) + f' "results": [\n{rows}\n ]\n}}\n', encoding="utf-8")
 
 
 def plot(run: Run, path: str | Path) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import repeat
 from statistics import median, quantiles
 from typing import Any
@@ -22,7 +23,18 @@ from .arrays import Operands, error, limit, make
 from .peers import Candidate, NotSupported, cnnfast_peer
 from .problems import Problem
 
-__all__ = ["Contestant", "Measurement", "Result", "contestants", "run_problem"]
+__all__ = [
+    "Contestant",
+    "Measurement",
+    "Result",
+    "Starter",
+    "brief",
+    "contestants",
+    "race",
+    "run_problem",
+    "settle",
+    "time_batch",
+]
 
 BATCH_SECONDS = 0.002  # a timed batch lasts at least this long, or is one call
 SLOW_SECONDS = 2.0  # a contestant that needs longer for all its rounds gets fewer, but three at least
@@ -111,7 +123,7 @@ def run_problem(problem: Problem, field_: list[Contestant], threads: int, rounds
             continue
         measurement, ways = verify(contestant, problem, operands, exact, threads)
         measurements[contestant.label] = measurement
-        starters += [Starter(contestant.label, name, way) for name, way in ways.items()]
+        starters += [Starter(contestant.label, name, partial(time_batch, way)) for name, way in ways.items()]
     del exact
     race(starters, measurements, threads, rounds)
     if twin:
@@ -178,26 +190,27 @@ def verify(
 # ---- timing --------------------------------------------------------------------------------------
 
 
+def time_batch(way: Candidate, repeats: int) -> float:
+    """Seconds per call over a batch; one call before it, not timed, warms the caches."""
+    run = way.run
+    with way.context():
+        run()
+        start = time.perf_counter()
+        for _ in repeat(None, repeats):
+            run()
+        return (time.perf_counter() - start) / repeats
+
+
 @dataclass
 class Starter:
     """One way of one contestant in the race, and its seconds per call, one entry a round."""
 
     label: str
     name: str
-    way: Candidate
+    batch: Callable[[int], float]  # number of calls -> seconds per call
     probe: float = 0.0
     repeats: int = 1
     seconds: list[float] = field(default_factory=list)
-
-    def batch(self, repeats: int) -> float:
-        """Seconds per call over a batch; one call before it, not timed, warms the caches."""
-        run = self.way.run
-        with self.way.context():
-            run()
-            start = time.perf_counter()
-            for _ in repeat(None, repeats):
-                run()
-            return (time.perf_counter() - start) / repeats
 
     def estimate(self) -> None:
         """Find out how many calls make a batch: the best of three tries, as anything may disturb one."""
@@ -208,7 +221,7 @@ class Starter:
         self.repeats = max(1, round(BATCH_SECONDS / self.probe))
 
 
-def race(starters: list[Starter], measurements: dict[str, Measurement], threads: int, rounds: int) -> None:
+def race(starters: list[Starter], measurements: Mapping[str, Measurement], threads: int, rounds: int) -> None:
     """Time the starters in turns and fill in the best way of each contestant."""
     collecting = gc.isenabled()
     gc.disable()

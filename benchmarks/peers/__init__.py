@@ -2,11 +2,21 @@
 
 An adapter is a module with
 
-* ``LABEL``, the name in tables, and ``COLUMNS``, the tables it belongs to ("eager", "packed");
+* ``LABEL``, the name in tables;
 * ``available()``: None, or a word on why it cannot take part;
 * ``version()``: what goes into the JSON;
-* ``set_threads(n)``: for what is set per process;
+* ``set_threads(n)``: for what is set per process.
+
+Those that can run single operators also have
+
+* ``COLUMNS``, the tables they belong to ("eager", "packed");
 * ``prepare(problem, operands, threads)``: its ways to run the problem by name, or ``NotSupported``.
+
+Those that can run whole networks have
+
+* ``WAYS``: names of the ways to run a network, of which the fastest counts;
+* ``convert(network)``: writes the files that it loads into the network's folder, in a process of its own;
+* ``load(network, way, threads, x)``: reads them and gives a ``Candidate`` that runs the network on x.
 
 Adapters import their runtime inside these functions only.
 """
@@ -22,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Candidate", "NotSupported", "from_nchw", "get", "missing", "names", "to_nchw"]
+__all__ = ["Candidate", "NotSupported", "from_nchw", "get", "missing", "names", "network_names", "to_nchw"]
 
 
 class NotSupported(Exception):
@@ -41,6 +51,11 @@ class Candidate:
 def names() -> list[str]:
     """The peers that ``--vs`` takes."""
     return ["numpy", "torch", "onnxruntime", "openvino"]
+
+
+def network_names() -> list[str]:
+    """The peers that ``bench models --vs`` takes."""
+    return ["torch", "onnxruntime", "openvino", "ncnn", "mnn", "litert", "opencv"]
 
 
 def get(name: str) -> ModuleType:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +12,12 @@ from ..arrays import Operands
 from ..problems import OPERATORS, Problem
 from . import Candidate, NotSupported
 
+if TYPE_CHECKING:
+    from ..networks.source import Network
+
 LABEL = "cnnfast"
 COLUMNS = ("eager", "packed")
+WAYS = ("plan",)
 
 # Keywords that a pack function must know beside the weights.
 PACKED = {"conv2d": ("groups",), "conv2d_transpose": ("stride", "dilation", "groups"), "linear": ()}
@@ -89,3 +93,19 @@ def prepare_packed(problem: Problem, operands: Operands, threads: int) -> dict[s
         attrs = {key: freeze(problem.attrs[key]) for key in PACKED[problem.op] if key in problem.attrs}
         packed = pack(operands["w"], **attrs)
     return {"packed": Candidate(call(problem, {**operands, "w": packed}), np.asarray, context)}
+
+
+def convert(network: Network) -> None:
+    """The weights are there already."""
+
+
+def load(network: Network, way: str, threads: int, x: np.ndarray) -> Candidate:
+    """A compiled plan; the way "direct" is one without Winograd."""
+    import cnnfast
+
+    from ..networks.source import load_model, only
+
+    model = load_model(network)
+    engine = cnnfast.compile(model, network.shape, threads=threads, winograd=way != "direct")
+    del model
+    return Candidate(partial(engine, aligned(x)), only)

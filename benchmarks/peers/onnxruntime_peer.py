@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..arrays import Operands
 from ..problems import Problem
-from . import Candidate, missing, onnx_model
+from . import Candidate, from_nchw, missing, onnx_model, to_nchw
+
+if TYPE_CHECKING:
+    from ..networks.source import Network
 
 LABEL = "onnxruntime"
 COLUMNS = ("packed",)
+WAYS = ("io_binding",)
 
 
 def available() -> str | None:
@@ -75,3 +79,30 @@ def bound(session: Any, fed: dict[str, np.ndarray], problem: Problem) -> Candida
         session.run_with_iobinding(binding)
 
     return Candidate(run, result)
+
+
+def convert(network: Network) -> None:
+    """It reads ONNX."""
+
+
+def load(network: Network, way: str, threads: int, x: np.ndarray) -> Candidate:
+    """All optimisations, on bound buffers. Nothing asks for less than float32 there (fast math is off)."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    session = ort.InferenceSession(network.onnx, options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    value = ort.OrtValue.ortvalue_from_numpy(to_nchw(x))
+    output = session.get_outputs()[0]
+    out = ort.OrtValue.ortvalue_from_shape_and_type(output.shape, np.float32)
+    binding.bind_ortvalue_input(session.get_inputs()[0].name, value)
+    binding.bind_ortvalue_output(output.name, out)
+
+    def run(alive: tuple[Any, ...] = (value,)) -> Any:
+        session.run_with_iobinding(binding)
+        return out
+
+    return Candidate(run, lambda result: from_nchw(result.numpy()))

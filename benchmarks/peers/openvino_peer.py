@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..arrays import Operands
 from ..problems import Problem, pair
-from . import Candidate, NotSupported, from_nchw, missing, onnx_model
+from . import Candidate, NotSupported, from_nchw, missing, onnx_model, to_nchw
+
+if TYPE_CHECKING:
+    from ..networks.source import Network
 
 LABEL = "openvino"
 COLUMNS = ("packed",)
+WAYS = ("nchw", "nhwc")
 
 
 def available() -> str | None:
@@ -68,8 +72,9 @@ def in_nhwc(model: Any) -> Any:
     for port in range(len(model.inputs)):
         steps.input(port).tensor().set_layout(Layout("NHWC"))
         steps.input(port).model().set_layout(Layout("NCHW"))
-    steps.output().model().set_layout(Layout("NCHW"))
-    steps.output().tensor().set_layout(Layout("NHWC"))
+    if len(model.output().shape) == 4:
+        steps.output().model().set_layout(Layout("NCHW"))
+        steps.output().tensor().set_layout(Layout("NHWC"))
     return steps.build()
 
 
@@ -79,13 +84,7 @@ def compiled(
     """A compiled model with tensors set once; ``infer`` copies nothing."""
     import openvino as ov
 
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
-        "NUM_STREAMS": 1,
-    }
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    request = core.compile_model(model, "CPU", settings(threads)).create_infer_request()
     tensors = [ov.Tensor(array, shared_memory=True) for array in fed.values()]
     for index, tensor in enumerate(tensors):
         request.set_input_tensor(index, tensor)
@@ -97,5 +96,45 @@ def compiled(
     def result(_: Any) -> np.ndarray:
         data = request.get_output_tensor(0).data.copy()
         return data if nhwc else onnx_model.result(problem, data)
+
+    return Candidate(run, result)
+
+
+def settings(threads: int) -> dict[str, Any]:
+    """For the least latency, in float32: the plugin would take bf16 where the processor has it."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "NUM_STREAMS": 1,
+    }
+
+
+def convert(network: Network) -> None:
+    """The file in OpenVINO's own format, as its users keep it; float32, which it would not be unasked."""
+    import openvino as ov
+
+    model = ov.Core().read_model(network.onnx)
+    ov.save_model(model, network.folder / "openvino.xml", compress_to_fp16=False)
+
+
+def load(network: Network, way: str, threads: int, x: np.ndarray) -> Candidate:
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(network.folder / "openvino.xml")
+    nhwc = way == "nhwc"
+    model = in_nhwc(model) if nhwc else model
+    request = core.compile_model(model, "CPU", settings(threads)).create_infer_request()
+    fed = x if nhwc else to_nchw(x)
+    tensor = ov.Tensor(fed, shared_memory=True)
+    request.set_input_tensor(tensor)
+
+    def run(alive: tuple[Any, ...] = (fed, tensor)) -> None:
+        request.infer(share_outputs=True)
+
+    def result(_: Any) -> np.ndarray:
+        data = request.get_output_tensor(0).data.copy()
+        return data if nhwc else from_nchw(data)
 
     return Candidate(run, result)

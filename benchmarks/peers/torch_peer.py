@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,8 +11,12 @@ from ..arrays import Operands
 from ..problems import Problem, pair, sides
 from . import Candidate, NotSupported, from_nchw, missing, to_nchw
 
+if TYPE_CHECKING:
+    from ..networks.source import Network
+
 LABEL = "torch"
 COLUMNS = ("eager",)
+WAYS = ("plain", "optimized")
 
 
 def available() -> str | None:
@@ -160,3 +164,35 @@ def box_iou(a: Any, b: Any) -> Any:
     bottom_right = torch.min(a[:, None, 2:], b[None, :, 2:])
     inner = (bottom_right - top_left).clamp(min=0).prod(2)
     return inner / (area_a[:, None] + area_b - inner)
+
+
+def convert(network: Network, image_by_image: bool = False) -> None:
+    """TorchScript in channels_last; for other tools that read it, a plain file for a single image."""
+    from dataclasses import replace
+
+    import torch
+
+    from ..networks.source import flat_graph
+    from .torch_model import GraphModule
+
+    if image_by_image:
+        network = replace(network, shape=(1, *network.shape[1:]))
+    x = torch.from_numpy(to_nchw(network.input()[: network.batch]))
+    module = GraphModule(flat_graph(network)).eval()
+    if not image_by_image:
+        module, x = (v.to(memory_format=torch.channels_last) for v in (module, x))
+    with torch.no_grad():
+        script = torch.jit.trace(module, x, check_trace=False)
+    script.save(str(network.folder / ("single.pt" if image_by_image else "torch.pt")))
+
+
+def load(network: Network, way: str, threads: int, x: np.ndarray) -> Candidate:
+    """Plain operators as eager runs them, or frozen and rewritten by torch; always float32 throughout."""
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+    script = torch.jit.load(str(network.folder / "torch.pt")).eval()
+    if way == "optimized":
+        script = torch.jit.optimize_for_inference(torch.jit.freeze(script))
+    given = torch.from_numpy(to_nchw(x)).to(memory_format=torch.channels_last)
+    return Candidate(lambda: script(given), lambda out: from_nchw(out.numpy()), torch.inference_mode)

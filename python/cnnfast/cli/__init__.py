@@ -28,6 +28,7 @@ COMMANDS = {
     "convert": ("cnnfast.cli.convert", "write weights or a network in another format"),
     "filter": ("cnnfast.cli.filter", "run an edge filter, or one of your own, over a picture"),
     "bench": ("cnnfast.bench.cli", "time the operators beside NumPy and other libraries"),
+    "bench models": ("cnnfast.bench.networks.cli", "time whole networks beside other libraries"),
 }
 
 # argparse takes -1,0,1 for an option; joined to the option before it, it is a value.
@@ -69,6 +70,8 @@ def _fail(message: str) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments[:2] == ["bench", "models"]:  # a command of two words
+        arguments = ["bench models", *arguments[2:]]
     chosen = next((a for a in arguments if not a.startswith("-")), None)
     parser = argparse.ArgumentParser(
         prog="cnnfast", description="Convolutional networks on hand-written kernels."
