@@ -151,11 +151,12 @@ class Writer:
             data = node.inputs[1].data
             if deep:
                 w = self.constant(data.reshape(1, kh, kw, -1))
-                kind = {"kind": "DepthwiseConv2DOptions", "depthMultiplier": data.shape[3]}
+                name, kind = "DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions"
+                options["depthMultiplier"] = data.shape[3]
             else:
-                w, kind = self.constant(data.transpose(3, 0, 1, 2)), {"kind": "Conv2DOptions"}
-            name = "DEPTHWISE_CONV_2D" if deep else "CONV_2D"
-            self.emit(name, [source, w, self.bias(node, s.out[3])], out, **kind, **options)
+                w = self.constant(data.transpose(3, 0, 1, 2))
+                name, kind = "CONV_2D", "Conv2DOptions"
+            self.emit(name, [source, w, self.bias(node, s.out[3])], out, kind, **options)
         elif op == "conv2d_transpose":
             if any(map(any, s.pads)) or s.groups != 1 or s.dilation != (1, 1):
                 raise NotSupported("transpose convolution with padding, groups or dilation")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from . import NotSupported
 
 __all__ = ["GraphModule"]
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": F.relu,
     "relu6": F.relu6,
     "sigmoid": torch.sigmoid,

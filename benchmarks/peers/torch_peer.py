@@ -178,7 +178,7 @@ def convert(network: Network, image_by_image: bool = False) -> None:
     if image_by_image:
         network = replace(network, shape=(1, *network.shape[1:]))
     x = torch.from_numpy(to_nchw(network.input()[: network.batch]))
-    module = GraphModule(flat_graph(network)).eval()
+    module: Any = GraphModule(flat_graph(network)).eval()
     if not image_by_image:
         module, x = (v.to(memory_format=torch.channels_last) for v in (module, x))
     with torch.no_grad():
