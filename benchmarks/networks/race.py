@@ -16,8 +16,8 @@ from .source import Network
 
 __all__ = ["VARIANTS", "Entry", "NetworkMeasurement", "NetworkResult", "entries", "run_network"]
 
-# Largest error as a share of the largest output. Peers with the boldest Winograd forms come to 1e-3 on U-Net
-# in float32; bfloat16 arithmetic comes to 7e-3 at least. cnnfast promises more.
+# Largest error as a share of the largest output. The boldest Winograd forms come to 1e-3 on U-Net in float32,
+# most peers to 1e-5; bfloat16 arithmetic comes to 7e-3 at least. cnnfast promises more.
 LIMIT, OWN_LIMIT = 2e-3, 1e-4
 
 FAR_BEHIND = 1.3  # a way of the same contestant that takes so many times as long is closed at once
