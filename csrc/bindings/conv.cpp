@@ -16,16 +16,17 @@ Epilogue epilogue_of(const std::optional<Floats>& bias, const std::optional<Floa
 void bind_conv(py::module_& m) {
   py::class_<Conv2dSpec>(m, "Conv2dSpec").def(py::init([](const std::vector<int64_t>& v) {
     if (v.size() != 16) throw std::invalid_argument("Conv2dSpec: expected 16 numbers");
-    return Conv2dSpec{v[0], v[1], v[2],  v[3],  v[4],  v[5],  v[6],  v[7],
-                      v[8], v[9], v[10], v[11], v[12], v[13], v[14], v[15]};
+    return Conv2dSpec{v[0], v[1],  v[2],  v[3],  v[4],  v[5],  v[6],  v[7], v[8],
+                      v[9], v[10], v[11], v[12], v[13], v[14], v[15], v[3], v[6]};
   }));
   py::class_<ConvTransposeSpec>(m, "ConvTransposeSpec").def(py::init([](const std::vector<int64_t>& v) {
     if (v.size() != 16) throw std::invalid_argument("ConvTransposeSpec: expected 16 numbers");
-    return ConvTransposeSpec{v[0], v[1], v[2],  v[3],  v[4],  v[5],  v[6],  v[7],
-                             v[8], v[9], v[10], v[11], v[12], v[13], v[14], v[15]};
+    return ConvTransposeSpec{v[0], v[1],  v[2],  v[3],  v[4],  v[5],  v[6],  v[7], v[8],
+                             v[9], v[10], v[11], v[12], v[13], v[14], v[15], v[3], v[6]};
   }));
-  py::class_<PackedMatrix>(m, "PackedMatrix");
-  py::class_<PackedTranspose>(m, "PackedTranspose");
+  py::class_<PackedMatrix, std::shared_ptr<PackedMatrix>>(m, "PackedMatrix");
+  py::class_<PackedTranspose, std::shared_ptr<PackedTranspose>>(m, "PackedTranspose")
+      .def_property_readonly("finite", &PackedTranspose::finite);
 
   m.def("pack_conv2d", [](const Floats& w, int64_t groups) {
     py::gil_scoped_release release;
@@ -61,20 +62,21 @@ void bind_conv(py::module_& m) {
           without_gil([&] { depthwise_conv2d(s, xd, wd, epilogue, yd); });
           return y;
         });
-  m.def("conv2d_transpose", [](const ConvTransposeSpec& s, const Floats& x, const Floats& w,
-                               const PackedTranspose* packed, const std::optional<Floats>& bias) {
-    auto y = new_array({s.n, s.p, s.q, s.o});
-    Epilogue epilogue = epilogue_of(bias, std::nullopt, kNone, 0.0f);
-    const float *xd = x.data(), *wd = w.data();
-    float* yd = y.mutable_data();
-    without_gil([&] {
-      if (packed)
-        conv2d_transpose(s, xd, wd, *packed, epilogue, yd);
-      else
-        conv2d_transpose(s, xd, wd, PackedTranspose(s, wd, num_threads()), epilogue, yd);
-    });
-    return y;
-  });
+  m.def("conv2d_transpose",
+        [](const ConvTransposeSpec& s, const Floats& x, const Floats& w, const PackedTranspose* packed,
+           const std::optional<Floats>& bias, int activation, float slope) {
+          auto y = new_array({s.n, s.p, s.q, s.o});
+          Epilogue epilogue = epilogue_of(bias, std::nullopt, activation, slope);
+          const float *xd = x.data(), *wd = w.data();
+          float* yd = y.mutable_data();
+          without_gil([&] {
+            if (packed)
+              conv2d_transpose(s, xd, wd, *packed, epilogue, yd);
+            else
+              conv2d_transpose(s, xd, wd, PackedTranspose(s, wd, num_threads()), epilogue, yd);
+          });
+          return y;
+        });
   m.def("linear", [](const Floats& x, int64_t out, const std::optional<Floats>& w, const PackedMatrix* packed,
                      const std::optional<Floats>& bias, int activation, float slope) {
     std::vector<py::ssize_t> shape(x.shape(), x.shape() + x.ndim());

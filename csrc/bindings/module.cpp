@@ -102,4 +102,5 @@ PYBIND11_MODULE(_cpu, m) {
   bind_boxes(m);
   bind_roi(m);
   bind_winograd(m);
+  bind_plan(m);
 }

@@ -7,8 +7,8 @@ namespace cnnfast::bindings {
 void bind_pool(py::module_& m) {
   py::class_<PoolSpec>(m, "PoolSpec").def(py::init([](const std::vector<int64_t>& v) {
     if (v.size() != 21) throw std::invalid_argument("PoolSpec: expected 21 numbers");
-    return PoolSpec{v[0],  v[1],  v[2],  v[3],  v[4],  v[5],  v[6],  v[7],  v[8],  v[9],      v[10],
-                    v[11], v[12], v[13], v[14], v[15], v[16], v[17], v[18], v[19], v[20] != 0};
+    return PoolSpec{v[0],  v[1],  v[2],  v[3],  v[4],  v[5],  v[6],  v[7],  v[8],       v[9], v[10], v[11],
+                    v[12], v[13], v[14], v[15], v[16], v[17], v[18], v[19], v[20] != 0, v[3], v[3]};
   }));
   m.def("max_pool2d", [](const PoolSpec& s, const Floats& x) {
     auto y = new_array({s.n, s.p, s.q, s.c});
@@ -38,7 +38,7 @@ void bind_pool(py::module_& m) {
     auto y = new_array({n, 1, 1, c});
     const float* xd = x.data();
     float* yd = y.mutable_data();
-    without_gil([&] { (average ? global_avg_pool : global_max_pool)(n, pixels, c, xd, yd); });
+    without_gil([&] { (average ? global_avg_pool : global_max_pool)(n, pixels, c, c, xd, yd); });
     return y;
   });
 }

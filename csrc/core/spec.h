@@ -11,6 +11,7 @@ struct Conv2dSpec {
   int64_t sh, sw, dh, dw;  // stride, dilation
   int64_t pt, pl;          // zero rows above, zero columns left; below and right follow from p, q
   int64_t p, q;            // output rows, columns
+  int64_t ldx, ldy;        // floats from pixel to pixel: c and o, more where x or y is part of wider pixels
 
   int64_t depth() const { return kh * kw * (c / groups); }
   double flops() const {
@@ -26,6 +27,7 @@ struct ConvTransposeSpec {
   int64_t sh, sw, dh, dw;
   int64_t pt, pl;
   int64_t p, q;
+  int64_t ldx, ldy;
 };
 
 }  // namespace cnnfast

@@ -119,22 +119,7 @@ class Pool {
 
 std::atomic<InterruptHook> g_hook{nullptr};
 thread_local bool t_inside = false;
-
-// The hook may cost a lock, so it is asked at most every 20 ms.
-class InterruptClock {
- public:
-  bool asked() {
-    InterruptHook hook = g_hook.load(std::memory_order_relaxed);
-    if (!hook) return false;
-    auto now = std::chrono::steady_clock::now();
-    if (now - last_ < std::chrono::milliseconds(20)) return false;
-    last_ = now;
-    return hook();
-  }
-
- private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
+thread_local int t_limit = 0;
 
 void Pool::take_tasks(bool caller) {
   InterruptClock clock;
@@ -356,13 +341,21 @@ Pool* pool_with(int workers) {
 
 }  // namespace
 
-int num_threads() {
+static int all_threads() {
   int n = g_threads.load(std::memory_order_relaxed);
   if (n) return n;
   std::lock_guard<std::mutex> lock(g_mutex);
   if (!g_threads.load(std::memory_order_relaxed)) g_threads.store(default_threads());
   return g_threads.load(std::memory_order_relaxed);
 }
+
+int num_threads() {
+  const int n = all_threads();
+  return t_limit && t_limit < n ? t_limit : n;
+}
+
+ThreadLimit::ThreadLimit(int threads) : before_(t_limit) { t_limit = threads; }
+ThreadLimit::~ThreadLimit() { t_limit = before_; }
 
 void set_num_threads(int n) {
   std::lock_guard<std::mutex> lock(g_mutex);
@@ -371,18 +364,27 @@ void set_num_threads(int n) {
 }
 
 std::string thread_reason() {
-  num_threads();
+  all_threads();
   std::lock_guard<std::mutex> lock(g_mutex);
   return g_reason;
 }
 
 void set_interrupt_hook(InterruptHook hook) { g_hook.store(hook); }
 
+bool InterruptClock::asked() {
+  InterruptHook hook = g_hook.load(std::memory_order_relaxed);
+  if (!hook) return false;
+  auto now = std::chrono::steady_clock::now();
+  if (now - last_ < std::chrono::milliseconds(20)) return false;
+  last_ = now;
+  return hook();
+}
+
 void run_tasks(int64_t tasks, int threads, TaskFn fn, void* context) {
   if (tasks <= 0) return;
   int limit = threads < num_threads() ? threads : num_threads();
   if (limit > tasks) limit = static_cast<int>(tasks);
-  Pool* pool = limit > 1 && !t_inside ? pool_with(num_threads() - 1) : nullptr;
+  Pool* pool = limit > 1 && !t_inside ? pool_with(all_threads() - 1) : nullptr;
   if (!pool || !pool->try_acquire()) {
     InterruptClock clock;
     for (int64_t task = 0; task < tasks; ++task) {

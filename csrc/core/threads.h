@@ -1,12 +1,14 @@
 // A small thread pool: workers spin briefly, then sleep. Fork-safe; one job at a time, and a caller
 // that finds the pool busy runs its job alone, so many Python threads may call at once.
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <utility>
 
 namespace cnnfast {
 
+// What set_num_threads or the environment allows, less where a ThreadLimit says so.
 int num_threads();
 void set_num_threads(int n);
 // Why the pool has the size it has, e.g. "2: CPU affinity of the process".
@@ -16,6 +18,25 @@ std::string thread_reason();
 using InterruptHook = bool (*)();
 void set_interrupt_hook(InterruptHook hook);
 struct Interrupted {};
+// Asks the hook, at most every 20 ms: it may cost a lock.
+class InterruptClock {
+ public:
+  bool asked();
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+// Jobs of this thread use at most `threads` threads (0: as many as num_threads says) while it lives.
+class ThreadLimit {
+ public:
+  explicit ThreadLimit(int threads);
+  ~ThreadLimit();
+  ThreadLimit(const ThreadLimit&) = delete;
+
+ private:
+  int before_;
+};
 
 using TaskFn = void (*)(void* context, int64_t task);
 // Runs fn(context, 0..tasks-1), each once, in any order, on at most `threads` threads. Throws

@@ -71,11 +71,11 @@ int64_t fill_conv(const void* context, int64_t first, int64_t count, const float
   int64_t segments = 0;
   for (int64_t done = 0; done < count;) {
     const Run run = run_at(r, first + done, count - done);
-    float* to = r.y + ((run.image * s.p + run.p) * s.q + run.q) * s.o;
-    const int64_t out_step = (run.dp * s.q + run.dq) * s.o;
+    float* to = r.y + ((run.image * s.p + run.p) * s.q + run.q) * s.ldy;
+    const int64_t out_step = (run.dp * s.q + run.dq) * s.ldy;
     for (int64_t k = 0; k < run.count; ++k) out[done + k] = to + k * out_step;
 
-    const float* base = r.x + run.image * s.h * s.w * s.c;
+    const float* base = r.x + run.image * s.h * s.w * s.ldx;
     const int64_t dy = run.dp * s.sh, dx = run.dq * s.sw;
     for (int64_t i = 0; i < s.kh; ++i) {
       const int64_t iy = run.p * s.sh - s.pt + i * s.dh;
@@ -87,7 +87,7 @@ int64_t fill_conv(const void* context, int64_t first, int64_t count, const float
         inside_range(iy, dy, s.h - 1, &begin, &end);
         inside_range(ix, dx, s.w - 1, &begin, &end);
         for (int64_t k = 0; k < begin; ++k) row[k] = r.zero;
-        for (int64_t k = begin; k < end; ++k) row[k] = base + ((iy + k * dy) * s.w + ix + k * dx) * s.c;
+        for (int64_t k = begin; k < end; ++k) row[k] = base + ((iy + k * dy) * s.w + ix + k * dx) * s.ldx;
         for (int64_t k = end; k < run.count; ++k) row[k] = r.zero;
       }
     }
@@ -112,7 +112,7 @@ void conv2d_by_kernel_rows(const Conv2dSpec& s, const float* x, const MatrixView
   const int64_t width = ((s.q - 1) * s.sw + s.kw) * s.c, line = s.w * s.c, left = s.pl * s.c;
   const bool copied = left > 0 || width > line;
   const float* zero = zeros(static_cast<size_t>(width));
-  const LineGemm gemm{s.q, s.sw * s.c, s.kh, s.kw * s.c, b, y, s.n * s.p * s.q, epilogue};
+  const LineGemm gemm{s.q, s.sw * s.c, s.ldy, s.kh, s.kw * s.c, b, y, s.n * s.p * s.q, epilogue};
   const int64_t height = std::max<int64_t>(1, std::min(kLines, s.n * s.p / (4 * threads)));
   const int64_t bands = (s.p + height - 1) / height;
   parallel_for(s.n * bands, threads, [&](int64_t task) {
@@ -143,7 +143,7 @@ void conv2d_by_kernel_rows(const Conv2dSpec& s, const float* x, const MatrixView
         const int64_t iy = p * s.sh - s.pt + i * s.dh;
         taps[i] = iy < 0 || iy >= s.h ? zero : lines + (iy - top) * stride;
       }
-      run_line(gemm, taps, y + (image * s.p + p) * s.q * s.o);
+      run_line(gemm, taps, y + (image * s.p + p) * s.q * s.ldy);
     }
   });
 }
@@ -167,7 +167,7 @@ const Choice kChoices[] = {
      "1x1, stride 1, no padding"},
     {Algorithm::kKernelRows, "implicit GEMM over kernel rows",
      [](const Conv2dSpec& s) {
-       return s.groups == 1 && s.dw == 1 && s.kw > 1 && s.c <= 8 && s.kw * s.c <= kLineLength;
+       return s.groups == 1 && s.dw == 1 && s.kw > 1 && s.c <= 8 && s.ldx == s.c && s.kw * s.c <= kLineLength;
      },
      "at most 8 channels, no dilation along rows: a kernel row is one contiguous run"},
     {Algorithm::kImplicitGemm, "implicit GEMM", [](const Conv2dSpec&) { return true; }, "anything"},
@@ -198,6 +198,12 @@ void say_choice(const char* op, const char* chosen, const char* why) {
   std::fprintf(stderr, "cnnfast: %s: %s (%s)\n", op, chosen, why);
 }
 
+const char* conv2d_algorithm(const Conv2dSpec& s) {
+  for (const Choice& choice : kChoices)
+    if (choice.accepts(s)) return choice.name;
+  return "";
+}
+
 PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_group, int64_t o,
                          int64_t groups) {
   const int64_t depth = kh * kw * c_per_group, columns = o / groups;
@@ -219,7 +225,8 @@ void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMat
   if (!packed) own.emplace(w, packed_for, s.groups, s.depth(), s.o / s.groups, threads);
   const MatrixView b = packed ? packed->view() : own->view();
 
-  if (choice.algorithm == Algorithm::kPointwise) return dense_gemm(x, rows, b, epilogue, y, threads);
+  if (choice.algorithm == Algorithm::kPointwise)
+    return dense_gemm(x, s.ldx, rows, b, epilogue, y, s.ldy, threads);
 
   if (by_lines) return conv2d_by_kernel_rows(s, x, b, epilogue, y, threads);
 

@@ -9,6 +9,8 @@ namespace cnnfast {
 // x NHWC, w HWIO (groups side by side in O); `packed` replaces w where given. y has n * p * q * o floats.
 void conv2d(const Conv2dSpec& spec, const float* x, const float* w, const PackedMatrix* packed,
             const Epilogue& epilogue, float* y);
+// What conv2d takes for this call.
+const char* conv2d_algorithm(const Conv2dSpec& spec);
 // Weights HWIO packed for any input size and stride.
 PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_group, int64_t o,
                          int64_t groups);

@@ -5,6 +5,7 @@
 
 #include "core/threads.h"
 #include "cpu/conv2d.h"
+#include "kernels/table.h"
 
 namespace cnnfast {
 namespace {
@@ -45,8 +46,8 @@ int64_t fill_phase(const void* context, int64_t first, int64_t count, const floa
     const int64_t index = first + done, line = index / r.columns, a = index % r.columns;
     const int64_t run = std::min(count - done, r.columns - a);
     const int64_t image = line / r.rows, p = r.first_p + line % r.rows * s.sh, q = r.first_q + a * s.sw;
-    float* to = r.y + ((image * s.p + p) * s.q + q) * s.o;
-    for (int64_t k = 0; k < run; ++k) out[done + k] = to + k * s.sw * s.o;
+    float* to = r.y + ((image * s.p + p) * s.q + q) * s.ldy;
+    for (int64_t k = 0; k < run; ++k) out[done + k] = to + k * s.sw * s.ldy;
     const float** row = rows + done;
     for (int64_t i : *r.ty) {
       // Exact: the taps of this phase make the difference a multiple of the stride.
@@ -54,9 +55,9 @@ int64_t fill_phase(const void* context, int64_t first, int64_t count, const floa
       for (int64_t j : *r.tx) {
         const int64_t ix = (q + s.pl - j * s.dw) / s.sw;
         const bool inside = iy >= 0 && iy < s.h;
-        const float* base = r.x + ((image * s.h + (inside ? iy : 0)) * s.w) * s.c;
+        const float* base = r.x + ((image * s.h + (inside ? iy : 0)) * s.w) * s.ldx;
         for (int64_t k = 0; k < run; ++k)
-          row[k] = inside && ix + k >= 0 && ix + k < s.w ? base + (ix + k) * s.c : r.zero;
+          row[k] = inside && ix + k >= 0 && ix + k < s.w ? base + (ix + k) * s.ldx : r.zero;
         row += count;
       }
     }
@@ -66,28 +67,32 @@ int64_t fill_phase(const void* context, int64_t first, int64_t count, const floa
   return 1;
 }
 
-void fill_with_bias(const ConvTransposeSpec& s, const float* bias, float* y, int threads) {
-  const int64_t lines = s.n * s.p;
-  parallel_for(lines, threads, [&](int64_t line) {
-    float* to = y + line * s.q * s.o;
-    for (int64_t q = 0; q < s.q; ++q, to += s.o) {
-      if (bias)
-        std::copy_n(bias, s.o, to);
-      else
-        std::fill_n(to, s.o, 0.0f);
-    }
+void activate_pixel(const ConvTransposeSpec& s, const Epilogue& epilogue, float* y) {
+  if (epilogue.activation) kernels().pointwise.activate(epilogue.activation, epilogue.slope, y, y, s.o);
+}
+
+void fill_with_bias(const ConvTransposeSpec& s, const Epilogue& epilogue, float* y, int threads) {
+  Buffer pixel(static_cast<size_t>(s.o) * sizeof(float));
+  if (epilogue.bias)
+    std::copy_n(epilogue.bias, s.o, pixel.floats());
+  else
+    std::fill_n(pixel.floats(), s.o, 0.0f);
+  activate_pixel(s, epilogue, pixel.floats());
+  parallel_for(s.n * s.p, threads, [&](int64_t line) {
+    float* to = y + line * s.q * s.ldy;
+    for (int64_t q = 0; q < s.q; ++q, to += s.ldy) std::copy_n(pixel.floats(), s.o, to);
   });
 }
 
 // From the definition, for weights that are not finite: 0 * inf is NaN, so the zeros that stand in for
 // pixels outside of x must not be multiplied.
-void by_definition(const ConvTransposeSpec& s, const float* x, const float* w, const float* bias, float* y,
-                   int threads) {
+void by_definition(const ConvTransposeSpec& s, const float* x, const float* w, const Epilogue& epilogue,
+                   float* y, int threads) {
   const int64_t cg = s.c / s.groups, og = s.o / s.groups;
   parallel_for(s.n * s.p, threads, [&](int64_t line) {
     const int64_t image = line / s.p, p = line % s.p;
     for (int64_t q = 0; q < s.q; ++q) {
-      float* to = y + (line * s.q + q) * s.o;
+      float* to = y + (line * s.q + q) * s.ldy;
       std::fill_n(to, s.o, 0.0f);
       for (int64_t i = 0; i < s.kh; ++i)
         for (int64_t j = 0; j < s.kw; ++j) {
@@ -95,14 +100,15 @@ void by_definition(const ConvTransposeSpec& s, const float* x, const float* w, c
           if (row < 0 || row % s.sh || row / s.sh >= s.h || column < 0 || column % s.sw ||
               column / s.sw >= s.w)
             continue;
-          const float* from = x + ((image * s.h + row / s.sh) * s.w + column / s.sw) * s.c;
+          const float* from = x + ((image * s.h + row / s.sh) * s.w + column / s.sw) * s.ldx;
           for (int64_t o = 0; o < s.o; ++o) {
             const float *a = from + o / og * cg, *b = w + ((i * s.kw + j) * og + o % og) * s.c + o / og * cg;
             for (int64_t c = 0; c < cg; ++c) to[o] += a[c] * b[c];
           }
         }
-      if (bias)
-        for (int64_t o = 0; o < s.o; ++o) to[o] += bias[o];
+      if (epilogue.bias)
+        for (int64_t o = 0; o < s.o; ++o) to[o] += epilogue.bias[o];
+      activate_pixel(s, epilogue, to);
     }
   });
 }
@@ -128,7 +134,7 @@ void conv2d_transpose(const ConvTransposeSpec& s, const float* x, const float* p
   const double flops = 2.0 * static_cast<double>(s.n * s.h * s.w) * static_cast<double>(s.kh * s.kw) *
                        static_cast<double>(s.c) * static_cast<double>(s.o / s.groups);
   const int threads = threads_for(gemm_nanoseconds(flops));
-  if (!w.finite()) return by_definition(s, x, plain, epilogue.bias, y, threads);
+  if (!w.finite()) return by_definition(s, x, plain, epilogue, y, threads);
   const float* zero = zeros(static_cast<size_t>(s.c));
   const std::vector<AxisPhase> ys = axis_phases(s.kh, s.sh, s.dh), xs = axis_phases(s.kw, s.sw, s.dw);
   std::vector<PhaseRows> rows;
@@ -148,7 +154,7 @@ void conv2d_transpose(const ConvTransposeSpec& s, const float* x, const float* p
     }
   // Pixels without a tap hold the bias alone.
   if (static_cast<int64_t>(ys.size()) < s.sh || static_cast<int64_t>(xs.size()) < s.sw)
-    fill_with_bias(s, epilogue.bias, y, threads);
+    fill_with_bias(s, epilogue, y, threads);
   if (!gemms.empty()) run_gemms(gemms.data(), static_cast<int64_t>(gemms.size()), threads);
 }
 

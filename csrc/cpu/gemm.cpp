@@ -204,7 +204,7 @@ void run_line(const LineGemm& gemm, const float* const* taps, float* out) {
   block.segments = 1;
   block.row_stride = 1;
   block.row_step = gemm.row_step;
-  block.out_step = gemm.b.columns;
+  block.out_step = gemm.out_step;
   block.m = gemm.m;
   block.out = &out;
   block.len = gemm.len;
@@ -225,8 +225,8 @@ namespace {
 // Fewer columns than this leave most lanes of a tile idle.
 constexpr int64_t kThinColumns = 4;
 
-void thin_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue& e, float* out,
-               int threads) {
+void thin_gemm(const float* a, int64_t lda, int64_t rows, const MatrixView& b, const Epilogue& e, float* out,
+               int64_t ldc, int threads) {
   const KernelTable& k = kernels();
   // Column by column: packed columns lie a panel apart.
   const int64_t step = b.row_stride ? b.row_stride : k.vl;
@@ -237,22 +237,28 @@ void thin_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue
   const int64_t block = std::max<int64_t>(16, 4096 / b.depth / 16 * 16);
   parallel_for(ceil_div(rows, block), threads, [&](int64_t task) {
     const int64_t first = task * block, count = std::min(block, rows - first);
-    float* y = out + first * b.columns;
+    float* y = out + first * ldc;
     for (int64_t j = 0; j < b.columns; ++j)
-      k.gemm.dots(a + first * b.depth, b.depth, count, columns.floats() + j * b.depth, b.depth,
-                  e.bias ? e.bias[j] : 0.0f, y + j, b.columns);
-    for (int64_t i = 0; i < count * b.columns && e.residual; ++i) y[i] += e.residual[first * b.columns + i];
-    if (e.activation) k.pointwise.activate(e.activation, e.slope, y, y, count * b.columns);
+      k.gemm.dots(a + first * lda, lda, count, columns.floats() + j * b.depth, b.depth,
+                  e.bias ? e.bias[j] : 0.0f, y + j, ldc);
+    // Rows in one piece where nothing lies between them.
+    const bool dense = ldc == b.columns;
+    const int64_t pieces = dense ? 1 : count, length = dense ? count * b.columns : b.columns;
+    for (int64_t piece = 0; piece < pieces; ++piece, y += ldc) {
+      const int64_t at = (first + piece) * ldc;
+      for (int64_t i = 0; i < length && e.residual; ++i) y[i] += e.residual[at + i];
+      if (e.activation) k.pointwise.activate(e.activation, e.slope, y, y, length);
+    }
   });
 }
 
 }  // namespace
 
-void dense_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue& epilogue, float* out,
-                int threads) {
+void dense_gemm(const float* a, int64_t lda, int64_t rows, const MatrixView& b, const Epilogue& epilogue,
+                float* out, int64_t ldc, int threads) {
   if (b.groups == 1 && b.columns < kThinColumns && b.depth >= 2 * kernels().vl)
-    return thin_gemm(a, rows, b, epilogue, out, threads);
-  PlainRows plain{a, b.groups * b.depth, out, b.groups * b.columns};
+    return thin_gemm(a, lda, rows, b, epilogue, out, ldc, threads);
+  PlainRows plain{a, lda, out, ldc};
   const IndirectGemm gemm{fill_plain, &plain, nullptr, rows, 1, b.depth, b, out, epilogue};
   run_gemms(&gemm, 1, threads);
 }

@@ -68,10 +68,10 @@ struct IndirectGemm {
 void run_gemms(const IndirectGemm* gemms, int64_t count, int threads);
 
 // The same for one line of `m` output rows whose rows of A lie `row_step` values apart: tap t of row i is at
-// taps[t] + i * row_step, its result at out + i * columns. `len` is at most kLineLength; one group.
+// taps[t] + i * row_step, its result at out + i * out_step. `len` is at most kLineLength; one group.
 constexpr int64_t kLineLength = 512;
 struct LineGemm {
-  int64_t m, row_step, taps, len;
+  int64_t m, row_step, out_step, taps, len;
   MatrixView b;
   const float* out_base;
   int64_t rows;  // of all lines
@@ -79,9 +79,10 @@ struct LineGemm {
 };
 void run_line(const LineGemm& gemm, const float* const* taps, float* out);
 
-// Plain rows: A is rows x (groups * depth), C is rows x (groups * columns), both contiguous.
-void dense_gemm(const float* a, int64_t rows, const MatrixView& b, const Epilogue& epilogue, float* out,
-                int threads);
+// Plain rows: A is rows x (groups * depth), C is rows x (groups * columns); lda and ldc floats from row to
+// row. A residual lies as C does.
+void dense_gemm(const float* a, int64_t lda, int64_t rows, const MatrixView& b, const Epilogue& epilogue,
+                float* out, int64_t ldc, int threads);
 
 // Nanoseconds one thread needs for `flops`, roughly; decides how many threads are woken.
 inline double gemm_nanoseconds(double flops) { return flops / 60; }

@@ -19,7 +19,7 @@ void linear(int64_t rows, int64_t in, int64_t out, const float* x, const float* 
   std::optional<CallWeights> own;
   if (!packed) own.emplace(w, rows, 1, in, out, threads);
   const MatrixView b = packed ? packed->view() : own->view();
-  dense_gemm(x, rows, b, epilogue, y, threads);
+  dense_gemm(x, in, rows, b, epilogue, y, out, threads);
 }
 
 void gram_matrix(int64_t n, int64_t rows, int64_t c, const float* x, float* y) {

@@ -16,7 +16,7 @@ enum class Kind { kMax, kAverage, kPositions };
 // Windows that the row kernels take straight from the picture; others have their rows merged first.
 bool takes_rows_directly(const PoolSpec& s) {
   return s.c >= kernels().vl &&
-         (s.kh == 1 || (s.dw == 1 && s.kh <= 3 && (s.kw == 2 || s.kw == 3) && s.sw <= 2));
+         (s.kh == 1 || s.ldx != s.c || (s.dw == 1 && s.kh <= 3 && (s.kw == 2 || s.kw == 3) && s.sw <= 2));
 }
 
 // Length of the part of a window that counts for the average.
@@ -58,14 +58,15 @@ void pool_rows(Kind kind, const PoolSpec& s, const float* x, float* y, int64_t* 
     if (!direct)
       merged = static_cast<float*>(
           thread_scratch(Slot::kTile, static_cast<size_t>(s.w * s.c + kernels().vl) * sizeof(float)));
-    PoolRow row{rows,    0,        nullptr, s.w, s.c, s.q, s.kw, s.sw, s.dw, s.pl, 1.0, divisors.as<double>(),
+    PoolRow row{rows,    0,        nullptr, s.w,  s.c,  s.q, s.ldx,
+                s.ldy,   s.kw,     s.sw,    s.dw, s.pl, 1.0, divisors.as<double>(),
                 nullptr, row_start};
     for (int64_t line = task * band; line < std::min(lines, (task + 1) * band); ++line) {
       const int64_t image = line / s.p, p = line % s.p, y0 = p * s.sh - s.pt;
       const int64_t first = y0 < 0 ? (-y0 + s.dh - 1) / s.dh : 0;
       row.rows = 0;
       for (int64_t i = first; i < s.kh && y0 + i * s.dh < s.h; ++i) {
-        rows[row.rows] = x + (image * s.h + y0 + i * s.dh) * s.w * s.c;
+        rows[row.rows] = x + (image * s.h + y0 + i * s.dh) * s.w * s.ldx;
         row_start[row.rows++] = (y0 + i * s.dh) * s.w;
       }
       if (!direct) {
@@ -73,7 +74,7 @@ void pool_rows(Kind kind, const PoolSpec& s, const float* x, float* y, int64_t* 
         rows[0] = merged;
         row.rows = 1;
       }
-      row.y = y + line * s.q * s.c;
+      row.y = y + line * s.q * s.ldy;
       switch (kind) {
         case Kind::kMax:
           k.max_row(&row);
@@ -91,7 +92,8 @@ void pool_rows(Kind kind, const PoolSpec& s, const float* x, float* y, int64_t* 
 }
 
 // y[image][channel] = max or sum. Partial results of the chunks are joined in double, in order.
-void reduce_pictures(int64_t n, int64_t pixels, int64_t c, const float* x, float* y, bool average) {
+void reduce_pictures(int64_t n, int64_t pixels, int64_t c, int64_t ldx, const float* x, float* y,
+                     bool average) {
   if (n * c == 0) return;
   constexpr int64_t kChunk = 1024;  // pixels
   const int64_t chunks = (pixels + kChunk - 1) / kChunk;
@@ -108,8 +110,8 @@ void reduce_pictures(int64_t n, int64_t pixels, int64_t c, const float* x, float
     const int64_t begin = task % blocks * block, chunk = task / blocks % chunks,
                   image = task / blocks / chunks;
     const int64_t first = chunk * kChunk, count = std::min(kChunk, pixels - first);
-    reduce(partial.floats() + (image * chunks + chunk) * c + begin, x + (image * pixels + first) * c + begin,
-           c, std::min(block, c - begin), count);
+    reduce(partial.floats() + (image * chunks + chunk) * c + begin,
+           x + (image * pixels + first) * ldx + begin, ldx, std::min(block, c - begin), count);
   });
   for (int64_t image = 0; image < n; ++image) {
     const float* from = partial.floats() + image * chunks * c;
@@ -135,12 +137,12 @@ void max_pool2d(const PoolSpec& s, const float* x, float* y, int64_t* positions)
 
 void avg_pool2d(const PoolSpec& s, const float* x, float* y) { pool_rows(Kind::kAverage, s, x, y, nullptr); }
 
-void global_max_pool(int64_t n, int64_t pixels, int64_t c, const float* x, float* y) {
-  reduce_pictures(n, pixels, c, x, y, false);
+void global_max_pool(int64_t n, int64_t pixels, int64_t c, int64_t ldx, const float* x, float* y) {
+  reduce_pictures(n, pixels, c, ldx, x, y, false);
 }
 
-void global_avg_pool(int64_t n, int64_t pixels, int64_t c, const float* x, float* y) {
-  reduce_pictures(n, pixels, c, x, y, true);
+void global_avg_pool(int64_t n, int64_t pixels, int64_t c, int64_t ldx, const float* x, float* y) {
+  reduce_pictures(n, pixels, c, ldx, x, y, true);
 }
 
 }  // namespace cnnfast

@@ -14,13 +14,15 @@ struct PoolSpec {
   int64_t window_h, window_w;
   int64_t top, bottom, left, right;
   bool count_padding;
+  int64_t ldx, ldy;  // floats from pixel to pixel: c, more where x or y is part of wider pixels
 };
 
 // positions: index h * W + w of each maximum in its plane, or null.
 void max_pool2d(const PoolSpec& s, const float* x, float* y, int64_t* positions);
 void avg_pool2d(const PoolSpec& s, const float* x, float* y);
 // Over `pixels` pixels of each picture.
-void global_max_pool(int64_t n, int64_t pixels, int64_t c, const float* x, float* y);
-void global_avg_pool(int64_t n, int64_t pixels, int64_t c, const float* x, float* y);
+// x has ldx floats from pixel to pixel.
+void global_max_pool(int64_t n, int64_t pixels, int64_t c, int64_t ldx, const float* x, float* y);
+void global_avg_pool(int64_t n, int64_t pixels, int64_t c, int64_t ldx, const float* x, float* y);
 
 }  // namespace cnnfast

@@ -133,7 +133,7 @@ class Run {
   WinogradTiles tiles(int64_t first, int64_t count) const { return {w_.tile, th_, tw_, first, count}; }
 
   void input(int64_t first, int64_t count, int64_t c_first, int64_t c_last, float* v, int64_t v_plane) const {
-    const int64_t pixel = s_.c, row = s_.w * pixel;
+    const int64_t pixel = s_.ldx, row = s_.w * pixel;
     const WinogradInput g{tiles(first, count),
                           x_,
                           s_.h,
@@ -170,7 +170,7 @@ class Run {
                                     m_plane,
                                     u_bytes_ > kFarBytes};
     kernels().winograd.products(&products);
-    const int64_t pixel = s_.o, row = s_.q * pixel, column = v0 * vl;
+    const int64_t pixel = s_.ldy, row = s_.q * pixel, column = v0 * vl;
     const WinogradOutput out{tiles(first, count),
                              m,
                              m_row_,

@@ -11,6 +11,7 @@ struct PoolRow {
   int64_t rows;
   float* y;  // q pixels of c channels
   int64_t w, c, q;
+  int64_t ldx, ldy;  // floats from pixel to pixel, at least c
   int64_t kw, sw, dw, pl;
   // Averages: y = sum / (divisor * divisors[q]).
   double divisor;

@@ -83,7 +83,7 @@ CNNFAST_INLINE vf pool_window(const cnnfast::PoolRow* r, TapRange taps, int64_t 
   // A column is merged before its neighbour, as in the tiles: the same sum wherever it is computed.
   vf total = {};
   for (int64_t j = taps.j0; j < taps.j1; ++j) {
-    const int64_t at = (taps.x0 + j * r->dw) * r->c + c;
+    const int64_t at = (taps.x0 + j * r->dw) * r->ldx + c;
     vf column = load(r->x[0] + at);
     for (int64_t i = 1; i < r->rows; ++i) column = P::exact(column, load(r->x[i] + at));
     total = j == taps.j0 ? column : P::exact(total, column);
@@ -94,7 +94,7 @@ CNNFAST_INLINE vf pool_window(const cnnfast::PoolRow* r, TapRange taps, int64_t 
 template <class P>
 static void pool_pixel(const cnnfast::PoolRow* r, int64_t q) {
   const TapRange taps = taps_of(r, q);
-  float* y = r->y + q * r->c;
+  float* y = r->y + q * r->ldy;
   for (int64_t i = 0; i < r->c; i += VL) {
     const int64_t c = min_int(i, r->c - VL);
     store(y + c, P::finish(r, q, pool_window<P>(r, taps, c)));
@@ -107,8 +107,8 @@ template <class P>
 static void pool_narrow(const cnnfast::PoolRow* r) {
   for (int64_t q = 0; q < r->q; ++q) {
     const vf v = P::finish(r, q, pool_window<P>(r, taps_of(r, q), 0));
-    float* y = r->y + q * r->c;
-    if ((r->q - q) * r->c >= VL)
+    float* y = r->y + q * r->ldy;
+    if (r->ldy == r->c && (r->q - q) * r->c >= VL)
       store(y, v);
     else
       store_n(y, v, static_cast<int>(r->c));
@@ -118,7 +118,7 @@ static void pool_narrow(const cnnfast::PoolRow* r) {
 template <class P, int KW, int S, int T>
 CNNFAST_INLINE bool pool_tile(const cnnfast::PoolRow* r, int64_t q, int64_t c) {
   constexpr int N = (T - 1) * S + KW;
-  const int64_t step = r->c, at = (q * S - r->pl) * step + c;
+  const int64_t step = r->ldx, at = (q * S - r->pl) * step + c;
   NanWatch watch;
   vf column[N + 1];
   const float* x = r->x[0] + at;
@@ -145,7 +145,7 @@ CNNFAST_INLINE bool pool_tile(const cnnfast::PoolRow* r, int64_t q, int64_t c) {
     vf v = column[t * S];
     CNNFAST_UNROLL
     for (int j = 1; j < KW; ++j) v = P::quick(v, column[t * S + j]);
-    store(r->y + (q + t) * step + c, P::finish(r, q + t, v));
+    store(r->y + (q + t) * r->ldy + c, P::finish(r, q + t, v));
   }
   return true;
 }
@@ -184,18 +184,18 @@ static void pool_row(const cnnfast::PoolRow* r) {
 static void position_wide(const cnnfast::PoolRow* r, int64_t q, TapRange taps) {
   for (int64_t c = 0; c < r->c; c += VL) {
     const int lanes = static_cast<int>(min_int(VL, r->c - c));
-    const int64_t first = (taps.x0 + taps.j0 * r->dw) * r->c + c;
+    const int64_t first = (taps.x0 + taps.j0 * r->dw) * r->ldx + c;
     vf best = load_n(r->x[0] + first, lanes);
     vi where = splat_int(static_cast<int32_t>(r->row_start[0] + taps.x0 + taps.j0 * r->dw));
     for (int64_t i = 0; i < r->rows; ++i)
       for (int64_t j = taps.j0; j < taps.j1; ++j) {
         const int64_t column = taps.x0 + j * r->dw;
-        const vf x = load_n(r->x[i] + column * r->c + c, lanes);
+        const vf x = load_n(r->x[i] + column * r->ldx + c, lanes);
         const vi replace = ~(x <= best) & (best == best);
         best = replace ? x : best;
         where = replace ? splat_int(static_cast<int32_t>(r->row_start[i] + column)) : where;
       }
-    store_n(r->y + q * r->c + c, best, lanes);
+    store_n(r->y + q * r->ldy + c, best, lanes);
     int64_t* to = r->positions + q * r->c + c;
     int32_t lane[VL];
     *reinterpret_cast<vi_unaligned*>(lane) = where;
@@ -214,10 +214,10 @@ static void position_scalar(const cnnfast::PoolRow* r, int64_t q, TapRange taps)
     for (int64_t i = 0; i < r->rows; ++i)
       for (int64_t j = taps.j0; j < taps.j1; ++j) {
         const int64_t column = taps.x0 + j * r->dw;
-        const float x = r->x[i][column * r->c + c];
+        const float x = r->x[i][column * r->ldx + c];
         if (where < 0 || (!(x <= best) && best == best)) best = x, where = r->row_start[i] + column;
       }
-    r->y[q * r->c + c] = best;
+    r->y[q * r->ldy + c] = best;
     r->positions[q * r->c + c] = where;
   }
 }

@@ -11,14 +11,17 @@ from .config import get_num_threads, set_num_threads, show_config, use_backend
 
 if TYPE_CHECKING:
     from . import data, graph, models, nn, onnx
+    from .engine import Engine, compile
     from .graph.summary import summary
     from .models.convolutional import fully_convolutional
     from .tensor import Tensor
     from .weights import load_weights, save_weights
 
 __all__ = [
+    "Engine",
     "Tensor",
     "__version__",
+    "compile",
     "data",
     "errors",
     "filters",
@@ -41,6 +44,7 @@ __all__ = [
 _LATER = {
     "weights": ("load_weights", "save_weights"),
     "tensor": ("Tensor",),
+    "engine": ("Engine", "compile"),
     "graph.summary": ("summary",),
     "models.convolutional": ("fully_convolutional",),
 }

@@ -111,6 +111,8 @@ void run(const KernelTable& table, const Pool& p, PoolKind kind, Guard guard, co
                          p.w,
                          p.c,
                          columns,
+                         p.c,
+                         p.c,
                          p.kw,
                          p.sw,
                          p.dw,

@@ -2,7 +2,14 @@
 
 from .interpret import interpret
 from .ir import Graph, Node, Value
-from .passes import drop_dead_code, fold_batch_norm, fold_constants, fuse_epilogues, optimize
+from .passes import (
+    drop_dead_code,
+    fold_batch_norm,
+    fold_constants,
+    fuse_epilogues,
+    fuse_padding,
+    optimize,
+)
 from .trace import trace
 
 __all__ = [
@@ -13,6 +20,7 @@ __all__ = [
     "fold_batch_norm",
     "fold_constants",
     "fuse_epilogues",
+    "fuse_padding",
     "interpret",
     "optimize",
     "trace",

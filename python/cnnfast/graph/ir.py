@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,27 @@ from ..tensor import Tensor
 
 Array = np.ndarray
 
-__all__ = ["Graph", "Node", "Value"]
+__all__ = ["Derived", "Graph", "Node", "Value"]
+
+
+class Derived:
+    """Data of a parameter that a pass works out of others, when it is first looked at.
+
+    ``key`` says how it is worked out of what; ``sources`` are what the numbers in it stand for.
+    """
+
+    __slots__ = ("_data", "_make", "key", "sources")
+
+    def __init__(self, make: Callable[[], Array], key: tuple[Any, ...], sources: tuple[Any, ...]) -> None:
+        self._make = make
+        self._data: Array | None = None
+        self.key, self.sources = key, sources
+
+    @property
+    def data(self) -> Array:
+        if self._data is None:
+            self._data = self._make()
+        return self._data
 
 
 class Value:
@@ -39,14 +59,28 @@ class Value:
         dtype: np.dtype,
         kind: str = "temp",
         name: str = "",
-        data: Array | Tensor | None = None,
+        data: Array | Tensor | Derived | None = None,
     ) -> None:
         self.shape, self.dtype, self.kind, self.name = shape, dtype, kind, name
         self._data = data
 
     @property
     def data(self) -> Array | None:
-        return self._data.data if isinstance(self._data, Tensor) else self._data
+        return self._data.data if isinstance(self._data, (Tensor, Derived)) else self._data
+
+    @property
+    def known(self) -> bool:
+        """Whether there is data; does not work it out."""
+        return self._data is not None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The same for parameters of the same data, also in other graphs, as long as ``sources`` live."""
+        return self._data.key if isinstance(self._data, Derived) else (id(self._data),)
+
+    @property
+    def sources(self) -> tuple[Any, ...]:
+        return self._data.sources if isinstance(self._data, Derived) else (self._data,)
 
     def __repr__(self) -> str:
         return f"Value({self.kind} {self.name or hex(id(self))}, {self.shape}, {self.dtype})"

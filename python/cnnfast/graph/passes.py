@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ..ops.activations import ACTIVATIONS, ActivationSpec
 from ..ops.arithmetic import BinarySpec
 from ..ops.norm import BatchNormSpec
+from ..ops.pad import Pad2dSpec
 from ..ops.registry import OPERATORS
-from .ir import Array, Graph, Node, Value
+from .ir import Array, Derived, Graph, Node, Value
 
-__all__ = ["drop_dead_code", "fold_batch_norm", "fold_constants", "fuse_epilogues", "optimize"]
+__all__ = [
+    "drop_dead_code",
+    "fold_batch_norm",
+    "fold_constants",
+    "fuse_epilogues",
+    "fuse_padding",
+    "optimize",
+]
 
 
 def _renamed(graph: Graph, nodes: list[Node], names: dict[Value, Value]) -> Graph:
@@ -66,13 +76,9 @@ def fold_constants(graph: Graph) -> Graph:
     return _renamed(graph, nodes, names)
 
 
-def _affine(node: Node) -> tuple[Array, Array] | None:
+def _affine(node: Node) -> tuple[Array, Array]:
     """Factor and shift per channel, in double precision, of a normalisation by known statistics."""
-    if not isinstance(node.spec, BatchNormSpec):
-        return None
     arrays = [None if v is None else v.data for v in node.inputs[1:]]
-    if any(v is not None and v.data is None for v in node.inputs[1:]):
-        return None
     mean, var, scale, shift = [None if a is None else a.astype(np.float64) for a in arrays]
     assert mean is not None
     assert var is not None
@@ -80,21 +86,56 @@ def _affine(node: Node) -> tuple[Array, Array] | None:
     return factor, (0.0 if shift is None else shift) - mean * factor
 
 
+def _derived(
+    what: str, make: Callable[[], Array], numbers: tuple[Any, ...], *values: Value | None
+) -> Derived:
+    """Data that is made of these numbers and values."""
+    known = [v for v in values if v is not None]
+    key = (what, *numbers, *[None if v is None else v.key for v in values])
+    return Derived(make, key, tuple([source for v in known for source in v.sources]))
+
+
+def _scaled(host: Node, norm: Node, weight: Value, bias: Value | None) -> tuple[Value, Value]:
+    """Weight and bias of a layer that does the normalisation after it too."""
+    epilogue, kind = host.op.epilogue, weight.dtype
+    assert epilogue is not None
+    scale = epilogue.scale
+    assert scale is not None
+    statistics = norm.inputs[1:]
+
+    def new_weight() -> Array:
+        assert weight.data is not None
+        return scale(host.spec, weight.data.astype(np.float64), _affine(norm)[0]).astype(kind)
+
+    def new_bias() -> Array:
+        factor, shift = _affine(norm)
+        return (shift if bias is None else bias.data * factor + shift).astype(kind)
+
+    numbers = host.op.name, host.spec.groups if hasattr(host.spec, "groups") else 1, norm.spec.eps
+    channels = norm.spec.out[-1]
+    return (
+        Value(weight.shape, kind, "param", weight.name,
+              _derived("weight", new_weight, numbers, weight, *statistics)),
+        Value((channels,), kind, "param", f"{norm.scope}.folded_bias",
+              _derived("bias", new_bias, numbers, bias, *statistics)),
+    )  # fmt: skip
+
+
 def fold_batch_norm(graph: Graph) -> Graph:
     """Normalisations into the weights and the bias of the convolution or dense layer before them.
 
-    The sums are worked out in float64 and rounded once.
+    The sums are worked out in float64 and rounded once, when the new weights are first looked at.
     """
     producers, users = graph.producers(), graph.users()
     names: dict[Value, Value] = {}
     new: dict[Node, Node] = {}
     dropped: set[Node] = set()
     for node in graph.nodes:
-        affine = _affine(node)
-        source = node.inputs[0] if affine is not None else None
+        known = isinstance(node.spec, BatchNormSpec) and all(v is None or v.known for v in node.inputs[1:])
+        source = node.inputs[0] if known else None
         # After a normalisation that was folded, the layer before that one.
         origin = None if source is None else producers.get(names.get(source, source))
-        if affine is None or source is None or origin is None or source in graph.outputs:
+        if source is None or origin is None or source in graph.outputs:
             continue
         before = new.get(origin, origin)
         epilogue = before.op.epilogue
@@ -104,17 +145,13 @@ def fold_batch_norm(graph: Graph) -> Graph:
         residual = epilogue.residual is not None and len(inputs) > epilogue.residual
         weight, bias = inputs[1], inputs[epilogue.bias]
         busy = residual and epilogue.residual is not None and inputs[epilogue.residual] is not None
-        if weight is None or weight.data is None or getattr(before.spec, "activation", None) or busy:
+        if weight is None or not weight.known or getattr(before.spec, "activation", None) or busy:
             continue
-        if bias is not None and bias.data is None:
+        if bias is not None and not bias.known:
             continue
-        factor, shift = affine
-        w = epilogue.scale(before.spec, weight.data.astype(np.float64), factor)
-        b = shift if bias is None or bias.data is None else bias.data * factor + shift
-        kind = weight.data.dtype
-        inputs[1] = Value(weight.shape, kind, "param", weight.name, w.astype(kind))
-        inputs[epilogue.bias] = Value((len(b),), kind, "param", f"{node.scope}.folded_bias", b.astype(kind))
-        spec = epilogue.respec(before.spec, (len(b),), None, None)
+        inputs[1], shift = _scaled(before, node, weight, bias)
+        inputs[epilogue.bias] = shift
+        spec = epilogue.respec(before.spec, shift.shape, None, None, 0.01)
         new[origin] = replace(before, spec=spec, inputs=tuple(inputs))
         names[node.output] = origin.output
         dropped.add(node)
@@ -148,15 +185,13 @@ def fuse_epilogues(graph: Graph) -> Graph:
     for i, node in enumerate(graph.nodes):
         spec = node.spec
         if isinstance(spec, ActivationSpec) and spec.name in ACTIVATIONS:
-            if spec.name == "leaky_relu" and spec.slope != 0.01:
-                continue  # the fused form has the usual slope
             at = sole(node.inputs[0], i)
             host = None if at is None else nodes[at]
             if at is None or host is None or host.op.epilogue is None or not host.op.epilogue.activations:
                 continue
             if getattr(host.spec, "activation", None) is not None:
                 continue
-            _apply(nodes, at, activation=spec.name)
+            _apply(nodes, at, activation=spec)
         elif node.op is OPERATORS["add"] and isinstance(spec, BinarySpec) and spec.activation is None:
             if None in node.inputs or spec.a != spec.b:
                 continue
@@ -187,7 +222,9 @@ def fuse_epilogues(graph: Graph) -> Graph:
     return _renamed(graph, kept, names)
 
 
-def _apply(nodes: list[Node], at: int, activation: str | None = None, residual: Value | None = None) -> None:
+def _apply(
+    nodes: list[Node], at: int, activation: ActivationSpec | None = None, residual: Value | None = None
+) -> None:
     """Give a node an activation or a residual."""
     host = nodes[at]
     epilogue = host.op.epilogue
@@ -201,14 +238,34 @@ def _apply(nodes: list[Node], at: int, activation: str | None = None, residual: 
         value = inputs[position] if position is not None and position < len(inputs) else None
         return None if value is None else value.shape
 
-    activation = activation or getattr(host.spec, "activation", None)
-    spec = epilogue.respec(host.spec, shape(epilogue.bias), shape(epilogue.residual), activation)
+    name = activation.name if activation is not None else getattr(host.spec, "activation", None)
+    slope = activation.slope if activation is not None else host.spec.slope
+    spec = epilogue.respec(host.spec, shape(epilogue.bias), shape(epilogue.residual), name, slope)
     nodes[at] = replace(host, spec=spec, inputs=tuple(inputs))
+
+
+def fuse_padding(graph: Graph) -> Graph:
+    """Rows and columns of zeros before a convolution into its own padding."""
+    producers = graph.producers()
+    nodes = []
+    for node in graph.nodes:
+        x = node.inputs[0] if node.inputs else None
+        pad = None if x is None else producers.get(x)
+        while pad is not None and isinstance(pad.spec, Pad2dSpec) and node.op.pads is not None:
+            spec = node.op.pads(node.spec, pad.spec)
+            if spec is None:
+                break
+            node = replace(node, spec=spec, inputs=(pad.inputs[0], *node.inputs[1:]))
+            before = pad.inputs[0]
+            pad = None if before is None else producers.get(before)
+        nodes.append(node)
+    return drop_dead_code(replace(graph, nodes=nodes))
 
 
 def optimize(graph: Graph) -> Graph:
     """All passes in their order."""
     graph = fold_constants(drop_dead_code(graph))
+    graph = fuse_padding(graph)
     graph = fuse_epilogues(fold_batch_norm(graph))
     graph = drop_dead_code(graph)
     graph.check()

@@ -74,7 +74,7 @@ def _conv(w: Writer, node: Node) -> None:
                pads=(top, left, bottom, right))  # fmt: skip
     if residual is not None:
         y = w.emit("Add", [y, w.get(residual, NCHW)])
-    w.put(node.output, _activate(w, s.activation, y, x.dtype), NCHW)
+    w.put(node.output, _activate(w, s.activation, y, x.dtype, s.slope), NCHW)
 
 
 @writes("conv2d_transpose")
@@ -89,7 +89,7 @@ def _conv_transpose(w: Writer, node: Node) -> None:
     (top, bottom), (left, right) = s.pads
     y = w.emit("ConvTranspose", inputs, kernel_shape=s.w[:2], strides=s.stride, dilations=s.dilation,
                group=s.groups, pads=(top, left, bottom, right), output_padding=extra)  # fmt: skip
-    w.put(node.output, y, NCHW)
+    w.put(node.output, _activate(w, s.activation, y, x.dtype, s.slope), NCHW)
 
 
 @writes("linear")
@@ -101,7 +101,7 @@ def _linear(w: Writer, node: Node) -> None:
     else:
         y = w.emit("MatMul", [w.get(x), w.get(weight)])
         y = y if bias is None else w.emit("Add", [y, w.get(bias)])
-    w.put(node.output, _activate(w, s.activation, y, x.dtype))
+    w.put(node.output, _activate(w, s.activation, y, x.dtype, s.slope))
 
 
 @writes("matmul")
@@ -280,7 +280,8 @@ def _pairs(w: Writer, node: Node) -> None:
     order = _common(w, values, len(node.spec.out))
     name = w.emit(_PAIRS[node.op.name], [w.broadcast(v, order) for v in values])
     activation = getattr(node.spec, "activation", None)
-    w.put(node.output, _activate(w, activation, name, values[0].dtype), order)
+    slope = getattr(node.spec, "slope", 0.01)
+    w.put(node.output, _activate(w, activation, name, values[0].dtype, slope), order)
 
 
 def _common(w: Writer, values: list[Value], rank: int) -> Order:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .registry import Array, Cost, Op, array, cached, elements, fail, native, number
+from .registry import Array, Cost, Lower, Op, array, cached, elements, fail, native, number
 
 # Codes shared with csrc/core/epilogue.h.
 ACTIVATION_CODES: dict[str | None, int] = {
@@ -84,6 +85,13 @@ def _native_activation(s: ActivationSpec, x: Array) -> Array:
     return native().activate(x, ACTIVATION_CODES[s.name], s.slope)
 
 
+def _lower_activation(steps: Any, s: ActivationSpec, inputs: Any, outputs: Any) -> None:
+    count = math.prod(s.out)
+    steps.plan.activation(count, ACTIVATION_CODES[s.name], s.slope, inputs[0].place, outputs[0].place)
+
+
+_LOWER = Lower(_lower_activation, in_place=(0,))
+
 # Operations per element, an exponential or a division counted as one.
 _FLOPS = {"relu": 1, "relu6": 2, "leaky_relu": 2, "sigmoid": 4, "tanh": 5, "silu": 5, "hard_swish": 5}
 
@@ -97,7 +105,7 @@ def _make(name: str) -> Op:
     def infer(x: tuple[int, ...], slope: Any = 0.01) -> ActivationSpec:
         return infer_activation(x, name, slope)
 
-    return Op(name, infer, reference_activation, _native_activation, _cost_activation)
+    return Op(name, infer, reference_activation, _native_activation, _cost_activation, lower=_LOWER)
 
 
 _OPS = {name: _make(name) for name in ACTIVATION_CODES if name is not None}

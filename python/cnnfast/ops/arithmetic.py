@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,21 @@ import numpy as np
 
 from ..config import _State
 from .activations import ACTIVATION_CODES, apply_activation
-from .registry import F32, F64, Array, Cost, Epilogue, Op, array, cached, choice, elements, fail, native
+from .registry import (
+    F32,
+    F64,
+    Array,
+    Cost,
+    Epilogue,
+    Lower,
+    Op,
+    array,
+    cached,
+    choice,
+    elements,
+    fail,
+    native,
+)
 
 _INFINITE = 2.0**128 - 2.0**103  # from here on float64 rounds to infinity in float32
 
@@ -24,6 +39,7 @@ class BinarySpec:
     out: tuple[int, ...]
     activation: str | None
     native: Any
+    slope: float = 0.01  # of leaky ReLU
 
 
 def broadcast_shape(op: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
@@ -38,7 +54,9 @@ def broadcast_shape(op: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[in
     return tuple(reversed(out))
 
 
-def _infer(op: str, a: tuple[int, ...], b: tuple[int, ...], activation: str | None = None) -> BinarySpec:
+def _infer(
+    op: str, a: tuple[int, ...], b: tuple[int, ...], activation: str | None = None, slope: float = 0.01
+) -> BinarySpec:
     if activation is not None:
         choice(op, "activation", activation, tuple(name for name in ACTIVATION_CODES if name))
     out = broadcast_shape(op, a, b)
@@ -46,13 +64,15 @@ def _infer(op: str, a: tuple[int, ...], b: tuple[int, ...], activation: str | No
     for shape in (a, b):
         elements(op, *shape)
     module = native()
-    return BinarySpec(a, b, out, activation, None if module is None else module.Broadcast(a, b))
+    return BinarySpec(a, b, out, activation, None if module is None else module.Broadcast(a, b), slope)
 
 
 @cached
-def infer_add(a: tuple[int, ...], b: tuple[int, ...], activation: str | None = None) -> BinarySpec:
+def infer_add(
+    a: tuple[int, ...], b: tuple[int, ...], activation: str | None = None, slope: float = 0.01
+) -> BinarySpec:
     """Validate an addition; see :func:`add`."""
-    return _infer("add", a, b, activation)
+    return _infer("add", a, b, activation, slope)
 
 
 @cached
@@ -65,7 +85,7 @@ def reference_add(s: BinarySpec, a: Array, b: Array) -> Array:
     """act(a + b)."""
     with np.errstate(over="ignore", invalid="ignore"):
         y = np.asarray(a + b)
-    return y if s.activation is None else np.asarray(apply_activation(s.activation, y))
+    return y if s.activation is None else np.asarray(apply_activation(s.activation, y, s.slope))
 
 
 def reference_mul(s: BinarySpec, a: Array, b: Array) -> Array:
@@ -75,7 +95,7 @@ def reference_mul(s: BinarySpec, a: Array, b: Array) -> Array:
 
 
 def _native_add(s: BinarySpec, a: Array, b: Array) -> Array:
-    return native().add(s.native, a, b, ACTIVATION_CODES[s.activation], 0.01)
+    return native().add(s.native, a, b, ACTIVATION_CODES[s.activation], s.slope)
 
 
 def _native_mul(s: BinarySpec, a: Array, b: Array) -> Array:
@@ -87,15 +107,29 @@ def _cost(s: BinarySpec) -> Cost:
     return Cost(out * (1 if s.activation is None else 2), 4 * (out + a + b))
 
 
+def _lower(steps: Any, s: BinarySpec, inputs: Any, outputs: Any, is_add: bool) -> None:
+    a, b, y = inputs[0].place, inputs[1].place, outputs[0].place
+    code = ACTIVATION_CODES[s.activation]
+    steps.plan.binary(is_add, s.native, s.a == s.b, a, b, code, s.slope, y)
+
+
 ADD = Op(
     "add",
     infer_add,
     reference_add,
     _native_add,
     _cost,
-    epilogue=Epilogue(lambda s, b, residual, activation: infer_add(s.a, s.b, activation)),
+    epilogue=Epilogue(lambda s, b, residual, activation, slope: infer_add(s.a, s.b, activation, slope)),
+    lower=Lower(functools.partial(_lower, is_add=True), in_place=(0, 1)),
 )
-MUL = Op("mul", infer_mul, reference_mul, _native_mul, _cost)
+MUL = Op(
+    "mul",
+    infer_mul,
+    reference_mul,
+    _native_mul,
+    _cost,
+    lower=Lower(functools.partial(_lower, is_add=False), in_place=(0, 1)),
+)
 
 
 def _operands(op: str, x: Any, y: Any) -> tuple[Array, Array]:

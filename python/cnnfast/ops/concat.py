@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .registry import Array, Cost, Op, array, cached, elements, fail, integer, is_plain, native
+from .registry import Array, Cost, Lower, Op, array, cached, elements, fail, integer, is_plain, native
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,39 @@ def _cost_concat(s: ConcatSpec) -> Cost:
     return Cost(0.0, 8 * float(np.prod(s.out, dtype=float)))
 
 
-CONCAT = Op("concat", infer_concat, reference_concat, _native_concat, _cost_concat)
+def joins_channels(s: ConcatSpec) -> bool:
+    """Whether the arrays of a join are parts of every pixel of its result."""
+    return s.axis == len(s.out) - 1
+
+
+def _lower_concat(steps: Any, s: ConcatSpec, inputs: Any, outputs: Any) -> None:
+    """What does not lie in its part of the result already is copied there."""
+    y = outputs[0]
+    inner = math.prod(s.out[s.axis + 1 :])
+    sizes = [x.shape[s.axis] * inner for x in inputs]
+    if all(x.dense and not steps.within(x, y) for x in inputs) and y.dense:
+        steps.plan.concat(math.prod(s.out[: s.axis]), [x.place for x in inputs], sizes, y.place)
+        return
+    # Only joins of channels have parts in place, or results that are themselves parts.
+    rows, at = math.prod(s.out[: s.axis]), 0
+    for x, size in zip(inputs, sizes, strict=True):
+        if not steps.within(x, y):
+            steps.plan.copy([rows, size], [x.ld, 1], [y.ld, 1], x.place, steps.shifted(y, at))
+        at += size
+
+
+CONCAT = Op(
+    "concat",
+    infer_concat,
+    reference_concat,
+    _native_concat,
+    _cost_concat,
+    lower=Lower(
+        _lower_concat,
+        slice_in=lambda node, position: joins_channels(node.spec),
+        slice_out=lambda node: joins_channels(node.spec),
+    ),
+)
 
 
 def concat(arrays: Sequence[Any], axis: int = -1) -> Array:

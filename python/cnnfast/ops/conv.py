@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 from .. import config
 from .activations import ACTIVATION_CODES, ACTIVATIONS, apply_activation
 from .packed import PackedWeights, own_weight, unpack
-from .pad import pad2d
+from .pad import Pad2dSpec, pad2d
 from .registry import (
     Array,
     Cost,
     Epilogue,
+    Lower,
     Op,
     array,
     cached,
@@ -46,8 +48,10 @@ class Conv2dSpec:
     dilation: tuple[int, int]
     groups: int
     activation: str | None
-    extra: int  # arrays besides x and w: bias and residual values read
+    bias: bool
+    residual: bool
     native: Any
+    slope: float = 0.01  # of leaky ReLU
 
 
 # --- shape rules -----------------------------------------------------------------------------------
@@ -93,12 +97,11 @@ def window_count(
 
 def _check_vectors(
     op: str, o: int, out: tuple[int, ...], b: tuple[int, ...] | None, residual: tuple[int, ...] | None
-) -> int:
+) -> None:
     if b is not None and b != (o,):
         fail(op, f"bias must have shape ({o},)", bias=b)
     if residual is not None and residual != out:
         fail(op, "residual must have the shape of the output", residual=residual, output=out)
-    return (o if b else 0) + (elements(op, *out) if residual else 0)
 
 
 def _spec_numbers(
@@ -126,6 +129,7 @@ def infer_conv2d(
     groups: Any = 1,
     activation: str | None = None,
     op: str = "conv2d",
+    slope: float = 0.01,
 ) -> Conv2dSpec:
     """Validate a convolution and give its output shape; see :func:`conv2d`."""
     rank(op, "x", x, "N,H,W,C")
@@ -150,12 +154,13 @@ def infer_conv2d(
     elements(op, n, h + sum(pads[0]), width + sum(pads[1]), c)
     elements(op, *out)
     s, d = _bounded(s, (h, width), pads), _bounded(d, (h, width), pads)
-    extra = _check_vectors(op, o, out, b, residual)
+    _check_vectors(op, o, out, b, residual)
     module = native()
     numbers = _spec_numbers(x, (kh, kw), o, groups, s, d, pads, out)
     # The native description counts in int64; what does not fit could not be run anyway.
     described = module.Conv2dSpec(numbers) if module is not None else None
-    return Conv2dSpec(x, w, out, s, pads, d, groups, activation, extra, described)  # type: ignore[arg-type]
+    given = b is not None, residual is not None
+    return Conv2dSpec(x, w, out, s, pads, d, groups, activation, *given, described, slope)  # type: ignore[arg-type]
 
 
 @cached
@@ -221,11 +226,12 @@ def infer_conv2d_transpose(
         uncut.append(full)
     out = (n, size[0], size[1], og * groups)
     elements(op, n, *uncut, og * groups)
-    extra = _check_vectors(op, out[3], out, b, None)
+    _check_vectors(op, out[3], out, b, None)
     module = native()
     numbers = _spec_numbers(x, (kh, kw), out[3], groups, s, d, pads, out)
     described = module.ConvTransposeSpec(numbers) if module is not None else None
-    return Conv2dSpec(x, w, out, s, pads, d, groups, None, extra, described)  # type: ignore[arg-type]
+    given = b is not None, False
+    return Conv2dSpec(x, w, out, s, pads, d, groups, None, *given, described)  # type: ignore[arg-type]
 
 
 # --- packed weights --------------------------------------------------------------------------------
@@ -284,12 +290,12 @@ def _windows(x: Array, kernel: tuple[int, int], stride: Any, dilation: Any, out:
     )
 
 
-def _finish(y: Array, b: Array | None, residual: Array | None, activation: str | None) -> Array:
+def _finish(y: Array, b: Array | None, residual: Array | None, s: Conv2dSpec) -> Array:
     if b is not None:
         y += b
     if residual is not None:
         y += residual
-    return y if activation is None else apply_activation(activation, y)
+    return y if s.activation is None else apply_activation(s.activation, y, s.slope)
 
 
 def reference_conv2d(
@@ -312,12 +318,12 @@ def reference_conv2d(
         for i in range(kh):
             for j in range(kw):
                 y += windows[:, :, :, i, j, :, None] * w[i, j, 0].reshape(s.groups, og)
-        return _finish(y.reshape(s.out), b, residual, s.activation)
+        return _finish(y.reshape(s.out), b, residual, s)
     for g in range(s.groups):
         part = windows[..., g * cg : (g + 1) * cg].reshape(-1, kh * kw * cg)
         matrix = w[..., g * og : (g + 1) * og].reshape(-1, og)
         y[..., g * og : (g + 1) * og] = (part @ matrix).reshape(*s.out[:3], og)
-    return _finish(y, b, residual, s.activation)
+    return _finish(y, b, residual, s)
 
 
 def reference_conv2d_transpose(
@@ -345,7 +351,7 @@ def reference_conv2d_transpose(
                     g * og : (g + 1) * og,
                 ] += part @ w[i, j, :, g * cg : (g + 1) * cg].T
     y = np.ascontiguousarray(full[:, top : top + p, left : left + q])
-    return _finish(y, b, None, None)
+    return _finish(y, b, None, s)
 
 
 # --- native ----------------------------------------------------------------------------------------
@@ -359,45 +365,101 @@ def _native_conv2d(
     b: Array | None = None,
     residual: Array | None = None,
 ) -> Array:
-    return config._cpu.conv2d(s.native, x, w, packed, b, residual, ACTIVATION_CODES[s.activation], 0.01)
+    return config._cpu.conv2d(s.native, x, w, packed, b, residual, ACTIVATION_CODES[s.activation], s.slope)
 
 
 def _native_conv2d_transpose(
     s: Conv2dSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None
 ) -> Array:
-    return native().conv2d_transpose(s.native, x, w, packed, b)
+    return native().conv2d_transpose(s.native, x, w, packed, b, ACTIVATION_CODES[s.activation], s.slope)
+
+
+# --- in compiled plans -----------------------------------------------------------------------------
+
+
+def _is_depthwise(s: Conv2dSpec) -> bool:
+    return s.groups == s.x[3] and s.groups > 1
+
+
+def _finishing(steps: Any, s: Conv2dSpec, inputs: Any) -> tuple[Any, Any, int, float]:
+    """Bias and residual, activation and slope."""
+    b, residual = [inputs[i] if i < len(inputs) else None for i in (3, 4)]
+    return steps.place(b), steps.place(residual), ACTIVATION_CODES[s.activation], s.slope
+
+
+def _lower_conv2d(steps: Any, s: Conv2dSpec, inputs: Any, outputs: Any) -> None:
+    x, w, y = inputs[0], inputs[1], outputs[0]
+    b, residual, code, slope = _finishing(steps, s, inputs)
+    ends = (x.place, b, residual, y.place, code, slope)
+    if not w.value.known:
+        steps.plan.conv2d_plain(s.native, x.ld, y.ld, w.place, *ends)
+        return
+    kind = steps.native.choose_conv(s.native, steps.winograd)
+    make = functools.partial(steps.native.ConvWeights, kind, s.native)
+    weights = steps.shared(w.value, ("conv2d", str(kind), s.groups), make)
+    steps.plan.conv2d(s.native, x.ld, y.ld, weights, *ends)
+
+
+def _lower_conv2d_transpose(steps: Any, s: Conv2dSpec, inputs: Any, outputs: Any) -> None:
+    x, w, y = inputs[0], inputs[1], outputs[0]
+    b, _, code, slope = _finishing(steps, s, inputs)
+    key = "conv2d_transpose", s.stride, s.dilation, s.groups
+    weights = steps.shared(w.value, key, functools.partial(steps.native.pack_conv2d_transpose, s.native))
+    # Weights that are not finite are read as they are.
+    plain = steps.none if weights.finite else steps.place(w)
+    steps.plan.conv2d_transpose(s.native, x.ld, y.ld, plain, weights, x.place, b, y.place, code, slope)
 
 
 def _cost_conv2d(s: Conv2dSpec) -> Cost:
     n, p, q, o = s.out
     kh, kw, cg, _ = s.w
+    extra = s.bias * o + s.residual * n * p * q * o
     flops = 2.0 * n * p * q * o * kh * kw * cg
     values = float(np.prod(s.x, dtype=float) + np.prod(s.w, dtype=float) + np.prod(s.out, dtype=float))
-    return Cost(flops, 4 * (values + s.extra))
+    return Cost(flops, 4 * (values + extra))
 
 
 def _cost_conv2d_transpose(s: Conv2dSpec) -> Cost:
     kh, kw, og, _ = s.w
     values = float(np.prod(s.x, dtype=float) + np.prod(s.w, dtype=float) + np.prod(s.out, dtype=float))
-    return Cost(2.0 * float(np.prod(s.x, dtype=float)) * kh * kw * og, 4 * (values + s.extra))
+    return Cost(2.0 * float(np.prod(s.x, dtype=float)) * kh * kw * og, 4 * (values + s.bias * s.out[3]))
 
 
-def _respec(s: Conv2dSpec, b: Any, residual: Any, activation: str | None, op: str = "conv2d") -> Conv2dSpec:
-    return infer_conv2d(s.x, s.w, b, residual, s.stride, s.pads, s.dilation, s.groups, activation, op)
+def _respec(
+    s: Conv2dSpec, b: Any, residual: Any, activation: str | None, slope: float, op: str = "conv2d"
+) -> Conv2dSpec:
+    return infer_conv2d(s.x, s.w, b, residual, s.stride, s.pads, s.dilation, s.groups, activation, op, slope)
 
 
-def _respec_depthwise(s: Conv2dSpec, b: Any, residual: Any, activation: str | None) -> Conv2dSpec:
-    return _respec(s, b, residual, activation, "depthwise_conv2d")
+def _respec_depthwise(
+    s: Conv2dSpec, b: Any, residual: Any, activation: str | None, slope: float
+) -> Conv2dSpec:
+    return _respec(s, b, residual, activation, slope, "depthwise_conv2d")
 
 
-def _respec_transpose(s: Conv2dSpec, b: Any, residual: Any, activation: str | None) -> Conv2dSpec:
-    return replace(s, extra=_check_vectors("conv2d_transpose", s.out[3], s.out, b, residual))
+def _respec_transpose(
+    s: Conv2dSpec, b: Any, residual: Any, activation: str | None, slope: float
+) -> Conv2dSpec:
+    _check_vectors("conv2d_transpose", s.out[3], s.out, b, residual)
+    return replace(s, bias=b is not None, activation=activation, slope=slope)
 
 
 def _scale_transpose(s: Conv2dSpec, w: Array, factor: Array) -> Array:
     kh, kw, og, c = w.shape
     by_group = w.reshape(kh, kw, og, s.groups, c // s.groups)
     return np.asarray(by_group * factor.reshape(s.groups, og).T[:, :, None]).reshape(w.shape)
+
+
+def _padded(s: Conv2dSpec, pad: Pad2dSpec, op: str = "conv2d") -> Conv2dSpec | None:
+    """The convolution of what is padded with zeros, on the picture without them."""
+    if pad.mode != "zeros" or pad.value != 0:
+        return None
+    rows, columns = [(a + c, b + d) for (a, b), (c, d) in zip(s.pads, pad.pads, strict=True)]
+    b = (s.w[3],) if s.bias else None
+    residual = s.out if s.residual else None
+    return infer_conv2d(
+        pad.x, s.w, b, residual, s.stride, (rows, columns), s.dilation, s.groups, s.activation, op, s.slope
+    )
 
 
 CONV2D = Op(
@@ -407,6 +469,12 @@ CONV2D = Op(
     _native_conv2d,
     _cost_conv2d,
     epilogue=Epilogue(_respec, bias=3, residual=4, scale=lambda s, w, factor: w * factor),
+    lower=Lower(
+        _lower_conv2d,
+        slice_in=lambda node, position: position == 0 and not _is_depthwise(node.spec),
+        slice_out=lambda node: not _is_depthwise(node.spec) and not node.spec.residual,
+    ),
+    pads=_padded,
 )
 DEPTHWISE_CONV2D = Op(
     "depthwise_conv2d",
@@ -420,6 +488,8 @@ DEPTHWISE_CONV2D = Op(
         residual=4,
         scale=lambda s, w, factor: w * factor.reshape(w.shape[2:]),
     ),
+    lower=Lower(_lower_conv2d),
+    pads=lambda s, pad: _padded(s, pad, "depthwise_conv2d"),
 )
 CONV2D_TRANSPOSE = Op(
     "conv2d_transpose",
@@ -427,7 +497,13 @@ CONV2D_TRANSPOSE = Op(
     reference_conv2d_transpose,
     _native_conv2d_transpose,
     _cost_conv2d_transpose,
-    epilogue=Epilogue(_respec_transpose, bias=3, scale=_scale_transpose, activations=False),
+    epilogue=Epilogue(_respec_transpose, bias=3, scale=_scale_transpose),
+    lower=Lower(
+        _lower_conv2d_transpose,
+        accepts=lambda node: node.inputs[1].known,
+        slice_in=lambda node, position: position == 0,
+        slice_out=lambda node: True,
+    ),
 )
 
 

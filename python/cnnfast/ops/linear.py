@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from .registry import (
     Array,
     Cost,
     Epilogue,
+    Lower,
     Op,
     array,
     cached,
@@ -35,6 +37,7 @@ class LinearSpec:
     out: tuple[int, ...]
     activation: str | None
     bias: bool
+    slope: float = 0.01  # of leaky ReLU
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,11 @@ class MatmulSpec:
 
 @cached
 def infer_linear(
-    x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None = None, activation: str | None = None
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    b: tuple[int, ...] | None = None,
+    activation: str | None = None,
+    slope: float = 0.01,
 ) -> LinearSpec:
     """Validate a dense layer; see :func:`linear`."""
     op = "linear"
@@ -68,7 +75,7 @@ def infer_linear(
         choice(op, "activation", activation, ACTIVATIONS)
     out = (*x[:-1], w[1])
     elements(op, *out)
-    return LinearSpec(x, (w[0], w[1]), out, activation, b is not None)
+    return LinearSpec(x, (w[0], w[1]), out, activation, b is not None, slope)
 
 
 @cached
@@ -107,11 +114,11 @@ def reference_linear(s: LinearSpec, x: Array, w: Array, packed: Any = None, b: A
     y = (x.reshape(-1, s.w[0]) @ w).reshape(s.out)
     if b is not None:
         y += b
-    return y if s.activation is None else apply_activation(s.activation, y)
+    return y if s.activation is None else apply_activation(s.activation, y, s.slope)
 
 
 def _native_linear(s: LinearSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None) -> Array:
-    return config._cpu.linear(x, s.w[1], w, packed, b, ACTIVATION_CODES[s.activation], 0.01)
+    return config._cpu.linear(x, s.w[1], w, packed, b, ACTIVATION_CODES[s.activation], s.slope)
 
 
 def reference_gram_matrix(s: GramSpec, x: Array) -> Array:
@@ -136,6 +143,20 @@ def _cost_gram_matrix(s: GramSpec) -> Cost:
     return Cost(flops, 4 * float(np.prod(s.x, dtype=float) + np.prod(s.out, dtype=float)))
 
 
+def _lower_linear(steps: Any, s: LinearSpec, inputs: Any, outputs: Any) -> None:
+    x, w, y = inputs[0], inputs[1], outputs[0]
+    b = inputs[3] if len(inputs) > 3 else None
+    weights = steps.shared(w.value, ("linear",), steps.native.pack_linear) if w.value.known else None
+    plain = steps.none if weights is not None else w.place
+    rows = math.prod(s.out[:-1])
+    ends = (x.place, steps.place(b), y.place, ACTIVATION_CODES[s.activation], s.slope)
+    steps.plan.linear(rows, *s.w, plain, weights, *ends)
+
+
+def _lower_gram_matrix(steps: Any, s: GramSpec, inputs: Any, outputs: Any) -> None:
+    steps.plan.gram_matrix(s.x[0], s.rows, s.x[-1], inputs[0].place, outputs[0].place)
+
+
 LINEAR = Op(
     "linear",
     infer_linear,
@@ -143,10 +164,11 @@ LINEAR = Op(
     _native_linear,
     _cost_linear,
     epilogue=Epilogue(
-        lambda s, b, residual, activation: infer_linear(s.x, s.w, b, activation),
+        lambda s, b, residual, activation, slope: infer_linear(s.x, s.w, b, activation, slope),
         bias=3,
         scale=lambda s, w, factor: w * factor,
     ),
+    lower=Lower(_lower_linear),
 )
 # Between activations alone, which convolutional networks rarely do: NumPy's BLAS is good enough.
 MATMUL = Op(
@@ -160,7 +182,12 @@ MATMUL = Op(
     ),
 )
 GRAM_MATRIX = Op(
-    "gram_matrix", infer_gram_matrix, reference_gram_matrix, _native_gram_matrix, _cost_gram_matrix
+    "gram_matrix",
+    infer_gram_matrix,
+    reference_gram_matrix,
+    _native_gram_matrix,
+    _cost_gram_matrix,
+    lower=Lower(_lower_gram_matrix),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from .registry import (
     Array,
     Cost,
+    Lower,
     Op,
     array,
     cached,
@@ -206,7 +208,29 @@ def _cost_local_response_norm(s: LocalResponseSpec) -> Cost:
     return Cost((s.before + s.after + 6) * n, 8 * n)
 
 
-BATCH_NORM = Op("batch_norm", infer_batch_norm, reference_batch_norm, _native_batch_norm, _cost_batch_norm)
+def _rows(s: Any) -> int:
+    return math.prod(s.out[:-1])
+
+
+def _lower_batch_norm(steps: Any, s: BatchNormSpec, inputs: Any, outputs: Any) -> None:
+    x, *vectors = [steps.place(v) for v in inputs]
+    vectors += [steps.none] * (4 - len(vectors))
+    steps.plan.batch_norm(_rows(s), s.out[-1], s.eps, x, *vectors, outputs[0].place)
+
+
+def _lower_local_response_norm(steps: Any, s: LocalResponseSpec, inputs: Any, outputs: Any) -> None:
+    numbers = s.before, s.after, s.k, s.alpha, s.beta
+    steps.plan.local_response_norm(_rows(s), s.out[-1], *numbers, inputs[0].place, outputs[0].place)
+
+
+BATCH_NORM = Op(
+    "batch_norm",
+    infer_batch_norm,
+    reference_batch_norm,
+    _native_batch_norm,
+    _cost_batch_norm,
+    lower=Lower(_lower_batch_norm, in_place=(0,)),
+)
 # NumPy is the native form too: few networks use it, and it is bound by memory.
 INSTANCE_NORM = Op(
     "instance_norm",
@@ -221,6 +245,7 @@ LOCAL_RESPONSE_NORM = Op(
     reference_local_response_norm,
     _native_local_response_norm,
     _cost_local_response_norm,
+    lower=Lower(_lower_local_response_norm),
 )
 
 

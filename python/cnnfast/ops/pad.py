@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .registry import Array, Cost, Op, array, cached, choice, elements, fail, native, pair, rank
+from .registry import Array, Cost, Lower, Op, array, cached, choice, elements, fail, native, pair, rank
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 # Codes shared with csrc/cpu/resample.h.
@@ -90,7 +90,12 @@ def _cost_pad2d(s: Pad2dSpec) -> Cost:
     return Cost(0.0, 4 * float(np.prod(s.x, dtype=float) + np.prod(s.out, dtype=float)))
 
 
-PAD2D = Op("pad2d", infer_pad2d, reference_pad2d, _native_pad2d, _cost_pad2d)
+def _lower_pad2d(steps: Any, s: Pad2dSpec, inputs: Any, outputs: Any) -> None:
+    numbers = [*s.x, *s.pads[0], *s.pads[1]]
+    steps.plan.pad2d(numbers, PAD_MODES[s.mode], s.value, inputs[0].place, outputs[0].place)
+
+
+PAD2D = Op("pad2d", infer_pad2d, reference_pad2d, _native_pad2d, _cost_pad2d, lower=Lower(_lower_pad2d))
 
 
 def pad2d(x: Any, padding: Any, *, mode: str = "zeros", value: float = 0.0) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .pad import Pads, sides
-from .registry import Array, Cost, Op, array, cached, elements, fail, native, pair, rank
+from .registry import Array, Cost, Lower, Op, array, cached, elements, fail, native, pair, rank
 
 # Positions at the edge that are looked at one by one; more than any sensible padding has.
 _MOST_EDGE_WINDOWS = 1 << 16
@@ -238,7 +239,43 @@ def _global_results(shape: tuple[int, ...], dtype: Any) -> Any:
     return (((shape[0], 1, 1, shape[3]), dtype),)
 
 
-MAX_POOL2D = Op("max_pool2d", infer_max_pool2d, reference_max_pool2d, _native_max_pool2d, _cost_pool2d)
+# Fewer channels than the widest vector are pooled by way of merged rows, which must lie close.
+_LEAST_CHANNELS = 16
+
+
+def _lower_pool2d(steps: Any, s: PoolSpec, inputs: Any, outputs: Any, average: bool) -> None:
+    x, y = inputs[0], outputs[0]
+    steps.plan.pool2d(s.native, x.ld, y.ld, average, x.place, y.place)
+
+
+def _lower_global(
+    steps: Any, shape: tuple[int, ...], inputs: Any, outputs: Any, average: bool = True
+) -> None:
+    x, y = inputs[0], outputs[0]
+    n, h, w, c = shape
+    steps.plan.global_pool2d(n, h * w, c, x.ld, average, x.place, y.place)
+
+
+def _lower_by_windows(average: bool) -> Lower:
+    return Lower(
+        functools.partial(_lower_pool2d, average=average),
+        slice_in=lambda node, position: node.spec.x[3] >= _LEAST_CHANNELS,
+        slice_out=lambda node: True,
+    )
+
+
+def _lower_whole(average: bool) -> Lower:
+    return Lower(functools.partial(_lower_global, average=average), slice_in=lambda node, position: True)
+
+
+MAX_POOL2D = Op(
+    "max_pool2d",
+    infer_max_pool2d,
+    reference_max_pool2d,
+    _native_max_pool2d,
+    _cost_pool2d,
+    lower=_lower_by_windows(average=False),
+)
 MAX_POOL2D_INDICES = Op(
     "max_pool2d_indices",
     infer_max_pool2d,
@@ -247,7 +284,14 @@ MAX_POOL2D_INDICES = Op(
     _cost_pool2d,
     results=lambda s, dtype: ((s.out, dtype), (s.out, np.dtype(np.int64))),
 )
-AVG_POOL2D = Op("avg_pool2d", infer_avg_pool2d, reference_avg_pool2d, _native_avg_pool2d, _cost_pool2d)
+AVG_POOL2D = Op(
+    "avg_pool2d",
+    infer_avg_pool2d,
+    reference_avg_pool2d,
+    _native_avg_pool2d,
+    _cost_pool2d,
+    lower=_lower_by_windows(average=True),
+)
 GLOBAL_AVG_POOL2D = Op(
     "global_avg_pool2d",
     infer_global_pool2d,
@@ -255,6 +299,7 @@ GLOBAL_AVG_POOL2D = Op(
     _native_global_avg_pool2d,
     _cost_global,
     results=_global_results,
+    lower=_lower_whole(average=True),
 )
 GLOBAL_MAX_POOL2D = Op(
     "global_max_pool2d",
@@ -263,6 +308,7 @@ GLOBAL_MAX_POOL2D = Op(
     _native_global_max_pool2d,
     _cost_global,
     results=_global_results,
+    lower=_lower_whole(average=False),
 )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import DTypeError
 from ..tensor import Tensor
 from .arithmetic import broadcast_shape
-from .registry import Array, Cost, Op, cached, choice, elements, fail, hashable, integer, rank
+from .registry import Array, Cost, Lower, Op, cached, choice, elements, fail, hashable, integer, rank
 from .views import any_array, reshape, transpose
 
 
@@ -66,8 +66,27 @@ def reference_tile(s: RepeatSpec, x: Array) -> Array:
     return np.tile(x, [m // n if n else 1 for n, m in zip(s.x, s.out, strict=True)]).reshape(s.out)
 
 
-EXPAND = Op("expand", infer_expand, reference_expand, reference_expand, _cost)
-TILE = Op("tile", infer_tile, reference_tile, reference_tile, _cost)
+def _lower_expand(steps: Any, s: RepeatSpec, inputs: Any, outputs: Any) -> None:
+    x, y = inputs[0], outputs[0]
+    missing = len(s.out) - len(s.x)
+    x_steps = [0] * missing + [
+        0 if n != m else step for n, m, step in zip(s.x, s.out[missing:], x.steps, strict=True)
+    ]
+    steps.plan.copy(s.out, x_steps, y.steps, x.place, y.place)
+
+
+def _lower_tile(steps: Any, s: RepeatSpec, inputs: Any, outputs: Any) -> None:
+    x, y = inputs[0], outputs[0]
+    sizes, x_steps, y_steps = [], [], []
+    for n, m, from_x, to_y in zip(s.x, s.out, x.steps, y.steps, strict=True):
+        sizes += [m // n if n else 1, n]
+        x_steps += [0, from_x]
+        y_steps += [n * to_y, to_y]
+    steps.plan.copy(sizes, x_steps, y_steps, x.place, y.place)
+
+
+EXPAND = Op("expand", infer_expand, reference_expand, reference_expand, _cost, lower=Lower(_lower_expand))
+TILE = Op("tile", infer_tile, reference_tile, reference_tile, _cost, lower=Lower(_lower_tile))
 
 
 def expand(x: Any, shape: Any) -> Any:

@@ -44,7 +44,8 @@ class Epilogue:
     Attributes
     ----------
     respec : callable
-        (spec, shape of the bias or None, of the residual or None, activation or None) -> spec.
+        (spec, shape of the bias or None, of the residual or None, activation or None, slope of leaky
+        ReLU) -> spec.
     bias, residual : int or None
         Positions among the operator's arguments, counted from x.
     scale : callable or None
@@ -60,6 +61,33 @@ class Epilogue:
     activations: bool = True
 
 
+@dataclass(frozen=True)
+class Lower:
+    """How an operator becomes steps of a compiled plan (see :mod:`cnnfast.graph.lowering`).
+
+    Attributes
+    ----------
+    emit : callable
+        (steps, spec, operands of the inputs, operands of the results): adds native steps.
+    accepts : callable
+        Node -> whether there are native steps for this call; all its arrays are float32.
+    view : bool
+        The result is the first input under another shape.
+    in_place : tuple of int
+        Inputs, of the size of the result, that the result may overwrite.
+    slice_in, slice_out : callable
+        (Node, position of the input) -> and Node -> whether the step reads, or writes, arrays whose pixels
+        are parts of wider pixels (``Operand.ld``).
+    """
+
+    emit: Callable[..., None]
+    accepts: Callable[[Any], bool] = lambda node: True
+    view: bool = False
+    in_place: tuple[int, ...] = ()
+    slice_in: Callable[[Any, int], bool] = lambda node, position: False
+    slice_out: Callable[[Any], bool] = lambda node: False
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
     """One operator; see the module docstring."""
@@ -73,6 +101,9 @@ class Op:
     # (spec, type of x) -> shape and type of each result, where that is not one array of shape spec.out.
     results: Callable[..., tuple[tuple[tuple[int, ...], np.dtype], ...]] | None = None
     epilogue: Epilogue | None = None
+    lower: Lower | None = None
+    # (spec, specification of a padding before it) -> spec that pads by itself, or None if it cannot.
+    pads: Callable[[Any, Any], Any] | None = None
 
     def __post_init__(self) -> None:
         OPERATORS[self.name] = self

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .registry import Array, Cost, Op, array, cached, choice, elements, fail, native, pair, rank
+from .registry import Array, Cost, Lower, Op, array, cached, choice, elements, fail, native, pair, rank
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,17 @@ def _cost_resize(s: ResizeSpec) -> Cost:
     return Cost(flops, 4.0 * n * c * (h * w + p * q))
 
 
-RESIZE = Op("resize", infer_resize, reference_resize, _native_resize, _cost_resize)
+def _lower_resize(steps: Any, s: ResizeSpec, inputs: Any, outputs: Any) -> None:
+    if 0 in s.out:
+        return
+    vertical, horizontal = s.axes()
+    tables = vertical.native, horizontal.native, s.columns_first
+    steps.plan.resize(s.x[0], s.x[3], *tables, inputs[0].place, outputs[0].place)
+
+
+RESIZE = Op(
+    "resize", infer_resize, reference_resize, _native_resize, _cost_resize, lower=Lower(_lower_resize)
+)
 
 
 def resize(

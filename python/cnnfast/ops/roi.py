@@ -13,7 +13,21 @@ from typing import Any
 import numpy as np
 
 from ..tensor import Tensor
-from .registry import Array, Cost, Op, array, cached, elements, fail, integer, native, number, pair, rank
+from .registry import (
+    Array,
+    Cost,
+    Lower,
+    Op,
+    array,
+    cached,
+    elements,
+    fail,
+    integer,
+    native,
+    number,
+    pair,
+    rank,
+)
 
 # Samples along one side of a bin; a box that asks for more is a mistake.
 MAX_SAMPLES = 1 << 16
@@ -247,8 +261,42 @@ def _cost_roi_align(spec: RoiSpec) -> Cost:
     return Cost(8 * max(spec.sampling_ratio, 1) ** 2 * values, 4 * (values + math.prod(spec.x)))
 
 
-ROI_POOL = Op("roi_pool", infer_roi_pool, reference_roi_pool, _native_roi_pool, _cost_roi_pool)
-ROI_ALIGN = Op("roi_align", infer_roi, reference_roi_align, _native_roi_align, _cost_roi_align)
+def _numbers(spec: RoiSpec) -> list[int]:
+    """In the order of csrc/cpu/roi.h."""
+    return [*spec.x[1:], spec.out[0], *spec.out[1:3]]
+
+
+def _has_known_boxes(node: Any) -> bool:
+    """Boxes that come out of the network must be looked at before a kernel may follow them."""
+    return node.inputs[1] is not None and node.inputs[1].known
+
+
+def _lower_roi_pool(steps: Any, spec: RoiSpec, inputs: Any, outputs: Any) -> None:
+    places = inputs[0].place, inputs[1].place, outputs[0].place
+    steps.plan.roi_pool(_numbers(spec), spec.scale, *places)
+
+
+def _lower_roi_align(steps: Any, spec: RoiSpec, inputs: Any, outputs: Any) -> None:
+    places = inputs[0].place, inputs[1].place, outputs[0].place
+    steps.plan.roi_align(_numbers(spec), spec.scale, spec.sampling_ratio, spec.aligned, *places)
+
+
+ROI_POOL = Op(
+    "roi_pool",
+    infer_roi_pool,
+    reference_roi_pool,
+    _native_roi_pool,
+    _cost_roi_pool,
+    lower=Lower(_lower_roi_pool, accepts=_has_known_boxes),
+)
+ROI_ALIGN = Op(
+    "roi_align",
+    infer_roi,
+    reference_roi_align,
+    _native_roi_align,
+    _cost_roi_align,
+    lower=Lower(_lower_roi_align, accepts=_has_known_boxes),
+)
 
 
 # --- public ----------------------------------------------------------------------------------------

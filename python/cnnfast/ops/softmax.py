@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .registry import Array, Cost, Op, array, cached, elements, fail, integer, native
+from .registry import Array, Cost, Lower, Op, array, cached, elements, fail, integer, native
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,26 @@ def _cost(s: SoftmaxSpec) -> Cost:
     return Cost(5 * n, 8 * n)
 
 
-SOFTMAX = Op("softmax", infer_softmax, reference_softmax, _native_softmax, _cost)
-LOG_SOFTMAX = Op("log_softmax", infer_log_softmax, reference_log_softmax, _native_log_softmax, _cost)
+def _lower(steps: Any, s: SoftmaxSpec, inputs: Any, outputs: Any, log: bool) -> None:
+    steps.plan.softmax(s.outer, s.k, s.inner, log, inputs[0].place, outputs[0].place)
+
+
+SOFTMAX = Op(
+    "softmax",
+    infer_softmax,
+    reference_softmax,
+    _native_softmax,
+    _cost,
+    lower=Lower(functools.partial(_lower, log=False)),
+)
+LOG_SOFTMAX = Op(
+    "log_softmax",
+    infer_log_softmax,
+    reference_log_softmax,
+    _native_log_softmax,
+    _cost,
+    lower=Lower(functools.partial(_lower, log=True)),
+)
 
 
 def softmax(x: Any, axis: int = -1) -> Array:

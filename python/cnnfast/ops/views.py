@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..tensor import Tensor
-from .registry import Array, Cost, Op, cached, elements, fail, hashable, integer
+from .registry import Array, Cost, Lower, Op, cached, elements, fail, hashable, integer
 
 Index = tuple[tuple[int, int, int], ...]  # first, stop and step of every axis
 
@@ -133,10 +133,50 @@ def _cost(s: Any) -> Cost:
     return Cost(0.0, 8 * float(np.prod(s.out, dtype=float)))
 
 
+def channels_of(s: SliceSpec) -> int | None:
+    """The first channel of a slice that takes whole pixels but for their channels, in order."""
+    *pixels, (first, _, step) = s.index or ((0, 0, 0),)
+    whole = all(part == (0, n, 1) for part, n in zip(pixels, s.x[:-1], strict=True))
+    return first if s.index and whole and step == 1 and not s.dropped and 0 not in s.out else None
+
+
+def _lower_transpose(steps: Any, s: TransposeSpec, inputs: Any, outputs: Any) -> None:
+    x, y = inputs[0], outputs[0]
+    steps.plan.copy(s.out, [x.steps[a] for a in s.axes], y.steps, x.place, y.place)
+
+
+def _lower_slice(steps: Any, s: SliceSpec, inputs: Any, outputs: Any) -> None:
+    x, y = inputs[0], outputs[0]
+    if steps.within(y, x) or 0 in s.out:
+        return
+    kept = [i for i in range(len(s.x)) if i not in s.dropped]
+    x_steps = [x.steps[i] * s.index[i][2] for i in kept]
+    start = sum(first * n for (first, _, _), n in zip(s.index, x.steps, strict=True))
+    steps.plan.copy(s.out, x_steps, y.steps, steps.shifted(x, start), y.place)
+
+
+def _copies(emit: Any) -> Lower:
+    return Lower(emit, slice_in=lambda node, position: True, slice_out=lambda node: True)
+
+
 # NumPy moves memory as fast as we could: these have no kernels of their own.
-RESHAPE = Op("reshape", infer_reshape, reference_reshape, reference_reshape, lambda s: Cost(0.0, 0.0))
-TRANSPOSE = Op("transpose", infer_transpose, reference_transpose, reference_transpose, _cost)
-SLICE = Op("slice", infer_slice, reference_slice, reference_slice, _cost)
+RESHAPE = Op(
+    "reshape",
+    infer_reshape,
+    reference_reshape,
+    reference_reshape,
+    lambda s: Cost(0.0, 0.0),
+    lower=Lower(lambda steps, s, inputs, outputs: None, view=True),
+)
+TRANSPOSE = Op(
+    "transpose",
+    infer_transpose,
+    reference_transpose,
+    reference_transpose,
+    _cost,
+    lower=_copies(_lower_transpose),
+)
+SLICE = Op("slice", infer_slice, reference_slice, reference_slice, _cost, lower=_copies(_lower_slice))
 
 
 def reshape(x: Any, shape: Any) -> Any:

@@ -1,0 +1,78 @@
+// What a plan can be made of: one function per kind of step, each a call of csrc/cpu with everything but
+// the memory settled.
+#pragma once
+#include "cpu/conv2d.h"
+#include "cpu/norm.h"
+#include "cpu/pointwise.h"
+#include "cpu/pool.h"
+#include "cpu/resample.h"
+#include "cpu/roi.h"
+#include "plan/conv_weights.h"
+#include "plan/plan.h"
+
+namespace cnnfast {
+
+struct Finish {  // the epilogue of a step
+  Place bias, residual;
+  int activation;
+  float slope;
+};
+
+void add_conv2d(Plan& plan, const Conv2dSpec& spec, std::shared_ptr<const ConvWeights> weights,
+                const Place& x, const Finish& finish, const Place& y);
+// Weights that are known only in the run.
+void add_conv2d_plain(Plan& plan, const Conv2dSpec& spec, const Place& w, const Place& x,
+                      const Finish& finish, const Place& y);
+void add_conv2d_transpose(Plan& plan, const ConvTransposeSpec& spec, const Place& plain,
+                          std::shared_ptr<const PackedTranspose> weights, const Place& x,
+                          const Finish& finish, const Place& y);
+struct LinearSpec {
+  int64_t rows, in, out;
+};
+// `w` where nothing is packed.
+void add_linear(Plan& plan, const LinearSpec& spec, const Place& w,
+                std::shared_ptr<const PackedMatrix> weights, const Place& x, const Finish& finish,
+                const Place& y);
+void add_gram_matrix(Plan& plan, int64_t n, int64_t rows, int64_t c, const Place& x, const Place& y);
+
+void add_pool2d(Plan& plan, const PoolSpec& spec, bool average, const Place& x, const Place& y);
+struct GlobalPoolSpec {
+  int64_t n, pixels, c, ldx;
+};
+void add_global_pool2d(Plan& plan, const GlobalPoolSpec& spec, bool average, const Place& x, const Place& y);
+
+void add_activation(Plan& plan, int64_t count, int kind, float slope, const Place& x, const Place& y);
+void add_binary(Plan& plan, Binary op, const Broadcast& spec, bool alike, const Place& a, const Place& b,
+                int activation, float slope, const Place& y);
+
+struct BatchNormSpec {
+  int64_t rows, c;
+  double eps;
+};
+void add_batch_norm(Plan& plan, const BatchNormSpec& spec, const Place& x, const Place& mean,
+                    const Place& var, const Place& scale, const Place& shift, const Place& y);
+void add_local_response_norm(Plan& plan, const LocalResponse& spec, const Place& x, const Place& y);
+struct SoftmaxSpec {
+  int64_t outer, k, inner;
+  bool log;
+};
+void add_softmax(Plan& plan, const SoftmaxSpec& spec, const Place& x, const Place& y);
+
+void add_pad2d(Plan& plan, const Pad2dSpec& spec, const Place& x, const Place& y);
+struct ResizeSpec {
+  int64_t n, c;
+  ResizeAxis vertical, horizontal;
+  bool columns_first;
+};
+void add_resize(Plan& plan, ResizeSpec spec, const Place& x, const Place& y);
+// Parts as matrices of `rows` rows and that many columns, side by side.
+void add_concat(Plan& plan, int64_t rows, const std::vector<Place>& parts,
+                const std::vector<int64_t>& columns, const Place& y);
+void add_copy(Plan& plan, const std::vector<int64_t>& sizes, const std::vector<int64_t>& x_steps,
+              const std::vector<int64_t>& y_steps, const Place& x, const Place& y);
+
+void add_roi_pool(Plan& plan, const RoiSpec& spec, const Place& x, const Place& boxes, const Place& y);
+void add_roi_align(Plan& plan, const RoiSpec& spec, int64_t samples, bool aligned, const Place& x,
+                   const Place& boxes, const Place& y);
+
+}  // namespace cnnfast

@@ -1,0 +1,218 @@
+"""Compiled networks: traced, optimised, planned and packed once, then run by one native call."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import config
+from .errors import BackendError, DTypeError, ShapeError
+from .graph.interpret import interpret
+from .graph.ir import Graph
+from .graph.passes import optimize
+from .graph.trace import trace
+from .ops.registry import F32, is_plain
+from .tensor import Tensor
+
+if TYPE_CHECKING:
+    from .graph.lowering import Program
+    from .nn.module import Module
+
+Array = np.ndarray
+Shapes = tuple[tuple[int, ...], ...]
+
+__all__ = ["Engine", "compile"]
+
+DEVICES = ("cpu", "numpy", "cuda")
+# Plans for so many input shapes are kept; the one that was not used for longest goes first.
+MOST_PLANS = 8
+
+
+class Engine:
+    """A network made ready to run; made by :func:`compile`.
+
+    Calling it with arrays gives what the module gives for them. Many threads may call it at once. Weights
+    are those of the time when they were first needed: compile again after changing them.
+
+    Attributes
+    ----------
+    name : str
+    device : str
+    threads : int or None
+    """
+
+    def __init__(self, source: Module | Graph, device: str, threads: int | None, winograd: bool) -> None:
+        self.name = source.name if isinstance(source, Graph) else type(source).__name__
+        self.device, self.threads = device, threads
+        self._source = source
+        self._lock = threading.Lock()
+        self._made: OrderedDict[Shapes, Program | Graph] = OrderedDict()
+        self._quick: Any = None  # the native call for the last shapes
+        if device == "cpu":
+            from .graph.lowering import Options, Store
+
+            self._options = Options(Store(), threads or 0, winograd)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run on arrays.
+
+        Parameters
+        ----------
+        *inputs : array_like
+            One float32 array N,H,W,C (or whatever the network takes) per input, or one list of them all.
+
+        Returns
+        -------
+        ndarray, or arrays nested as the module nests them
+
+        Raises
+        ------
+        ShapeError, DTypeError
+        """
+        quick = self._quick
+        if quick is not None:
+            result = quick(*inputs)
+            if result is not None:
+                return result
+        return self._run(self._arrays(inputs))
+
+    def _run(self, arrays: list[Array]) -> Any:
+        shapes = tuple([a.shape for a in arrays])
+        program = self._ready(shapes)
+        if isinstance(program, Graph):
+            return interpret(program, *arrays)
+        for value, array in zip(program.inputs, arrays, strict=True):
+            if array.dtype != value.dtype:
+                raise DTypeError(f"{self._title}: expected {value.name} of {value.dtype}, got {array.dtype}")
+        self._quick = program.quick
+        return program.run(arrays)
+
+    @property
+    def _title(self) -> str:
+        return f"Engine({self.name})"
+
+    def _arrays(self, inputs: tuple[Any, ...]) -> list[Array]:
+        """Plain arrays of what was given."""
+        if len(inputs) == 1 and isinstance(inputs[0], (list, tuple)) and _holds_arrays(inputs[0]):
+            inputs = tuple(inputs[0])
+        arrays = []
+        for i, given in enumerate(inputs):
+            array = (
+                given if is_plain(given) else np.asarray(given.data if isinstance(given, Tensor) else given)
+            )
+            if array.dtype.kind == "f" and array.dtype.itemsize == 4:
+                array = np.require(array, F32, ["C", "A"]).view(F32, np.ndarray)
+            elif array.dtype.kind not in "biu" or not isinstance(self._source, Graph):
+                raise DTypeError(
+                    f"{self._title}: expected float32, got {array.dtype} for input {i}: "
+                    "convert with .astype(numpy.float32)"
+                )
+            arrays.append(array)
+        return arrays
+
+    def prepare(self, *shapes: Sequence[int]) -> None:
+        """Compile for inputs of these shapes, one per input, ahead of the first call with them."""
+        self._ready(tuple([tuple([int(n) for n in shape]) for shape in shapes]))
+
+    def _ready(self, shapes: Shapes) -> Program | Graph:
+        """The program (or graph, for the interpreter) for inputs of these shapes."""
+        with self._lock:
+            ready = self._made.get(shapes)
+            if ready is None:
+                graph = self._graph(shapes)
+                if self.device == "numpy":
+                    ready = graph
+                else:
+                    from .graph.lowering import Program
+
+                    ready = Program(optimize(graph), self._options)
+                self._made[shapes] = ready
+                while len(self._made) > MOST_PLANS:
+                    self._made.popitem(last=False)
+            else:
+                self._made.move_to_end(shapes)
+            return ready
+
+    def _graph(self, shapes: Shapes) -> Graph:
+        """The graph for inputs of these shapes, as traced."""
+        source = self._source
+        if not isinstance(source, Graph):
+            return trace(source, *shapes)
+        wanted = tuple([v.shape for v in source.inputs])
+        if shapes != wanted:
+            came = f"expected inputs of shapes {_show(wanted)}, got {_show(shapes)}"
+            raise ShapeError(f"{self._title}: {came}")
+        return source
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(_show(s) for s in self._made) or "none yet"
+        limit = "" if self.threads is None else f", threads={self.threads}"
+        return f"Engine({self.name}, device={self.device!r}{limit}, compiled for {shapes})"
+
+
+def _holds_arrays(values: Sequence[Any]) -> bool:
+    return any(isinstance(v, (np.ndarray, Tensor)) for v in values)
+
+
+def _show(shapes: Shapes) -> str:
+    return " ".join("(" + ",".join(map(str, shape)) + ")" for shape in shapes)
+
+
+def compile(
+    model_or_graph: Module | Graph,
+    input_shape: Any = None,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    winograd: bool = True,
+) -> Engine:
+    """Make a network ready to run as fast as this machine can.
+
+    The network is traced in evaluation mode; normalisations, activations, sums and padding become part of the
+    convolutions before or after them; memory is planned, weights are packed, and what is left is a list of
+    native steps.
+
+    Parameters
+    ----------
+    model_or_graph : Module or Graph
+        A graph runs on the shapes it was traced for, a module on any that it takes.
+    input_shape : tuple of int, or list of such tuples, optional
+        What to compile for now, e.g. (1, 224, 224, 3); one per input. Other shapes are compiled when they
+        first come.
+    device : {"cpu", "numpy", "cuda"}
+        "numpy" is the interpreter on the NumPy references: slow, and what the others are compared with.
+    threads : int, optional
+        At most so many threads for a run of this engine; as :func:`cnnfast.set_num_threads` says otherwise.
+    winograd : bool
+        Whether convolutions may use Winograd's algorithm, which is up to twice as fast and less exact.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    BackendError
+        If the device cannot be used.
+    ShapeError
+        If the network does not take the input shape.
+    ValueError
+    """
+    if device not in DEVICES:
+        raise BackendError(f"compile: expected device {' or '.join(map(repr, DEVICES))}, got {device!r}")
+    reason = config._unusable(device)
+    if reason:
+        raise BackendError(f"compile: device {device!r} cannot be used: {reason}")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"compile: threads must be a whole number from 1 on, got {threads!r}")
+    engine = Engine(model_or_graph, device, threads, winograd)
+    if input_shape is not None:
+        single = all(isinstance(n, (int, np.integer)) for n in input_shape)
+        engine.prepare(*([input_shape] if single else input_shape))
+    elif isinstance(model_or_graph, Graph):
+        engine.prepare(*[v.shape for v in model_or_graph.inputs])
+    return engine

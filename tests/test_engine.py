@@ -1,0 +1,239 @@
+"""Compiled networks give what the interpreter gives, for every network, shape, thread and batch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cnnfast as cf
+from cnnfast import graph as G
+from cnnfast import nn, ops
+from networks import randomize, small
+from test_graph import HEAVY, WIRINGS, Network
+
+pytestmark = pytest.mark.usefixtures("native")
+
+# These cannot be traced as a whole.
+NAMES = [name for name in cf.models.list_models() if not name.startswith("fasterrcnn")]
+# Too much work for the references; the operators themselves are tested elsewhere.
+LARGE = {"segnet_vgg16", "ssd300", "ssd300_vgg16", "unet_valid", "yolov3"}
+NETWORKS = [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in NAMES]
+
+
+def flat(results: Any) -> list[np.ndarray]:
+    if isinstance(results, dict):
+        results = tuple(results.values())
+    return [results] if isinstance(results, np.ndarray) else [a for r in results for a in flat(r)]
+
+
+def close(got: Any, want: Any, tolerance: float = 1e-4) -> None:
+    """Same nesting and shapes, and a small error by norm."""
+    assert type(got) is type(want)
+    for a, b in zip(flat(got), flat(want), strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        assert np.isfinite(b).all()
+        assert np.linalg.norm((a - b).ravel()) <= tolerance * np.linalg.norm(b.ravel())
+
+
+def same_bits(one: Any, other: Any) -> None:
+    for a, b in zip(flat(one), flat(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def network(name: str, rng: np.random.Generator) -> tuple[nn.Module, np.ndarray]:
+    model, shape = small(name)
+    return randomize(model, rng).eval(), rng.standard_normal((2, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network(name: str, rng: np.random.Generator) -> None:
+    """The interpreter's results; the same bits for any number of threads, and for a picture by itself."""
+    model, x = network(name, rng)
+    before = x.copy()
+    engine = cf.compile(model, x.shape)
+    y = engine(x)
+    close(y, G.interpret(G.trace(model, x.shape), x, native=name in LARGE))
+    np.testing.assert_array_equal(x, before)
+    for threads in (1, 3):
+        cf.set_num_threads(threads)
+        same_bits(engine(x), y)
+    for i in range(2):
+        same_bits(engine(x[i : i + 1]), [a[i : i + 1] for a in flat(y)])
+
+
+@pytest.mark.parametrize("name", [n for n, (_, left) in WIRINGS.items() if left])
+def test_small_graphs(name: str, rng: np.random.Generator) -> None:
+    model = randomize(Network(WIRINGS[name][0]), rng).eval()
+    x = rng.standard_normal((2, 6, 5, 4)).astype(np.float32)
+    engine = cf.compile(model, x.shape)
+    graph = G.trace(model, x.shape)
+    for _ in range(2):
+        close(engine(x), G.interpret(graph, x))
+    close(cf.compile(graph)(x), G.interpret(graph, x))
+    close(cf.compile(model, device="numpy")(x), G.interpret(graph, x))
+
+
+class Wired(nn.Module):
+    """A function of arrays as a module."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(*inputs)
+
+
+def test_outputs_are_arrays_of_their_own(rng: np.random.Generator) -> None:
+    constant = np.arange(3, dtype=np.float32)
+    model = Wired(lambda x: (x, x, ops.relu(x), ops.reshape(x, (-1,)), ops.add(constant, constant), constant))
+    x = rng.standard_normal((2, 3)).astype(np.float32)
+    engine = cf.compile(model)
+    first = engine(x)
+    close(first, G.interpret(G.trace(model, x.shape), x))
+    copies = [a.copy() for a in first]
+    for a in first:
+        a[...] = 7
+    same_bits(engine(x), copies)
+    np.testing.assert_array_equal(constant, np.arange(3))
+
+
+def test_several_inputs(rng: np.random.Generator) -> None:
+    model = Wired(lambda x, y: {"sum": x + y, "product": ops.mul(x, y)})
+    x, y = rng.standard_normal((2, 4, 3, 2, 5)).astype(np.float32)[:2]
+    engine = cf.compile(model, [x.shape, y.shape])
+    for result in (engine(x, y), engine([x, y]), engine((x, y))):
+        same_bits(result["sum"], x + y)
+        same_bits(result["product"], x * y)
+
+
+def test_arrays_of_other_layouts(rng: np.random.Generator) -> None:
+    model = randomize(cf.models.lenet5(), rng).eval()
+    x = rng.standard_normal((2, 32, 32, 1)).astype(np.float32)
+    engine = cf.compile(model, x.shape)
+    y = engine(x)
+    wide = np.zeros((2, 32, 64, 1), np.float32)
+    wide[:, :, ::2] = x
+    read_only = x.copy()
+    read_only.setflags(write=False)
+    for other in (
+        wide[:, :, ::2],
+        x.astype(">f4"),
+        np.asfortranarray(x),
+        read_only,
+        cf.Tensor(x),
+        x.tolist(),
+    ):
+        if isinstance(other, list):
+            with pytest.raises(
+                cf.errors.DTypeError, match=r"Engine\(LeNet5\): expected float32, got float64"
+            ):
+                engine(other)
+            continue
+        same_bits(engine(other), y)
+    with pytest.raises(cf.errors.DTypeError, match="expected float32, got uint8"):
+        engine(x.astype(np.uint8))
+    with pytest.raises(cf.errors.ShapeError, match="conv2d: weight has 1 input channels, x has 2"):
+        engine(np.zeros((1, 32, 32, 2), np.float32))
+    with pytest.raises(cf.errors.ShapeError, match=r"Engine\(LeNet5\): expected inputs of shapes"):
+        cf.compile(G.trace(model, (1, 32, 32, 1)))(x)
+    assert engine(x[:0]).shape == (0, 10)
+    same_bits(engine(x), y)
+
+
+def test_arguments_of_compile() -> None:
+    model = cf.models.lenet5().eval()
+    with pytest.raises(cf.errors.BackendError, match="device 'cuda' cannot be used"):
+        cf.compile(model, device="cuda")
+    with pytest.raises(cf.errors.BackendError, match="expected device"):
+        cf.compile(model, device="tpu")
+    for threads in (0, -1, True, 1.5):
+        with pytest.raises(ValueError, match="threads"):
+            cf.compile(model, threads=threads)  # type: ignore[arg-type]
+    engine = cf.compile(model, (1, 32, 32, 1), threads=1)
+    assert "LeNet5" in repr(engine)
+    assert "(1,32,32,1)" in repr(engine)
+
+
+def test_many_shapes_keep_memory_flat(rng: np.random.Generator) -> None:
+    model = randomize(cf.models.create_model("cifar_resnet20"), rng).eval()
+    engine = cf.compile(model)
+    for i in range(20):
+        x = rng.standard_normal((1 + i % 2, 8 + i, 9 + i % 5, 3)).astype(np.float32)
+        close(engine(x), model(x))
+    assert len(engine._made) == 8
+    weights = {id(found) for p in engine._made.values() for part in p._parts for found, _ in part.kept}
+    assert len(weights) == len(set(engine._options.store._made.values()))
+    assert len(weights) < 80  # 42 of the network, and zeros of each plan's own
+
+
+def test_weights_are_those_of_the_first_time(rng: np.random.Generator) -> None:
+    model = randomize(cf.models.lenet5(), rng).eval()
+    x = rng.standard_normal((1, 32, 32, 1)).astype(np.float32)
+    engine = cf.compile(model, x.shape)
+    y = engine(x)
+    for p in model.parameters():
+        p.data[...] = 0
+    same_bits(engine(x), y)
+    same_bits(engine(np.concatenate([x, x])), np.concatenate([y, y]))
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "nn4_small2"])
+def test_many_threads_at_once(name: str, rng: np.random.Generator) -> None:
+    model, x = network(name, rng)
+    engine = cf.compile(model)
+    inputs = [rng.standard_normal((1, *x.shape[1:])).astype(np.float32) for _ in range(8)]
+    expected = [engine(a) for a in inputs]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        for k in range(6):
+            a = (i + k) % 8
+            if not all(
+                np.array_equal(p, q) for p, q in zip(flat(engine(inputs[a])), flat(expected[a]), strict=True)
+            ):
+                wrong.append(a)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def test_steps_without_kernels_run_between(rng: np.random.Generator) -> None:
+    def function(x: Any) -> Any:
+        y = ops.relu(x)
+        values, places = ops.topk(ops.reshape(y, (2, -1)), 3)
+        return values, places, ops.where(ops.greater(y, 0.5), y, x), ops.sigmoid(ops.exp(y))
+
+    model = Wired(function)
+    x = rng.standard_normal((2, 4, 3)).astype(np.float32)
+    close(cf.compile(model)(x), G.interpret(G.trace(model, x.shape), x))
+
+
+def test_shape_operators(rng: np.random.Generator) -> None:
+    """Joins, cuts, transpositions and repetitions, of parts and into parts."""
+
+    def function(x: Any) -> Any:
+        a, b = ops.split(x, (17, 23))
+        c = ops.concat([ops.max_pool2d(b, 3, stride=1, padding=1), ops.transpose(a, (0, 2, 1, 3)), a])
+        rows = ops.concat([c, c[:, 1:3]], axis=1)
+        return (
+            c,
+            rows[:, ::2, ::-1, ::3],
+            ops.concat([rows[..., :16], rows[..., :16], ops.relu(rows)]),
+            ops.tile(a, (1, 2, 1, 3)),
+            ops.expand(a[:, :1], (2, 6, 5, 17)),
+            ops.depth_to_space(x[..., :8], 2),
+            c[0, 1],
+        )
+
+    model = Wired(function)
+    x = rng.standard_normal((2, 5, 5, 40)).astype(np.float32)
+    close(cf.compile(model)(x), G.interpret(G.trace(model, x.shape), x), 0.0)
