@@ -171,7 +171,7 @@ def test_many_shapes_keep_memory_flat(rng: np.random.Generator) -> None:
     assert len(engine._made) == 8
     weights = {id(found) for p in engine._made.values() for part in p._parts for found, _ in part.kept}
     assert len(weights) == len(set(engine._options.store._made.values()))
-    assert len(weights) < 80  # 42 of the network, and zeros of each plan's own
+    assert len(weights) < 110  # 42 of the network, some in two forms, and zeros of each plan's own
 
 
 def test_weights_are_those_of_the_first_time(rng: np.random.Generator) -> None:
