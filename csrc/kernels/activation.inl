@@ -1,6 +1,6 @@
 // Activations on one vector. Relative error at most 4e-7 against float64 wherever the result is a
-// normal number; NaN comes through; +-Inf give the limits. Sigmoid and SiLU take exp(-|x|), which
-// cannot overflow, and put the power of two on last, so that nothing is lost far to the left.
+// normal number; NaN comes through; +-Inf give the limits. Sigmoid and SiLU put the power of two on
+// last, so that nothing is lost far to the left.
 // Included by every kernel with an epilogue.
 #pragma once
 #include "core/epilogue.h"
@@ -9,13 +9,12 @@
 
 namespace {
 
-// top / (1 + exp(-|x|)), times exp(-|x|) where x < 0: sigmoid for top = 1, SiLU for top = x.
+// top / (1 + exp(-x)): sigmoid for top = 1, SiLU for top = x. With exp(-x) = 2^k p it is
+// 2^-k top / (2^-k + p), in which nothing is too large; beyond the bounds the result no longer changes.
 CNNFAST_INLINE vf logistic(vf x, vf top) {
-  const ExpParts e = exp_parts(vmax(splat(-110.0f), -vabs(x)));
-  const vf denominator = scale_by_power(e.p, e) + splat(1.0f);
-  const vi left = x < vf{};
-  const vf ratio = select(left, top * e.p, top) / denominator;
-  return select(left, scale_by_power(ratio, e), ratio);
+  const ExpParts e = exp_parts(vmin(splat(110.0f), vmax(splat(-40.0f), -x)));
+  const ExpParts inverse{e.p, -e.whole, -e.k};
+  return scale_by_power(top / (e.p + power_of_two(inverse)), inverse);
 }
 
 CNNFAST_INLINE vf sigmoid(vf x) { return logistic(x, splat(1.0f)); }
@@ -71,6 +70,41 @@ CNNFAST_INLINE vf activate(int kind, vf x, float slope) {
     default:
       return smooth_activation(kind, x);
   }
+}
+
+template <class F>
+CNNFAST_INLINE void change_rows(float* const* rows, int count, int64_t width, F f) {
+  for (int m = 0; m < count; ++m)
+    for (int64_t j = 0; j < width; j += VL) {
+      float* at = rows[m] + j;
+      if (width - j >= VL) {
+        store(at, f(load(at)));
+      } else {
+        const int lanes = static_cast<int>(width - j);
+        store_n(at, f(load_n(at, lanes)), lanes);
+      }
+    }
+}
+
+// Rows of a finished result, still in the first-level cache: for the dearer activations, whose constants
+// then stay in registers.
+static __attribute__((noinline)) void activate_rows(int kind, float slope, float* const* rows, int count,
+                                                    int64_t width) {
+#define CNNFAST_CHANGE(f) \
+  change_rows(rows, count, width, [&](vf x) __attribute__((always_inline)) { return f; })
+  switch (kind) {
+    case cnnfast::kSilu:
+      return CNNFAST_CHANGE(silu(x));
+    case cnnfast::kSigmoid:
+      return CNNFAST_CHANGE(sigmoid(x));
+    case cnnfast::kTanh:
+      return CNNFAST_CHANGE(tanh(x));
+    case cnnfast::kHardSwish:
+      return CNNFAST_CHANGE(hard_swish(x));
+    default:
+      return CNNFAST_CHANGE(activate(kind, x, slope));
+  }
+#undef CNNFAST_CHANGE
 }
 
 }  // namespace

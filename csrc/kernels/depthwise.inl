@@ -59,11 +59,12 @@ CNNFAST_INLINE void depthwise_finish(const DepthwiseOut& o, int64_t p, const vf*
   }
   CNNFAST_UNROLL
   for (int t = 0; t < T; ++t) store(y + t * o.column, v[t]);
-  if (o.activation > cnnfast::kRelu6)
-    for (int t = 0; t < T; ++t) {
-      float* at = y + t * o.column;
-      store(at, activate(o.activation, load(at), o.slope));
-    }
+  if (o.activation > cnnfast::kRelu6) {
+    float* rows[T];
+    CNNFAST_UNROLL
+    for (int t = 0; t < T; ++t) rows[t] = y + t * o.column;
+    activate_rows(o.activation, o.slope, rows, T, VL);
+  }
 }
 
 // The N input vectors of one row that a strip looks at; EDGE: some columns lie outside.

@@ -143,14 +143,7 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
     for (int m = 0; m < M; ++m) store_n(c[m] + (NV - 1) * L, acc[m][NV - 1], tail);
   }
   // Dearer activations run over the finished tile, which is still in the first-level cache.
-  if (act > cnnfast::kRelu6) {
-    const int64_t width = (NV - 1) * L + tail;
-    for (int m = 0; m < M; ++m)
-      for (int64_t j = 0; j < width; j += VL) {
-        const int lanes = static_cast<int>(min_int(VL, width - j));
-        store_n(c[m] + j, activate(act, load_n(c[m] + j, lanes), g.slope), lanes);
-      }
-  }
+  if (act > cnnfast::kRelu6) activate_rows(act, g.slope, c, M, (NV - 1) * L + tail);
 }
 
 typedef void (*TileFn)(const TileArgs*);
