@@ -236,7 +236,7 @@ void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMat
     edge_counts(s.h, s.p, s.kh, s.sh, s.dh, s.pt, &r.top, &r.bottom);
     edge_counts(s.w, s.q, s.kw, s.sw, s.dw, s.pl, &r.left, &r.right);
   }
-  const IndirectGemm gemm{fill_conv, &r, r.zero, rows, s.kh * s.kw, r.len, b, y, epilogue};
+  const IndirectGemm gemm{fill_conv, &r, r.zero, rows, s.kh * s.kw, r.len, b, y, s.ldy, epilogue};
   run_gemms(&gemm, 1, threads);
 }
 

@@ -150,7 +150,7 @@ void conv2d_transpose(const ConvTransposeSpec& s, const float* x, const float* p
                       (s.q - q + s.sw - 1) / s.sw});
       const int64_t taps = static_cast<int64_t>(ys[i].taps.size() * xs[j].taps.size());
       gemms.push_back({fill_phase, &rows.back(), zero, s.n * rows.back().rows * rows.back().columns, taps,
-                       s.c / s.groups, w.phase(i * xs.size() + j), y, epilogue});
+                       s.c / s.groups, w.phase(i * xs.size() + j), y, s.ldy, epilogue});
     }
   // Pixels without a tap hold the bias alone.
   if (static_cast<int64_t>(ys.size()) < s.sh || static_cast<int64_t>(xs.size()) < s.sw)

@@ -25,8 +25,9 @@ constexpr int64_t kPastCache = int64_t{3} << 20;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// What is the same for all blocks of a matrix product with `rows` rows.
-GemmBlock block_of(const MatrixView& b, const Epilogue& epilogue, const float* out_base, int64_t rows) {
+// What is the same for all blocks of a matrix product with `rows` rows, `out_step` floats apart.
+GemmBlock block_of(const MatrixView& b, const Epilogue& epilogue, const float* out_base, int64_t out_step,
+                   int64_t rows) {
   const int64_t vl = kernels().vl;
   GemmBlock block{};
   block.b = b.data;
@@ -42,10 +43,29 @@ GemmBlock block_of(const MatrixView& b, const Epilogue& epilogue, const float* o
         static_cast<intptr_t>(sizeof(float));
   block.activation = epilogue.activation;
   block.slope = epilogue.slope;
-  const bool whole_vectors = b.columns % vl == 0 && reinterpret_cast<uintptr_t>(out_base) % (vl * 4) == 0;
+  const bool whole_vectors = b.columns % vl == 0 && out_step % vl == 0 &&
+                             reinterpret_cast<uintptr_t>(out_base) % (vl * sizeof(float)) == 0;
   block.past_cache = rows * b.groups * b.columns >= kPastCache && b.depth <= kChunk && whole_vectors &&
                      block.activation <= kRelu6;
   return block;
+}
+
+struct PlainRows {
+  const float* a;
+  int64_t a_stride;
+  float* out;
+  int64_t out_stride;
+};
+
+int64_t fill_plain(const void* context, int64_t first, int64_t count, const float** rows, float** out,
+                   int64_t* ends) {
+  const auto& plain = *static_cast<const PlainRows*>(context);
+  for (int64_t i = 0; i < count; ++i) {
+    rows[i] = plain.a + (first + i) * plain.a_stride;
+    out[i] = plain.out + (first + i) * plain.out_stride;
+  }
+  ends[0] = count;
+  return 1;
 }
 
 void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t unit_first, int64_t unit_last,
@@ -56,11 +76,11 @@ void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t u
   auto** out = const_cast<float**>(rows + count * gemm.taps);
   auto* ends = reinterpret_cast<int64_t*>(out + count);
 
-  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.rows);
+  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.out_step, gemm.rows);
   block.segments = gemm.fill(gemm.context, first, count, rows, out, ends);
-  block.ends = ends;
   block.zero = gemm.b.finite ? gemm.zero : nullptr;
   block.rows = rows;
+  block.ends = ends;
   block.row_stride = count;
   block.m = count;
   block.out = out;
@@ -93,24 +113,6 @@ void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t u
       }
     }
   }
-}
-
-struct PlainRows {
-  const float* a;
-  int64_t a_stride;
-  float* out;
-  int64_t out_stride;
-};
-
-int64_t fill_plain(const void* context, int64_t first, int64_t count, const float** rows, float** out,
-                   int64_t* ends) {
-  const auto& plain = *static_cast<const PlainRows*>(context);
-  for (int64_t i = 0; i < count; ++i) {
-    rows[i] = plain.a + (first + i) * plain.a_stride;
-    out[i] = plain.out + (first + i) * plain.out_stride;
-  }
-  ends[0] = count;
-  return 1;
 }
 
 }  // namespace
@@ -199,7 +201,7 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
 
 void run_line(const LineGemm& gemm, const float* const* taps, float* out) {
   const KernelTable& k = kernels();
-  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.rows);
+  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.out_step, gemm.rows);
   block.ends = &gemm.m;
   block.segments = 1;
   block.row_stride = 1;
@@ -258,8 +260,8 @@ void dense_gemm(const float* a, int64_t lda, int64_t rows, const MatrixView& b, 
                 float* out, int64_t ldc, int threads) {
   if (b.groups == 1 && b.columns < kThinColumns && b.depth >= 2 * kernels().vl)
     return thin_gemm(a, lda, rows, b, epilogue, out, ldc, threads);
-  PlainRows plain{a, lda, out, ldc};
-  const IndirectGemm gemm{fill_plain, &plain, nullptr, rows, 1, b.depth, b, out, epilogue};
+  const PlainRows plain{a, lda, out, ldc};
+  const IndirectGemm gemm{fill_plain, &plain, nullptr, rows, 1, b.depth, b, out, ldc, epilogue};
   run_gemms(&gemm, 1, threads);
 }
 

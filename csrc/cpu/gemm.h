@@ -62,6 +62,7 @@ struct IndirectGemm {
   int64_t taps, len;
   MatrixView b;
   const float* out_base;  // where the output begins; the residual is laid out alike
+  int64_t out_step;       // floats from one row of the output to another are multiples of it
   Epilogue epilogue;
 };
 // Several at once, block by block, so that neighbouring blocks of all of them share the cache.
