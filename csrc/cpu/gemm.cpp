@@ -25,9 +25,10 @@ constexpr int64_t kPastCache = int64_t{3} << 20;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// What is the same for all blocks of a matrix product with `rows` rows, `out_step` floats apart.
+// What is the same for all blocks of a product with rows `out_step` floats apart. `total`: values of all
+// products that are written together.
 GemmBlock block_of(const MatrixView& b, const Epilogue& epilogue, const float* out_base, int64_t out_step,
-                   int64_t rows) {
+                   int64_t total) {
   const int64_t vl = kernels().vl;
   GemmBlock block{};
   block.b = b.data;
@@ -45,8 +46,7 @@ GemmBlock block_of(const MatrixView& b, const Epilogue& epilogue, const float* o
   block.slope = epilogue.slope;
   const bool whole_vectors = b.columns % vl == 0 && out_step % vl == 0 &&
                              reinterpret_cast<uintptr_t>(out_base) % (vl * sizeof(float)) == 0;
-  block.past_cache = rows * b.groups * b.columns >= kPastCache && b.depth <= kChunk && whole_vectors &&
-                     block.activation <= kRelu6;
+  block.past_cache = total >= kPastCache && b.depth <= kChunk && whole_vectors && block.activation <= kRelu6;
   return block;
 }
 
@@ -69,14 +69,14 @@ int64_t fill_plain(const void* context, int64_t first, int64_t count, const floa
 }
 
 void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t unit_first, int64_t unit_last,
-               int64_t panels) {
+               int64_t panels, int64_t total) {
   const KernelTable& k = kernels();
   const size_t pointers = static_cast<size_t>(count * (gemm.taps + 2));  // rows, out, ends
   auto** rows = static_cast<const float**>(thread_scratch(Slot::kRows, pointers * sizeof(float*)));
   auto** out = const_cast<float**>(rows + count * gemm.taps);
   auto* ends = reinterpret_cast<int64_t*>(out + count);
 
-  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.out_step, gemm.rows);
+  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.out_step, total);
   block.segments = gemm.fill(gemm.context, first, count, rows, out, ends);
   block.zero = gemm.b.finite ? gemm.zero : nullptr;
   block.rows = rows;
@@ -167,10 +167,11 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
   const MatrixView& b = gemms[0].b;  // all have the same groups and columns
   const int64_t panels = panel_count(b.columns, k.vl, k.gemm.max_vectors, b.row_stride != 0);
   const int64_t units = panels * b.groups;
-  int64_t rows = 0, taps = 0;
+  int64_t rows = 0, taps = 0, total = 0;
   for (int64_t i = 0; i < count; ++i) {
     rows = std::max(rows, gemms[i].rows);
     taps = std::max(taps, gemms[i].taps);
+    total += gemms[i].rows * b.groups * b.columns;
   }
   if (rows == 0 || units == 0) return;
   // Enough blocks that the threads end together, but none so small that B is read for few rows.
@@ -194,14 +195,14 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
       const int64_t last = (row_block + 1) * gemms[i].rows / row_blocks;
       if (last > first)
         run_block(gemms[i], first, last - first, unit_block * units / unit_blocks,
-                  (unit_block + 1) * units / unit_blocks, panels);
+                  (unit_block + 1) * units / unit_blocks, panels, total);
     }
   });
 }
 
 void run_line(const LineGemm& gemm, const float* const* taps, float* out) {
   const KernelTable& k = kernels();
-  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.out_step, gemm.rows);
+  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.out_step, gemm.rows * gemm.b.columns);
   block.ends = &gemm.m;
   block.segments = 1;
   block.row_stride = 1;
