@@ -13,10 +13,11 @@ namespace {
 constexpr int64_t kBlockBytes = 768 << 10;
 // V that all threads share, in the last-level cache.
 constexpr int64_t kSharedBytes = 8 << 20;
-// Weights beyond this are read as seldom as possible: for as many tiles at once as kSharedBytes allows.
-constexpr int64_t kNearBytes = 4 << 20;
-// ... and beyond this they come from memory.
-constexpr int64_t kFarBytes = 12 << 20;
+// Weights beyond this do not stay in the last-level cache: they are read for as many tiles at once as
+// kSharedBytes allows.
+constexpr int64_t kFarBytes = 20 << 20;
+// Pictures beyond this are fetched ahead.
+constexpr int64_t kFarPicture = 1 << 20;
 // A block of fewer tiles reads the weights too often, one of more leaves the cache.
 constexpr int64_t kLeastTiles = 24, kMostTiles = 48;
 
@@ -57,27 +58,37 @@ class Run {
     // Bytes of V and M per tile.
     const int64_t v_tile = planes_ * v_row_ * 4, m_tile = planes_ * m_row_ * 4;
     const int64_t block = std::clamp(kBlockBytes / (v_tile + m_tile), kLeastTiles, kMostTiles);
-    if (u_bytes_ <= kNearBytes && tiles_ >= 2 * threads_ * kLeastTiles)
+    if (u_bytes_ <= kFarBytes && tiles_ >= 2 * threads_ * kLeastTiles)
       each_alone(block);
     else
       together(std::max<int64_t>(kMostTiles, kSharedBytes / v_tile), block);
   }
 
  private:
-  // Every thread takes blocks of tiles through all three stages.
+  // Every thread takes runs of blocks of tiles through all three stages.
   void each_alone(int64_t block) const {
     int64_t blocks = ceil_div(tiles_, block);
-    if (blocks < 8 * threads_) blocks = round_up(blocks, threads_);
+    const int64_t runs = round_up(std::min(blocks, int64_t{8} * threads_), threads_);
+    blocks = round_up(blocks, runs);
     const int64_t most = ceil_div(tiles_, blocks);
     const int64_t v_plane = spread(most * v_row_), m_plane = spread(most * m_row_);
-    parallel_for(blocks, threads_, [&](int64_t task) {
-      const int64_t first = share(task, blocks, tiles_), count = share(task + 1, blocks, tiles_) - first;
+    parallel_for(runs, threads_, [&](int64_t run) {
       auto* v = static_cast<float*>(
           thread_scratch(Slot::kTile, static_cast<size_t>(planes_ * (v_plane + m_plane)) * sizeof(float)));
-      input(first, count, 0, s_.c, v, v_plane);
-      for (int64_t b = 0; b < columns_.blocks; ++b)
-        output(first, count, b, columns_.begin(b), columns_.end(b), v, v_plane, v + planes_ * v_plane,
-               m_plane);
+      const int64_t last = share(run + 1, runs, blocks);
+      for (int64_t i = share(run, runs, blocks); i < last; ++i) {
+        const int64_t first = share(i, blocks, tiles_), end = share(i + 1, blocks, tiles_);
+        // The products leave the memory idle: they fetch what this block writes and the next one reads.
+        Aheads aheads;
+        output_ahead(first, end, &aheads);
+        if (i + 1 < last) input_ahead(end, share(i + 2, blocks, tiles_), &aheads);
+        input(first, end - first, 0, s_.c, v, v_plane);
+        for (int64_t b = 0; b < columns_.blocks; ++b) {
+          output(first, end - first, b, columns_.begin(b), columns_.end(b), v, v_plane, v + planes_ * v_plane,
+                 m_plane, false, aheads);
+          aheads.count = 0;
+        }
+      }
     });
   }
 
@@ -125,68 +136,100 @@ class Run {
       const int64_t v0 = share(part, parts, columns_.vectors), v1 = share(part + 1, parts, columns_.vectors);
       for (int64_t b = 0; b < columns_.blocks; ++b) {
         const int64_t from = std::max(v0, columns_.begin(b)), to = std::min(v1, columns_.end(b));
-        if (from < to) output(begin + first, count, b, from, to, v + first * v_row_, v_plane, m, m_plane);
+        if (from < to)
+          output(begin + first, count, b, from, to, v + first * v_row_, v_plane, m, m_plane, true, Aheads{});
       }
     });
+  }
+
+  struct Aheads {
+    static constexpr int64_t kMost = 64;
+    WinogradAhead runs[kMost];
+    int64_t count = 0;
+  };
+
+  // Pixels rows y .. y_end, columns x .. x_end of one picture.
+  static void add_ahead(const float* image, int64_t w, int64_t pixel, int64_t y, int64_t y_end, int64_t x,
+                        int64_t x_end, Aheads* aheads) {
+    for (; y < y_end && aheads->count < Aheads::kMost; ++y)
+      aheads->runs[aheads->count++] = {image + (y * w + x) * pixel, (x_end - x) * pixel};
+  }
+
+  void input_ahead(int64_t first, int64_t end, Aheads* aheads) const {
+    const int64_t picture = s_.h * s_.w * s_.ldx;
+    if (picture * 4 <= kFarPicture) return;
+    for (int64_t next; first < end; first = next) {
+      const int64_t line = first / tw_, begin = line * tw_;
+      next = std::min(end, begin + tw_);
+      const int64_t y = line % th_ * w_.tile - s_.pt, x = -s_.pl;
+      // The first two rows belong to the tiles above as well.
+      add_ahead(x_ + line / th_ * picture, s_.w, s_.ldx, std::max<int64_t>(0, y + 2),
+                std::min(s_.h, y + w_.tile + 2), std::max<int64_t>(0, x + (first - begin) * w_.tile),
+                std::min(s_.w, x + (next - begin) * w_.tile + 2), aheads);
+    }
+  }
+
+  void output_ahead(int64_t first, int64_t end, Aheads* aheads) const {
+    const int64_t picture = s_.p * s_.q * s_.ldy;
+    if (picture * 4 <= kFarPicture) return;
+    for (int64_t next; first < end; first = next) {
+      const int64_t line = first / tw_, begin = line * tw_;
+      next = std::min(end, begin + tw_);
+      const int64_t y = line % th_ * w_.tile;
+      add_ahead(y_ + line / th_ * picture, s_.q, s_.ldy, y, std::min(s_.p, y + w_.tile),
+                (first - begin) * w_.tile, std::min(s_.q, (next - begin) * w_.tile), aheads);
+    }
   }
 
   WinogradTiles tiles(int64_t first, int64_t count) const { return {w_.tile, th_, tw_, first, count}; }
 
   void input(int64_t first, int64_t count, int64_t c_first, int64_t c_last, float* v, int64_t v_plane) const {
-    const int64_t pixel = s_.ldx, row = s_.w * pixel;
-    const WinogradInput g{tiles(first, count),
-                          x_,
-                          s_.h,
-                          s_.w,
-                          s_.h * row,
-                          row,
-                          pixel,
-                          s_.pt,
-                          s_.pl,
-                          c_first,
-                          c_last,
-                          v,
-                          v_row_,
-                          v_plane};
+    WinogradInput g{};
+    g.tiles = tiles(first, count);
+    g.x = x_;
+    g.h = s_.h, g.w = s_.w;
+    g.pixel_stride = s_.ldx;
+    g.row_stride = s_.w * g.pixel_stride;
+    g.image_stride = s_.h * g.row_stride;
+    g.pt = s_.pt, g.pl = s_.pl;
+    g.c_first = c_first, g.c_last = c_last;
+    g.v = v;
+    g.v_row = v_row_, g.v_plane = v_plane;
     kernels().winograd.input(&g);
   }
 
   // Products and output transform of vectors v0 .. v1 of the columns, which lie in one block.
   void output(int64_t first, int64_t count, int64_t block, int64_t v0, int64_t v1, const float* v,
-              int64_t v_plane, float* m, int64_t m_plane) const {
-    const int64_t begin = columns_.begin(block), vl = columns_.vl;
-    const WinogradProducts products{planes_,
-                                    count,
-                                    s_.c,
-                                    v,
-                                    v_row_,
-                                    v_plane,
-                                    w_.data + planes_ * s_.c * begin * vl,
-                                    columns_.end(block) - begin,
-                                    v0 - begin,
-                                    v1 - begin,
-                                    m,
-                                    m_row_,
-                                    m_plane,
-                                    u_bytes_ > kFarBytes};
+              int64_t v_plane, float* m, int64_t m_plane, bool far, const Aheads& aheads) const {
+    const int64_t begin = columns_.begin(block), vl = columns_.vl, column = v0 * vl;
+    WinogradProducts products{};
+    products.planes = planes_, products.rows = count, products.depth = s_.c;
+    products.v = v;
+    products.v_row = v_row_, products.v_plane = v_plane;
+    products.u = w_.data + planes_ * s_.c * begin * vl;
+    products.block_vectors = columns_.end(block) - begin;
+    products.vector_first = v0 - begin, products.vector_last = v1 - begin;
+    products.m = m;
+    products.m_row = m_row_, products.m_plane = m_plane;
+    products.far = far;
+    products.aheads = aheads.runs, products.ahead_count = aheads.count;
     kernels().winograd.products(&products);
-    const int64_t pixel = s_.ldy, row = s_.q * pixel, column = v0 * vl;
-    const WinogradOutput out{tiles(first, count),
-                             m,
-                             m_row_,
-                             m_plane,
-                             y_ + column,
-                             s_.p,
-                             s_.q,
-                             s_.p * row,
-                             row,
-                             pixel,
-                             std::min(s_.o, v1 * vl) - column,
-                             epilogue_.bias ? epilogue_.bias + column : nullptr,
-                             epilogue_.residual ? epilogue_.residual + column : nullptr,
-                             epilogue_.activation,
-                             epilogue_.slope};
-    kernels().winograd.output(&out);
+
+    WinogradOutput g{};
+    g.tiles = tiles(first, count);
+    g.m = m;
+    g.m_row = m_row_, g.m_plane = m_plane;
+    g.y = y_ + column;
+    g.p = s_.p, g.q = s_.q;
+    g.pixel_stride = s_.ldy;
+    g.row_stride = s_.q * g.pixel_stride;
+    g.image_stride = s_.p * g.row_stride;
+    g.columns = std::min(s_.o, v1 * vl) - column;
+    g.bias = epilogue_.bias ? epilogue_.bias + column : nullptr;
+    g.residual = epilogue_.residual ? epilogue_.residual + column : nullptr;
+    g.activation = epilogue_.activation;
+    g.slope = epilogue_.slope;
+    kernels().winograd.output(&g);
   }
 
   const Conv2dSpec& s_;

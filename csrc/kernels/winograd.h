@@ -28,6 +28,12 @@ struct WinogradInput {
   int64_t v_row, v_plane;   // from tile to tile, from e to e; a row has room for whole vectors
 };
 
+// A run of memory that is wanted soon.
+struct WinogradAhead {
+  const float* from;
+  int64_t floats;
+};
+
 // M[e][t][j] = sum over c of V[e][t][c] U[e][c][j] for vectors of columns of one block.
 struct WinogradProducts {
   int64_t planes, rows, depth;
@@ -38,7 +44,9 @@ struct WinogradProducts {
   int64_t vector_first, vector_last;
   float* m;  // of vector_first
   int64_t m_row, m_plane;
-  bool far;  // U comes from memory: fetched ahead
+  bool far;                     // U comes from memory: fetched ahead
+  const WinogradAhead* aheads;  // else these are
+  int64_t ahead_count;
 };
 
 // y = epilogue(A^T M A) for columns 0 .. columns of M.

@@ -184,7 +184,7 @@ static __attribute__((noinline)) void product_tile(const ProductTile* t) {
   CNNFAST_UNROLL
   for (int m = 0; m < M; ++m) a[m] = t->a + m * t->lda;
   const float* ahead = t->ahead;
-  const int64_t depth = t->depth, ldb = t->ldb, ahead_step = t->ahead_step;
+  const int64_t depth = t->depth, ldb = t->ldb, ahead_step = t->ahead_step, half = (ahead_step + 1) / 2;
   for (int64_t k = 0; k < depth; ++k) {
     vf bv[NV];
     CNNFAST_UNROLL
@@ -192,6 +192,7 @@ static __attribute__((noinline)) void product_tile(const ProductTile* t) {
     b += ldb;
     if (Far) {
       __builtin_prefetch(ahead, 0, 2);
+      __builtin_prefetch(ahead + half, 0, 2);
       ahead += ahead_step;
     }
     CNNFAST_UNROLL
@@ -243,6 +244,7 @@ static const ProductFn kProducts[2][kMaxVectors + 1][kMaxTileRows + 1] = {CNNFAS
 
 static void winograd_products(const cnnfast::WinogradProducts* g) {
   const int64_t panels = (g->block_vectors + kMaxVectors - 1) / kMaxVectors;
+  int64_t run = 0, fetched = 0;
   for (int64_t e = 0; e < g->planes; ++e) {
     const float* plane = g->u + e * g->depth * g->block_vectors * VL;
     for (int64_t panel = 0; panel < panels; ++panel) {
@@ -266,8 +268,18 @@ static void winograd_products(const cnnfast::WinogradProducts* g) {
           const int64_t r0 = i * g->rows / count, r1 = (i + 1) * g->rows / count;
           t.a = g->v + e * g->v_plane + r0 * g->v_row + k0;
           t.c = g->m + e * g->m_plane + r0 * g->m_row + (first - g->vector_first) * VL;
-          t.ahead = t.b + t.depth * (t.ldb + i * t.ahead_step);
-          kProducts[g->far][nv][r1 - r0](&t);
+          bool fetch = g->far;
+          if (fetch) {
+            t.ahead = t.b + t.depth * (t.ldb + i * t.ahead_step);
+          } else if (run < g->ahead_count) {
+            // A line per step keeps the memory as busy as it can be.
+            fetch = true;
+            t.ahead = g->aheads[run].from + fetched;
+            t.ahead_step = 16;
+            fetched += 16 * t.depth;
+            if (fetched >= g->aheads[run].floats) ++run, fetched = 0;
+          }
+          kProducts[fetch][nv][r1 - r0](&t);
         }
       }
     }

@@ -87,7 +87,9 @@ void compare_products(const KernelTable& base, const KernelTable& level, int64_t
                                         m.data() + (part ? cut * table.vl : 0),
                                         width,
                                         rows * width,
-                                        far};
+                                        far,
+                                        nullptr,
+                                        0};
       table.winograd.products(&g);
     }
     for (int64_t i = 0; i < planes * rows; ++i)
