@@ -13,8 +13,16 @@ namespace {
 // 2^-k top / (2^-k + p), in which nothing is too large; beyond the bounds the result no longer changes.
 CNNFAST_INLINE vf logistic(vf x, vf top) {
   const ExpParts e = exp_parts(vmin(splat(110.0f), vmax(splat(-40.0f), -x)));
-  const ExpParts inverse{e.p, -e.whole, -e.k};
-  return scale_by_power(top / (e.p + power_of_two(inverse)), inverse);
+#if defined(CNNFAST_LEVEL_V4)
+  const vf power = _mm512_scalef_ps(splat(1.0f), -e.whole);
+  return _mm512_scalef_ps(top / (e.p + power), -e.whole);
+#else
+  // Two factors, as 2^-k may be no normal number; where the second is not 1 the sum is p.
+  const vi most = splat_int(126), bias = splat_int(127);
+  const vi k = (e.k < most) ? e.k : most;
+  const vf power = from_bits((bias - k) << 23), rest = from_bits((bias - (e.k - k)) << 23);
+  return top / (e.p + power) * power * rest;
+#endif
 }
 
 CNNFAST_INLINE vf sigmoid(vf x) { return logistic(x, splat(1.0f)); }

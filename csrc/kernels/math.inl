@@ -82,16 +82,6 @@ CNNFAST_INLINE vf scale_by_power(vf v, const ExpParts& e) {
 #endif
 }
 
-// 2^k for k <= 120; 0 where that is no normal number.
-CNNFAST_INLINE vf power_of_two(const ExpParts& e) {
-#if defined(CNNFAST_LEVEL_V4)
-  return _mm512_scalef_ps(splat(1.0f), e.whole);
-#else
-  const vi biased = e.k + splat_int(127);
-  return from_bits((biased & (biased > vi{})) << 23);
-#endif
-}
-
 // exp(x - m) for x <= m, to the bottom of the subnormal numbers. The rounding error of the difference
 // is found exactly and put into the exponent, where it would cost |x - m| / 2 units. NaN and what
 // Inf - Inf gives come through; x = -Inf gives 0.
