@@ -285,7 +285,7 @@ void transform_weights(const WeightTransform& t, const float* w, int64_t tap, in
 }  // namespace
 
 PackedWinograd::PackedWinograd(const float* w, int64_t c, int64_t o, int tile, int threads)
-    : c_(c), o_(o), tile_(tile), bytes_(winograd_bytes(c, o, tile)), data_(bytes_) {
+    : c_(c), o_(o), tile_(tile), bytes_(winograd_bytes(c, o, tile)), data_(bytes_), packed_(data_.floats()) {
   const WeightTransform transform(tile);
   const Columns columns(o);
   const int64_t planes = (tile + 2) * (tile + 2), vl = columns.vl;
@@ -312,6 +312,15 @@ PackedWinograd::PackedWinograd(const float* w, int64_t c, int64_t o, int tile, i
       }
   });
 }
+
+PackedWinograd::PackedWinograd(int64_t c, int64_t o, int tile, const float* packed,
+                               std::shared_ptr<const void> owner)
+    : c_(c),
+      o_(o),
+      tile_(tile),
+      bytes_(winograd_bytes(c, o, tile)),
+      packed_(packed),
+      owner_(std::move(owner)) {}
 
 size_t winograd_bytes(int64_t c, int64_t o, int tile) {
   const Columns columns(o);
