@@ -144,7 +144,7 @@ def test_random_graphs(steps: list[Any], wanted: list[int]) -> None:
         made = [x]
         for step, i, j in steps:
             made.append(step(made[i % len(made)], made[j % len(made)]))
-        return tuple([made[-1], *[made[i % len(made)] for i in wanted]])
+        return (made[-1], *[made[i % len(made)] for i in wanted])
 
     model = Wired(function)
     x = np.random.default_rng(0).standard_normal((2, 2, 2, 32)).astype(np.float32)
