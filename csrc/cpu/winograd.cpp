@@ -16,6 +16,8 @@ constexpr int64_t kSharedBytes = 8 << 20;
 // Weights beyond this do not stay in the last-level cache: they are read for as many tiles at once as
 // kSharedBytes allows.
 constexpr int64_t kFarBytes = 20 << 20;
+// Weights that few tiles are enough for.
+constexpr int64_t kNearBytes = 5 << 20;
 // Pictures beyond this are fetched ahead.
 constexpr int64_t kFarPicture = 1 << 20;
 // A block of fewer tiles reads the weights too often, one of more leaves the cache.
@@ -58,7 +60,8 @@ class Run {
     // Bytes of V and M per tile.
     const int64_t v_tile = planes_ * v_row_ * 4, m_tile = planes_ * m_row_ * 4;
     const int64_t block = std::clamp(kBlockBytes / (v_tile + m_tile), kLeastTiles, kMostTiles);
-    if (u_bytes_ <= kFarBytes && tiles_ >= 2 * threads_ * kLeastTiles)
+    if (u_bytes_ <= kFarBytes &&
+        tiles_ >= threads_ * (u_bytes_ <= kNearBytes ? kLeastTiles / 2 : kLeastTiles))
       each_alone(block);
     else
       together(std::max<int64_t>(kMostTiles, kSharedBytes / v_tile), block);
@@ -85,7 +88,7 @@ class Run {
         input(first, end - first, 0, s_.c, v, v_plane);
         for (int64_t b = 0; b < columns_.blocks; ++b) {
           output(first, end - first, b, columns_.begin(b), columns_.end(b), v, v_plane, v + planes_ * v_plane,
-                 m_plane, false, aheads);
+                 m_plane, aheads.count == 0, aheads);
           aheads.count = 0;
         }
       }
