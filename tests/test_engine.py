@@ -169,8 +169,8 @@ def test_many_shapes_keep_memory_flat(rng: np.random.Generator) -> None:
         x = rng.standard_normal((1 + i % 2, 8 + i, 9 + i % 5, 3)).astype(np.float32)
         close(engine(x), model(x))
     assert len(engine._made) == 8
-    weights = {id(found) for p in engine._made.values() for part in p._parts for found, _ in part.kept}
-    assert len(weights) == len(set(engine._options.store._made.values()))
+    weights = {id(found) for program in engine._made.values() for found in program.kept.values()}
+    assert len(weights) == len(engine._options.store)
     assert len(weights) < 110  # 42 of the network, some in two forms, and zeros of each plan's own
 
 

@@ -4,7 +4,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/arena.h"
@@ -83,6 +85,30 @@ py::array_t<T> new_array(const std::vector<py::ssize_t>& shape) {
 template <class T = float>
 py::array_t<T> new_array(std::initializer_list<py::ssize_t> shape) {
   return new_array<T>(shape.begin(), shape.size());
+}
+
+// Packed weights on the way to a file and back: floats, and whether they are known to be finite.
+using WeightParts = std::vector<std::pair<Floats, bool>>;
+
+// A view of memory that a Python object owns.
+inline Floats view_of(const float* data, int64_t count, const py::object& owner) {
+  return Floats({static_cast<py::ssize_t>(count)}, data, owner);
+}
+
+// Keeps a Python object alive from C++.
+inline std::shared_ptr<const void> kept(py::object object) {
+  return std::shared_ptr<const void>(new py::object(std::move(object)), [](const py::object* o) {
+    py::gil_scoped_acquire gil;
+    delete o;
+  });
+}
+
+inline void expect_parts(const WeightParts& parts, size_t count) {
+  if (parts.size() != count) throw std::invalid_argument("stored weights: wrong number of parts");
+}
+inline const float* expect_floats(const Floats& part, int64_t count) {
+  if (part.size() != count) throw std::invalid_argument("stored weights: wrong number of values");
+  return part.data();
 }
 
 template <class F>

@@ -24,9 +24,38 @@ void bind_conv(py::module_& m) {
     return ConvTransposeSpec{v[0], v[1],  v[2],  v[3],  v[4],  v[5],  v[6],  v[7], v[8],
                              v[9], v[10], v[11], v[12], v[13], v[14], v[15], v[3], v[6]};
   }));
-  py::class_<PackedMatrix, std::shared_ptr<PackedMatrix>>(m, "PackedMatrix");
+  py::class_<PackedMatrix, std::shared_ptr<PackedMatrix>>(m, "PackedMatrix")
+      .def("parts",
+           [](const py::object& self) {
+             const auto& p = self.cast<const PackedMatrix&>();
+             return WeightParts{{view_of(p.view().data, p.floats(), self), p.view().finite}};
+           })
+      .def_static("restore", [](int64_t depth, int64_t columns, const WeightParts& parts) {
+        expect_parts(parts, 1);
+        const float* data = expect_floats(parts[0].first, PackedMatrix::floats(1, depth, columns));
+        return PackedMatrix(1, depth, columns, parts[0].second, data, kept(parts[0].first));
+      });
   py::class_<PackedTranspose, std::shared_ptr<PackedTranspose>>(m, "PackedTranspose")
-      .def_property_readonly("finite", &PackedTranspose::finite);
+      .def_property_readonly("finite", &PackedTranspose::finite)
+      .def("parts",
+           [](const py::object& self) {
+             WeightParts parts;
+             for (const PackedMatrix& p : self.cast<const PackedTranspose&>().phases())
+               parts.emplace_back(view_of(p.view().data, p.floats(), self), p.view().finite);
+             return parts;
+           })
+      .def_static("restore", [](const ConvTransposeSpec& s, const WeightParts& parts) {
+        const std::vector<int64_t> depths = PackedTranspose::depths(s);
+        expect_parts(parts, depths.size());
+        std::vector<PackedMatrix> phases;
+        const int64_t columns = s.o / s.groups;
+        for (size_t i = 0; i < depths.size(); ++i) {
+          const float* data =
+              expect_floats(parts[i].first, PackedMatrix::floats(s.groups, depths[i], columns));
+          phases.emplace_back(s.groups, depths[i], columns, parts[i].second, data, kept(parts[i].first));
+        }
+        return PackedTranspose(std::move(phases));
+      });
 
   m.def("pack_conv2d", [](const Floats& w, int64_t groups) {
     py::gil_scoped_release release;

@@ -10,27 +10,33 @@
 namespace cnnfast::bindings {
 namespace {
 
-// Values of a parameter, copied once to aligned memory that plans share.
+// Values of a parameter in memory that plans share: a copy, or what a file holds.
 class Constant {
  public:
-  explicit Constant(const Floats& array)
-      : size_(array.size()), data_(std::make_shared<Buffer>(bytes_of(array.size()))) {
-    std::copy_n(array.data(), size_, data_->floats());
+  explicit Constant(const Floats& array) : size_(array.size()) {
+    auto copy = std::make_shared<Buffer>(static_cast<size_t>(size_) * sizeof(float));
+    std::copy_n(array.data(), size_, copy->floats());
+    data_ = copy->floats();
+    owner_ = std::move(copy);
   }
+  Constant(const float* data, int64_t size, std::shared_ptr<const void> owner)
+      : size_(size), data_(data), owner_(std::move(owner)) {}
+
   Place place(int64_t offset) const {
     if (offset < 0 || offset > size_) throw std::invalid_argument("Constant: no such place");
     Place p;
     p.space = Place::kConstant;
-    p.constant = data_->floats() + offset;
-    p.owner = data_;
+    p.constant = data_ + offset;
+    p.owner = owner_;
     return p;
   }
-  int64_t bytes() const { return size_ * static_cast<int64_t>(sizeof(float)); }
+  const float* data() const { return data_; }
+  int64_t size() const { return size_; }
 
  private:
-  static size_t bytes_of(int64_t count) { return static_cast<size_t>(count) * sizeof(float); }
   int64_t size_;
-  std::shared_ptr<Buffer> data_;
+  const float* data_;
+  std::shared_ptr<const void> owner_;
 };
 
 using Shape = std::vector<py::ssize_t>;
@@ -88,14 +94,14 @@ py::object run(const BoundPlan& p, const py::args& arrays) {
   return std::move(all);
 }
 
-// Seconds of every step.
+// The results, and the seconds of every step.
 py::object run_timed(const BoundPlan& p, const py::args& arrays) {
   if (!p.takes(arrays)) return py::none();
   std::vector<float*> pointers(p.inputs.size() + p.outputs.size());
   std::vector<py::object> results = p.prepare(arrays, pointers.data());
   std::vector<double> seconds(p.plan.steps().size());
   without_gil([&] { p.plan.run_timed(pointers.data(), seconds.data()); });
-  return py::cast(seconds);
+  return py::make_tuple(results, seconds);
 }
 
 Place place_at(int32_t space, int64_t offset) {
@@ -196,7 +202,15 @@ void bind_plan(py::module_& m) {
   py::class_<Constant>(m, "Constant")
       .def(py::init<const Floats&>())
       .def("place", &Constant::place)
-      .def_property_readonly("bytes", &Constant::bytes);
+      .def("parts",
+           [](const py::object& self) {
+             const auto& c = self.cast<const Constant&>();
+             return WeightParts{{view_of(c.data(), c.size(), self), false}};
+           })
+      .def_static("restore", [](int64_t size, const WeightParts& parts) {
+        expect_parts(parts, 1);
+        return Constant(expect_floats(parts[0].first, size), size, kept(parts[0].first));
+      });
   py::enum_<ConvKind>(m, "ConvKind")
       .value("direct", ConvKind::kDirect)
       .value("depthwise", ConvKind::kDepthwise)
@@ -210,7 +224,16 @@ void bind_plan(py::module_& m) {
         py::gil_scoped_release release;
         return std::make_shared<ConvWeights>(kind, s, data);
       }))
-      .def_property_readonly("bytes", &ConvWeights::bytes);
+      .def("parts",
+           [](const py::object& self) {
+             const auto& w = self.cast<const ConvWeights&>();
+             return WeightParts{{view_of(w.data(), w.floats(), self), w.finite()}};
+           })
+      .def_static("restore", [](ConvKind kind, const Conv2dSpec& s, const WeightParts& parts) {
+        expect_parts(parts, 1);
+        const float* data = expect_floats(parts[0].first, ConvWeights::floats(kind, s));
+        return std::make_shared<ConvWeights>(kind, s, parts[0].second, data, kept(parts[0].first));
+      });
 
   py::class_<BoundPlan> plan(m, "Plan");
   plan.def(

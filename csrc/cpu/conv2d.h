@@ -23,7 +23,11 @@ void depthwise_conv2d(const Conv2dSpec& spec, const float* x, const float* w, co
 class PackedTranspose {
  public:
   PackedTranspose(const ConvTransposeSpec& spec, const float* w, int threads);
+  explicit PackedTranspose(std::vector<PackedMatrix> phases) : phases_(std::move(phases)) {}
   PackedTranspose(PackedTranspose&&) = default;
+  // Depth of every phase.
+  static std::vector<int64_t> depths(const ConvTransposeSpec& spec);
+  const std::vector<PackedMatrix>& phases() const { return phases_; }
   bool finite() const {
     for (const PackedMatrix& phase : phases_)
       if (!phase.view().finite) return false;

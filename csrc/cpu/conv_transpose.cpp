@@ -127,6 +127,14 @@ PackedTranspose::PackedTranspose(const ConvTransposeSpec& s, const float* w, int
     }
 }
 
+std::vector<int64_t> PackedTranspose::depths(const ConvTransposeSpec& s) {
+  std::vector<int64_t> depths;
+  for (const AxisPhase& y : axis_phases(s.kh, s.sh, s.dh))
+    for (const AxisPhase& x : axis_phases(s.kw, s.sw, s.dw))
+      depths.push_back(static_cast<int64_t>(y.taps.size() * x.taps.size()) * (s.c / s.groups));
+  return depths;
+}
+
 void conv2d_transpose(const ConvTransposeSpec& s, const float* x, const float* plain,
                       const PackedTranspose& w, const Epilogue& epilogue, float* y) {
   if (s.n * s.p * s.q * s.o == 0) return;

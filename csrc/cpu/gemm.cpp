@@ -124,6 +124,7 @@ PackedMatrix::PackedMatrix(const float* const* sources, int64_t slices, int64_t 
   const KernelTable& k = kernels();
   group_floats_ = packed_floats(depth_, columns, k.vl);
   data_ = Buffer(static_cast<size_t>(groups * group_floats_) * sizeof(float));
+  packed_ = data_.floats();
   const int64_t panels = panel_count(columns, k.vl, k.gemm.max_vectors, false);
   // Pieces of a few hundred rows: neighbouring panels then read the same pages of the source.
   const int64_t pieces = ceil_div(slice_rows, 256);
@@ -138,6 +139,20 @@ PackedMatrix::PackedMatrix(const float* const* sources, int64_t slices, int64_t 
         finite.store(false, std::memory_order_relaxed);
   });
   finite_ = finite.load();
+}
+
+PackedMatrix::PackedMatrix(int64_t groups, int64_t depth, int64_t columns, bool finite, const float* packed,
+                           std::shared_ptr<const void> owner)
+    : groups_(groups),
+      depth_(depth),
+      columns_(columns),
+      group_floats_(packed_floats(depth, columns, kernels().vl)),
+      finite_(finite),
+      packed_(packed),
+      owner_(std::move(owner)) {}
+
+int64_t PackedMatrix::floats(int64_t groups, int64_t depth, int64_t columns) {
+  return groups * packed_floats(depth, columns, kernels().vl);
 }
 
 CallWeights::CallWeights(const float* w, int64_t rows, int64_t groups, int64_t depth, int64_t columns,

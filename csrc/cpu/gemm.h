@@ -1,6 +1,7 @@
 // Packed weights and the blocked driver that convolution, dense layers and transpose convolution share.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "core/arena.h"
@@ -25,14 +26,21 @@ class PackedMatrix {
   // group g is sources[s][g * group_stride + k * row_stride + j * column_stride].
   PackedMatrix(const float* const* sources, int64_t slices, int64_t slice_rows, int64_t groups,
                int64_t columns, int64_t group_stride, int64_t row_stride, int64_t column_stride, int threads);
+  // What was packed before, floats() in number, read where it lies.
+  PackedMatrix(int64_t groups, int64_t depth, int64_t columns, bool finite, const float* packed,
+               std::shared_ptr<const void> owner);
   MatrixView view() const {
-    return {data_.floats(), nullptr, group_floats_, 0, 0, groups_, depth_, columns_, finite_};
+    return {packed_, nullptr, group_floats_, 0, 0, groups_, depth_, columns_, finite_};
   }
+  int64_t floats() const { return groups_ * group_floats_; }
+  static int64_t floats(int64_t groups, int64_t depth, int64_t columns);
 
  private:
   int64_t groups_, depth_, columns_, group_floats_;
   bool finite_;
   Buffer data_;
+  const float* packed_;
+  std::shared_ptr<const void> owner_;
 };
 
 // Weights for one call that are not packed yet: read where they lie, or packed first, whichever is

@@ -16,6 +16,8 @@ constexpr int64_t kSharedBytes = 8 << 20;
 // Weights beyond this do not stay in the last-level cache: they are read for as many tiles at once as
 // kSharedBytes allows.
 constexpr int64_t kFarBytes = 20 << 20;
+// Weights that few tiles are enough for.
+constexpr int64_t kNearBytes = 5 << 20;
 // Pictures beyond this are fetched ahead.
 constexpr int64_t kFarPicture = 1 << 20;
 // A block of fewer tiles reads the weights too often, one of more leaves the cache.
@@ -58,7 +60,8 @@ class Run {
     // Bytes of V and M per tile.
     const int64_t v_tile = planes_ * v_row_ * 4, m_tile = planes_ * m_row_ * 4;
     const int64_t block = std::clamp(kBlockBytes / (v_tile + m_tile), kLeastTiles, kMostTiles);
-    if (u_bytes_ <= kFarBytes && tiles_ >= 2 * threads_ * kLeastTiles)
+    if (u_bytes_ <= kFarBytes &&
+        tiles_ >= threads_ * (u_bytes_ <= kNearBytes ? kLeastTiles / 2 : kLeastTiles))
       each_alone(block);
     else
       together(std::max<int64_t>(kMostTiles, kSharedBytes / v_tile), block);
@@ -85,7 +88,7 @@ class Run {
         input(first, end - first, 0, s_.c, v, v_plane);
         for (int64_t b = 0; b < columns_.blocks; ++b) {
           output(first, end - first, b, columns_.begin(b), columns_.end(b), v, v_plane, v + planes_ * v_plane,
-                 m_plane, false, aheads);
+                 m_plane, aheads.count == 0, aheads);
           aheads.count = 0;
         }
       }
@@ -285,7 +288,7 @@ void transform_weights(const WeightTransform& t, const float* w, int64_t tap, in
 }  // namespace
 
 PackedWinograd::PackedWinograd(const float* w, int64_t c, int64_t o, int tile, int threads)
-    : c_(c), o_(o), tile_(tile), bytes_(winograd_bytes(c, o, tile)), data_(bytes_) {
+    : c_(c), o_(o), tile_(tile), bytes_(winograd_bytes(c, o, tile)), data_(bytes_), packed_(data_.floats()) {
   const WeightTransform transform(tile);
   const Columns columns(o);
   const int64_t planes = (tile + 2) * (tile + 2), vl = columns.vl;
@@ -312,6 +315,15 @@ PackedWinograd::PackedWinograd(const float* w, int64_t c, int64_t o, int tile, i
       }
   });
 }
+
+PackedWinograd::PackedWinograd(int64_t c, int64_t o, int tile, const float* packed,
+                               std::shared_ptr<const void> owner)
+    : c_(c),
+      o_(o),
+      tile_(tile),
+      bytes_(winograd_bytes(c, o, tile)),
+      packed_(packed),
+      owner_(std::move(owner)) {}
 
 size_t winograd_bytes(int64_t c, int64_t o, int tile) {
   const Columns columns(o);

@@ -4,6 +4,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "core/arena.h"
 #include "core/epilogue.h"
@@ -22,8 +23,10 @@ class PackedWinograd {
  public:
   // w is 3 x 3 x c x o.
   PackedWinograd(const float* w, int64_t c, int64_t o, int tile, int threads);
+  // What was packed before, winograd_bytes of it, read where it lies.
+  PackedWinograd(int64_t c, int64_t o, int tile, const float* packed, std::shared_ptr<const void> owner);
   PackedWinograd(PackedWinograd&&) = default;
-  WinogradView view() const { return {data_.floats(), c_, o_, tile_}; }
+  WinogradView view() const { return {packed_, c_, o_, tile_}; }
   size_t bytes() const { return bytes_; }
 
  private:
@@ -31,6 +34,8 @@ class PackedWinograd {
   int tile_;
   size_t bytes_;
   Buffer data_;
+  const float* packed_;
+  std::shared_ptr<const void> owner_;
 };
 size_t winograd_bytes(int64_t c, int64_t o, int tile);
 

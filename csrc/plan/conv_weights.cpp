@@ -5,6 +5,11 @@
 #include "core/threads.h"
 
 namespace cnnfast {
+namespace {
+
+int tile_of(ConvKind kind) { return kind == ConvKind::kWinograd4 ? 4 : 6; }
+
+}  // namespace
 
 ConvKind choose_conv(const Conv2dSpec& s, bool winograd) {
   if (s.groups == s.c && s.c > 1) return ConvKind::kDepthwise;
@@ -17,21 +22,47 @@ ConvKind choose_conv(const Conv2dSpec& s, bool winograd) {
   return ConvKind::kDirect;
 }
 
-ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, const float* w)
-    : kind_(kind), bytes_(s.depth() * s.o * static_cast<int64_t>(sizeof(float))) {
+int64_t ConvWeights::floats(ConvKind kind, const Conv2dSpec& s) {
   switch (kind) {
     case ConvKind::kDepthwise:
-      plain_ = Buffer(static_cast<size_t>(bytes_));
-      std::copy_n(w, s.depth() * s.o, plain_.floats());
+      break;
+    case ConvKind::kDirect:
+      return PackedMatrix::floats(s.groups, s.depth(), s.o / s.groups);
+    case ConvKind::kWinograd4:
+    case ConvKind::kWinograd6:
+      return static_cast<int64_t>(winograd_bytes(s.c, s.o, tile_of(kind)) / sizeof(float));
+  }
+  return s.depth() * s.o;
+}
+
+ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, const float* w)
+    : kind_(kind), floats_(floats(kind, s)) {
+  switch (kind) {
+    case ConvKind::kDepthwise:
+      copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float));
+      std::copy_n(w, floats_, copy_.floats());
+      plain_ = copy_.floats();
       break;
     case ConvKind::kDirect:
       packed_.emplace(pack_conv2d(w, s.kh, s.kw, s.c / s.groups, s.o, s.groups));
       break;
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
-      winograd_.emplace(w, s.c, s.o, kind == ConvKind::kWinograd4 ? 4 : 6, num_threads());
-      bytes_ = static_cast<int64_t>(winograd_->bytes());
+      winograd_.emplace(w, s.c, s.o, tile_of(kind), num_threads());
   }
+}
+
+ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, bool finite, const float* made,
+                         std::shared_ptr<const void> owner)
+    : kind_(kind), plain_(made), owner_(std::move(owner)), floats_(floats(kind, s)) {
+  if (kind == ConvKind::kDirect)
+    packed_.emplace(s.groups, s.depth(), s.o / s.groups, finite, made, owner_);
+  else if (kind != ConvKind::kDepthwise)
+    winograd_.emplace(s.c, s.o, tile_of(kind), made, owner_);
+}
+
+const float* ConvWeights::data() const {
+  return packed_ ? packed_->view().data : winograd_ ? winograd_->view().data : plain_;
 }
 
 const char* ConvWeights::algorithm(const Conv2dSpec& s) const {
@@ -51,7 +82,7 @@ const char* ConvWeights::algorithm(const Conv2dSpec& s) const {
 void ConvWeights::run(const Conv2dSpec& s, const float* x, const Epilogue& epilogue, float* y) const {
   switch (kind_) {
     case ConvKind::kDepthwise:
-      return depthwise_conv2d(s, x, plain_.floats(), epilogue, y);
+      return depthwise_conv2d(s, x, plain_, epilogue, y);
     case ConvKind::kDirect:
       return conv2d(s, x, nullptr, &*packed_, epilogue, y);
     case ConvKind::kWinograd4:

@@ -1,6 +1,7 @@
 // The weights of a convolution in the form that its algorithm reads, and the choice of the algorithm.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "cpu/conv2d.h"
@@ -17,18 +18,26 @@ class ConvWeights {
  public:
   // w HWIO, or KH,KW,C,M where the kind is depthwise.
   ConvWeights(ConvKind kind, const Conv2dSpec& spec, const float* w);
+  // What was made before: floats() of it, read where it lies.
+  ConvWeights(ConvKind kind, const Conv2dSpec& spec, bool finite, const float* made,
+              std::shared_ptr<const void> owner);
 
   ConvKind kind() const { return kind_; }
   const char* algorithm(const Conv2dSpec& spec) const;
-  int64_t bytes() const { return bytes_; }
+  static int64_t floats(ConvKind kind, const Conv2dSpec& spec);
+  int64_t floats() const { return floats_; }
+  const float* data() const;
+  bool finite() const { return !packed_ || packed_->view().finite; }
   void run(const Conv2dSpec& spec, const float* x, const Epilogue& epilogue, float* y) const;
 
  private:
   ConvKind kind_;
   std::optional<PackedMatrix> packed_;
   std::optional<PackedWinograd> winograd_;
-  Buffer plain_;
-  int64_t bytes_;
+  Buffer copy_;
+  const float* plain_ = nullptr;
+  std::shared_ptr<const void> owner_;
+  int64_t floats_;
 };
 
 }  // namespace cnnfast

@@ -19,7 +19,8 @@ from .ops.registry import F32, is_plain
 from .tensor import Tensor
 
 if TYPE_CHECKING:
-    from .graph.lowering import Program
+    from .graph.description import Description
+    from .graph.program import Program
     from .nn.module import Module
 
 Array = np.ndarray
@@ -53,7 +54,8 @@ class Engine:
         self._made: OrderedDict[Shapes, Program | Graph] = OrderedDict()
         self._quick: Any = None  # the native call for the last shapes
         if device == "cpu":
-            from .graph.lowering import Options, Store
+            from .graph.lowering import Store
+            from .graph.program import Options
 
             self._options = Options(Store(), threads or 0, winograd)
 
@@ -116,7 +118,7 @@ class Engine:
 
     def prepare(self, *shapes: Sequence[int]) -> None:
         """Compile for inputs of these shapes, one per input, ahead of the first call with them."""
-        self._ready(tuple([tuple([int(n) for n in shape]) for shape in shapes]))
+        self._ready(_shapes_of(shapes))
 
     def _ready(self, shapes: Shapes) -> Program | Graph:
         """The program (or graph, for the interpreter) for inputs of these shapes."""
@@ -127,7 +129,7 @@ class Engine:
                 if self.device == "numpy":
                     ready = graph
                 else:
-                    from .graph.lowering import Program
+                    from .graph.program import Program
 
                     ready = Program(optimize(graph), self._options)
                 self._made[shapes] = ready
@@ -148,6 +150,48 @@ class Engine:
             raise ShapeError(f"{self._title}: {came}")
         return source
 
+    def describe(self, input_shape: Any = None, *, runs: int = 5) -> Description:
+        """What every step does, and how long it takes.
+
+        Parameters
+        ----------
+        input_shape : tuple of int, or list of such tuples, optional
+            As for :func:`compile`; what was compiled or used last when left out.
+        runs : int
+            Runs on random numbers that are timed; the times are medians of them.
+
+        Returns
+        -------
+        Description
+            ``print`` shows the table.
+
+        Raises
+        ------
+        BackendError
+            For the interpreter, which has no steps.
+        ValueError
+            If nothing is compiled yet and no shape is given.
+        """
+        if input_shape is None and not self._made:
+            raise ValueError(f"{self._title}.describe: nothing is compiled yet; give an input_shape")
+        shapes = _shapes_of(input_shape) if input_shape is not None else next(reversed(self._made))
+        program = self._ready(shapes)
+        if isinstance(program, Graph):
+            raise BackendError(f"{self._title}.describe: the interpreter of device 'numpy' has no steps")
+        random = np.random.default_rng(0)
+        arrays = [random.standard_normal(v.shape).astype(v.dtype) for v in program.inputs]
+        program.run(arrays)
+        times = np.median([program.timed(arrays) for _ in range(max(1, runs))], axis=0)
+        from .graph.description import DescribedStep, Description
+
+        steps = [
+            DescribedStep(
+                row.operator, row.scope, row.algorithm, row.inputs, row.output, row.cost.flops / 2, t
+            )
+            for row, t in zip(program.rows, map(float, times), strict=True)
+        ]
+        return Description(self.name, shapes, steps, program.arena_bytes, program.weights_bytes)
+
     def __repr__(self) -> str:
         shapes = ", ".join(_show(s) for s in self._made) or "none yet"
         limit = "" if self.threads is None else f", threads={self.threads}"
@@ -156,6 +200,12 @@ class Engine:
 
 def _holds_arrays(values: Sequence[Any]) -> bool:
     return any(isinstance(v, (np.ndarray, Tensor)) for v in values)
+
+
+def _shapes_of(input_shape: Any) -> Shapes:
+    """A shape, or shapes, as a tuple of tuples."""
+    single = all(isinstance(n, (int, np.integer)) for n in input_shape)
+    return tuple([tuple([int(n) for n in shape]) for shape in ([input_shape] if single else input_shape)])
 
 
 def _show(shapes: Shapes) -> str:
@@ -211,8 +261,7 @@ def compile(
         raise ValueError(f"compile: threads must be a whole number from 1 on, got {threads!r}")
     engine = Engine(model_or_graph, device, threads, winograd)
     if input_shape is not None:
-        single = all(isinstance(n, (int, np.integer)) for n in input_shape)
-        engine.prepare(*([input_shape] if single else input_shape))
+        engine.prepare(*_shapes_of(input_shape))
     elif isinstance(model_or_graph, Graph):
         engine.prepare(*[v.shape for v in model_or_graph.inputs])
     return engine

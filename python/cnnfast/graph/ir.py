@@ -35,6 +35,9 @@ class Derived:
             self._data = self._make()
         return self._data
 
+    def forget(self) -> None:
+        self._data = None
+
 
 class Value:
     """One array of a graph, written once.
@@ -67,6 +70,11 @@ class Value:
     @property
     def data(self) -> Array | None:
         return self._data.data if isinstance(self._data, (Tensor, Derived)) else self._data
+
+    def forget(self) -> None:
+        """Drop derived data, which is worked out again when it is looked at."""
+        if isinstance(self._data, Derived):
+            self._data.forget()
 
     @property
     def known(self) -> bool:

@@ -396,15 +396,18 @@ def _lower_conv2d(steps: Any, s: Conv2dSpec, inputs: Any, outputs: Any) -> None:
         return
     kind = steps.native.choose_conv(s.native, steps.winograd)
     make = functools.partial(steps.native.ConvWeights, kind, s.native)
-    weights = steps.shared(w.value, ("conv2d", str(kind), s.groups), make)
+    restore = functools.partial(steps.native.ConvWeights.restore, kind, s.native)
+    weights = steps.shared(w.value, f"conv2d {kind.name} {s.groups}", make, restore)
     steps.plan.conv2d(s.native, x.ld, y.ld, weights, *ends)
 
 
 def _lower_conv2d_transpose(steps: Any, s: Conv2dSpec, inputs: Any, outputs: Any) -> None:
     x, w, y = inputs[0], inputs[1], outputs[0]
     b, _, code, slope = _finishing(steps, s, inputs)
-    key = "conv2d_transpose", s.stride, s.dilation, s.groups
-    weights = steps.shared(w.value, key, functools.partial(steps.native.pack_conv2d_transpose, s.native))
+    make = functools.partial(steps.native.pack_conv2d_transpose, s.native)
+    restore = functools.partial(steps.native.PackedTranspose.restore, s.native)
+    form = f"conv2d_transpose {s.stride} {s.dilation} {s.groups}"
+    weights = steps.shared(w.value, form, make, restore)
     # Weights that are not finite are read as they are.
     plain = steps.none if weights.finite else steps.place(w)
     steps.plan.conv2d_transpose(s.native, x.ld, y.ld, plain, weights, x.place, b, y.place, code, slope)

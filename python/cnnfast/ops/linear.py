@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -146,7 +147,10 @@ def _cost_gram_matrix(s: GramSpec) -> Cost:
 def _lower_linear(steps: Any, s: LinearSpec, inputs: Any, outputs: Any) -> None:
     x, w, y = inputs[0], inputs[1], outputs[0]
     b = inputs[3] if len(inputs) > 3 else None
-    weights = steps.shared(w.value, ("linear",), steps.native.pack_linear) if w.value.known else None
+    weights = None
+    if w.value.known:
+        restore = functools.partial(steps.native.PackedMatrix.restore, *s.w)
+        weights = steps.shared(w.value, "linear", steps.native.pack_linear, restore)
     plain = steps.none if weights is not None else w.place
     rows = math.prod(s.out[:-1])
     ends = (x.place, steps.place(b), y.place, ACTIVATION_CODES[s.activation], s.slope)
