@@ -217,6 +217,7 @@ void bind_plan(py::module_& m) {
       .value("winograd4", ConvKind::kWinograd4)
       .value("winograd6", ConvKind::kWinograd6);
   m.def("choose_conv", choose_conv);
+  m.attr("packing_version") = kPackingVersion;
   py::class_<ConvWeights, std::shared_ptr<ConvWeights>>(m, "ConvWeights")
       .def(py::init([](ConvKind kind, const Conv2dSpec& s, const Floats& w) {
         if (w.size() != s.depth() * s.o) throw std::invalid_argument("ConvWeights: wrong number of weights");

@@ -9,6 +9,9 @@ namespace {
 
 int tile_of(ConvKind kind) { return kind == ConvKind::kWinograd4 ? 4 : 6; }
 
+// One thread waits less for weights than it computes, many wait for nothing else: something between.
+constexpr int kUsualThreads = 2;
+
 }  // namespace
 
 ConvKind choose_conv(const Conv2dSpec& s, bool winograd) {
@@ -16,7 +19,7 @@ ConvKind choose_conv(const Conv2dSpec& s, bool winograd) {
   if (winograd) {
     Conv2dSpec picture = s;
     picture.n = 1;
-    const int tile = winograd_tile(picture, 1);
+    const int tile = winograd_tile(picture, kUsualThreads);
     if (tile) return tile == 4 ? ConvKind::kWinograd4 : ConvKind::kWinograd6;
   }
   return ConvKind::kDirect;

@@ -11,7 +11,7 @@ from .config import get_num_threads, set_num_threads, show_config, use_backend
 
 if TYPE_CHECKING:
     from . import data, graph, models, nn, onnx
-    from .engine import Engine, compile
+    from .engine import Engine, compile, load_engine
     from .graph.summary import summary
     from .models.convolutional import fully_convolutional
     from .tensor import Tensor
@@ -28,6 +28,7 @@ __all__ = [
     "fully_convolutional",
     "get_num_threads",
     "graph",
+    "load_engine",
     "load_weights",
     "models",
     "nn",
@@ -44,7 +45,7 @@ __all__ = [
 _LATER = {
     "weights": ("load_weights", "save_weights"),
     "tensor": ("Tensor",),
-    "engine": ("Engine", "compile"),
+    "engine": ("Engine", "compile", "load_engine"),
     "graph.summary": ("summary",),
     "models.convolutional": ("fully_convolutional",),
 }

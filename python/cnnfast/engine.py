@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 Shapes = tuple[tuple[int, ...], ...]
 
-__all__ = ["Engine", "compile"]
+__all__ = ["Engine", "compile", "load_engine"]
 
 DEVICES = ("cpu", "numpy", "cuda")
 # Plans for so many input shapes are kept; the one that was not used for longest goes first.
@@ -46,7 +47,9 @@ class Engine:
     threads : int or None
     """
 
-    def __init__(self, source: Module | Graph, device: str, threads: int | None, winograd: bool) -> None:
+    def __init__(
+        self, source: Module | Graph | None, device: str, threads: int | None, winograd: bool
+    ) -> None:
         self.name = source.name if isinstance(source, Graph) else type(source).__name__
         self.device, self.threads = device, threads
         self._source = source
@@ -142,6 +145,9 @@ class Engine:
     def _graph(self, shapes: Shapes) -> Graph:
         """The graph for inputs of these shapes, as traced."""
         source = self._source
+        if source is None:
+            known = " or ".join(map(_show, self._made))
+            raise ShapeError(f"{self._title}: the file was compiled for {known}, got {_show(shapes)}")
         if not isinstance(source, Graph):
             return trace(source, *shapes)
         wanted = tuple([v.shape for v in source.inputs])
@@ -192,10 +198,74 @@ class Engine:
         ]
         return Description(self.name, shapes, steps, program.arena_bytes, program.weights_bytes)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what is compiled to a file that :func:`load_engine` starts from at once.
+
+        The file holds the weights as the kernels of this instruction level read them, so it is for machines
+        of this kind and for this version of the package; keep the weights themselves elsewhere.
+
+        Raises
+        ------
+        BackendError
+            For the interpreter.
+        ValueError
+            If nothing is compiled yet.
+        OSError
+        """
+        if self.device != "cpu":
+            raise BackendError(f"{self._title}.save: device {self.device!r} has nothing that could be saved")
+        from .graph.program import Program
+        from .graph.saved import save
+
+        with self._lock:
+            programs = [p for p in self._made.values() if isinstance(p, Program)]
+        if not programs:
+            raise ValueError(f"{self._title}.save: nothing is compiled yet; call prepare first")
+        save(path, self.name, programs, self._options.winograd)
+
     def __repr__(self) -> str:
         shapes = ", ".join(_show(s) for s in self._made) or "none yet"
         limit = "" if self.threads is None else f", threads={self.threads}"
         return f"Engine({self.name}, device={self.device!r}{limit}, compiled for {shapes})"
+
+
+def load_engine(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:
+    """An engine out of a file that :meth:`Engine.save` wrote, for the shapes that it was compiled for.
+
+    Nothing is packed, and weights are mapped into memory: they are read when they are first used, and
+    processes that load one file share them. The file must stay as it is as long as the engine lives.
+
+    Parameters
+    ----------
+    path : str or path
+    threads : int, optional
+        As for :func:`compile`.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    WeightsError
+        If the file is damaged, of another version, or was compiled for another instruction level.
+    BackendError, OSError
+    """
+    reason = config._unusable("cpu")
+    if reason:
+        raise BackendError(f"load_engine: device 'cpu' cannot be used: {reason}")
+    from .graph.saved import load
+
+    engine = Engine(None, "cpu", _checked_threads("load_engine", threads), True)
+    engine.name, programs, engine._options = load(path, threads or 0)
+    engine._made.update(programs)
+    return engine
+
+
+def _checked_threads(where: str, threads: int | None) -> int | None:
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"{where}: threads must be a whole number from 1 on, got {threads!r}")
+    return threads
 
 
 def _holds_arrays(values: Sequence[Any]) -> bool:
@@ -257,9 +327,7 @@ def compile(
     reason = config._unusable(device)
     if reason:
         raise BackendError(f"compile: device {device!r} cannot be used: {reason}")
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"compile: threads must be a whole number from 1 on, got {threads!r}")
-    engine = Engine(model_or_graph, device, threads, winograd)
+    engine = Engine(model_or_graph, device, _checked_threads("compile", threads), winograd)
     if input_shape is not None:
         engine.prepare(*_shapes_of(input_shape))
     elif isinstance(model_or_graph, Graph):

@@ -119,11 +119,18 @@ class Steps:
         """A spot, or some floats after it, as native steps know it."""
         offset = spot.offset + shift
         if spot.space == "constant":
-            size = math.prod(spot.root.shape)
-            restore = functools.partial(self.native.Constant.restore, size)
-            return self.shared(spot.root, "plain", self.native.Constant, restore).place(offset)
+            return self._constant(spot.root).place(offset)
         space = {"arena": 0, "input": 1 + spot.index, "output": 1 + self._inputs + spot.index}[spot.space]
         return self.native.Place(space, offset)
+
+    def _constant(self, value: Value) -> Any:
+        restore = functools.partial(self.native.Constant.restore, math.prod(value.shape))
+        return self.shared(value, "plain", self.native.Constant, restore)
+
+    def array(self, operand: Operand) -> Array:
+        """The values of a parameter."""
+        data: Array = self._constant(operand.value).parts()[0][0]
+        return data.reshape(operand.shape)
 
     def place(self, operand: Operand | None) -> Any:
         """The place of an operand, or of none."""

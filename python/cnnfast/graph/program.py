@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import config
+from ..errors import ShapeError
 from ..ops.registry import F32, Cost
 from .ir import Array, Graph, Node, Value
 from .lowering import Steps, Store
@@ -72,6 +73,9 @@ class _Native:
 
     def run(self, values: dict[Value, Array]) -> None:
         result = self.plan.run(*self._plain(values))
+        if result is None:
+            shapes = [values[v].shape for v in self.inputs]
+            raise ShapeError(f"a native plan for {[v.shape for v in self.inputs]} was given {shapes}")
         values.update(zip(self.outputs, (result,) if len(self.outputs) == 1 else result, strict=True))
 
     def _plain(self, values: dict[Value, Array]) -> list[Array]:

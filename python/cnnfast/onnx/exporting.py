@@ -82,10 +82,7 @@ def _conv_transpose(w: Writer, node: Node) -> None:
     s, x, weight, bias = node.spec, _first(node), _argument(node, 1), _argument(node, 3)
     assert weight is not None
     inputs = [w.get(x, NCHW), w.get(weight, (2, 3, 1, 0))] + ([] if bias is None else [w.get(bias)])
-    extra = [
-        s.out[1 + a] + sum(s.pads[a]) - (s.x[1 + a] - 1) * s.stride[a] - s.dilation[a] * (s.w[a] - 1) - 1
-        for a in range(2)
-    ]
+    extra = node.op.settings(s)["output_padding"]
     (top, bottom), (left, right) = s.pads
     y = w.emit("ConvTranspose", inputs, kernel_shape=s.w[:2], strides=s.stride, dilations=s.dilation,
                group=s.groups, pads=(top, left, bottom, right), output_padding=extra)  # fmt: skip

@@ -105,7 +105,15 @@ def _make(name: str) -> Op:
     def infer(x: tuple[int, ...], slope: Any = 0.01) -> ActivationSpec:
         return infer_activation(x, name, slope)
 
-    return Op(name, infer, reference_activation, _native_activation, _cost_activation, lower=_LOWER)
+    return Op(
+        name,
+        infer,
+        reference_activation,
+        _native_activation,
+        _cost_activation,
+        lower=_LOWER,
+        settings=lambda s: {"slope": s.slope},
+    )
 
 
 _OPS = {name: _make(name) for name in ACTIVATION_CODES if name is not None}

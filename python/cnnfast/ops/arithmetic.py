@@ -121,6 +121,7 @@ ADD = Op(
     _cost,
     epilogue=Epilogue(lambda s, b, residual, activation, slope: infer_add(s.a, s.b, activation, slope)),
     lower=Lower(functools.partial(_lower, is_add=True), in_place=(0, 1)),
+    settings=lambda s: {"activation": s.activation, "slope": s.slope},
 )
 MUL = Op(
     "mul",

@@ -323,7 +323,14 @@ def _cost_nms(spec: NmsSpec | SoftNmsSpec) -> Cost:
     return Cost(13 * spec.n * (spec.n - 1) / 2, 28 * spec.n)
 
 
-BOX_IOU = Op("box_iou", infer_box_iou, reference_box_iou, _native_box_iou, _cost_box_iou)
+BOX_IOU = Op(
+    "box_iou",
+    infer_box_iou,
+    reference_box_iou,
+    _native_box_iou,
+    _cost_box_iou,
+    settings=lambda s: {"kind": s.kind},
+)
 NMS = Op("nms", infer_nms, reference_nms, _native_nms, _cost_nms)
 BATCHED_NMS = Op("batched_nms", infer_batched_nms, reference_batched_nms, _native_batched_nms, _cost_nms)
 SOFT_NMS = Op("soft_nms", infer_soft_nms, reference_soft_nms, _native_soft_nms, _cost_nms)

@@ -85,6 +85,8 @@ CONCAT = Op(
         slice_in=lambda node, position: joins_channels(node.spec),
         slice_out=lambda node: joins_channels(node.spec),
     ),
+    settings=lambda s: {"axis": s.axis},
+    shapes=lambda *shapes: (shapes,),
 )
 
 

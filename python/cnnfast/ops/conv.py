@@ -168,10 +168,12 @@ def infer_depthwise_conv2d(
     x: tuple[int, ...],
     w: tuple[int, ...],
     b: tuple[int, ...] | None = None,
+    residual: tuple[int, ...] | None = None,
     stride: Any = 1,
     padding: Any = "valid",
     dilation: Any = 1,
     activation: str | None = None,
+    slope: float = 0.01,
 ) -> Conv2dSpec:
     """Validate a depthwise convolution; see :func:`depthwise_conv2d`."""
     op = "depthwise_conv2d"
@@ -180,7 +182,7 @@ def infer_depthwise_conv2d(
     if w[2] != x[3]:
         fail(op, f"weight has {w[2]} input channels, x has {x[3]}", x=x, weight=w)
     as_groups = (w[0], w[1], 1, w[2] * w[3])
-    return infer_conv2d(x, as_groups, b, None, stride, padding, dilation, x[3], activation, op)
+    return infer_conv2d(x, as_groups, b, residual, stride, padding, dilation, x[3], activation, op, slope)
 
 
 @cached
@@ -193,6 +195,8 @@ def infer_conv2d_transpose(
     output_padding: Any = 0,
     dilation: Any = 1,
     groups: Any = 1,
+    activation: str | None = None,
+    slope: float = 0.01,
 ) -> Conv2dSpec:
     """Validate a transpose convolution; see :func:`conv2d_transpose`."""
     op = "conv2d_transpose"
@@ -231,7 +235,9 @@ def infer_conv2d_transpose(
     numbers = _spec_numbers(x, (kh, kw), out[3], groups, s, d, pads, out)
     described = module.ConvTransposeSpec(numbers) if module is not None else None
     given = b is not None, False
-    return Conv2dSpec(x, w, out, s, pads, d, groups, None, *given, described)  # type: ignore[arg-type]
+    if activation is not None:
+        choice(op, "activation", activation, ACTIVATIONS)
+    return Conv2dSpec(x, w, out, s, pads, d, groups, activation, *given, described, slope)  # type: ignore[arg-type]
 
 
 # --- packed weights --------------------------------------------------------------------------------
@@ -465,6 +471,26 @@ def _padded(s: Conv2dSpec, pad: Pad2dSpec, op: str = "conv2d") -> Conv2dSpec | N
     )
 
 
+def _settings(s: Conv2dSpec) -> dict[str, Any]:
+    ends = {"activation": s.activation, "slope": s.slope}
+    return {"stride": s.stride, "padding": s.pads, "dilation": s.dilation, **ends}
+
+
+def _extra_rows(s: Conv2dSpec) -> tuple[int, ...]:
+    """``output_padding`` of a transpose convolution."""
+    return tuple(
+        [
+            s.out[1 + a] + sum(s.pads[a]) - (s.x[1 + a] - 1) * s.stride[a] - s.dilation[a] * (s.w[a] - 1) - 1
+            for a in (0, 1)
+        ]
+    )
+
+
+def _no_packed(x: Any, w: Any, packed: Any = None, *rest: Any) -> tuple[Any, ...]:
+    """The packed form of a weight has no shape of its own."""
+    return (x, w, *rest)
+
+
 CONV2D = Op(
     "conv2d",
     infer_conv2d,
@@ -478,6 +504,8 @@ CONV2D = Op(
         slice_out=lambda node: not _is_depthwise(node.spec) and not node.spec.residual,
     ),
     pads=_padded,
+    settings=lambda s: {**_settings(s), "groups": s.groups},
+    shapes=_no_packed,
 )
 DEPTHWISE_CONV2D = Op(
     "depthwise_conv2d",
@@ -493,6 +521,8 @@ DEPTHWISE_CONV2D = Op(
     ),
     lower=Lower(_lower_conv2d),
     pads=lambda s, pad: _padded(s, pad, "depthwise_conv2d"),
+    settings=_settings,
+    shapes=_no_packed,
 )
 CONV2D_TRANSPOSE = Op(
     "conv2d_transpose",
@@ -507,6 +537,8 @@ CONV2D_TRANSPOSE = Op(
         slice_in=lambda node, position: position == 0,
         slice_out=lambda node: True,
     ),
+    settings=lambda s: {**_settings(s), "output_padding": _extra_rows(s), "groups": s.groups},
+    shapes=_no_packed,
 )
 
 
@@ -640,7 +672,7 @@ def depthwise_conv2d(
     x = array("depthwise_conv2d", "x", x)
     w = array("depthwise_conv2d", "weight", w, x)
     b = optional("depthwise_conv2d", "bias", b, x)
-    s = infer_depthwise_conv2d(x.shape, w.shape, shape_of(b), stride, padding, dilation, activation)
+    s = infer_depthwise_conv2d(x.shape, w.shape, shape_of(b), None, stride, padding, dilation, activation)
     return DEPTHWISE_CONV2D(s, x, w, None, b)
 
 

@@ -162,10 +162,17 @@ def _cost_unary(s: UnarySpec) -> Cost:
 
 
 def _make_unary(name: str) -> Op:
-    def infer(x: tuple[int, ...], *numbers: float) -> UnarySpec:
+    def infer(x: tuple[int, ...], numbers: Any = ()) -> UnarySpec:
         return infer_unary(x, name, numbers)
 
-    return Op(name, infer, reference_unary, reference_unary, _cost_unary)
+    return Op(
+        name,
+        infer,
+        reference_unary,
+        reference_unary,
+        _cost_unary,
+        settings=lambda s: {"numbers": s.numbers},
+    )
 
 
 _UNARY_OPS = {name: _make_unary(name) for name in _UNARY}
@@ -414,6 +421,7 @@ WHERE = Op(
     reference_where,
     lambda s: Cost(0.0, 12 * float(np.prod(s.out, dtype=float))),
     results=lambda s, dtype: ((s.out, np.dtype(s.dtype)),),
+    settings=lambda s: {"dtype": s.dtype},
 )
 
 
@@ -464,6 +472,7 @@ CAST = Op(
     reference_cast,
     lambda s: Cost(0.0, 8 * float(np.prod(s.out, dtype=float))),
     results=lambda s, dtype: ((s.out, np.dtype(s.dtype)),),
+    settings=lambda s: {"dtype": s.dtype},
 )
 
 

@@ -50,7 +50,14 @@ def _cost(s: L2PoolSpec) -> Cost:
     return Cost(mean.flops + n + 2 * m, 4 * (n + m))
 
 
-L2_POOL2D = Op("l2_pool2d", infer_l2_pool2d, reference_l2_pool2d, _native_l2_pool2d, _cost)
+L2_POOL2D = Op(
+    "l2_pool2d",
+    infer_l2_pool2d,
+    reference_l2_pool2d,
+    _native_l2_pool2d,
+    _cost,
+    settings=lambda s: {"size": s.mean.size, "stride": s.mean.asked[0], "padding": s.mean.pads},
+)
 
 
 def l2_pool2d(x: Any, size: Any, *, stride: Any = None, padding: Any = 0) -> Array:

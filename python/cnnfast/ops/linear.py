@@ -173,6 +173,8 @@ LINEAR = Op(
         scale=lambda s, w, factor: w * factor,
     ),
     lower=Lower(_lower_linear),
+    settings=lambda s: {"activation": s.activation, "slope": s.slope},
+    shapes=lambda x, w, packed=None, *rest: (x, w, *rest),
 )
 # Between activations alone, which convolutional networks rarely do: NumPy's BLAS is good enough.
 MATMUL = Op(

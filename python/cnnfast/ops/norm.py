@@ -230,6 +230,7 @@ BATCH_NORM = Op(
     _native_batch_norm,
     _cost_batch_norm,
     lower=Lower(_lower_batch_norm, in_place=(0,)),
+    settings=lambda s: {"eps": s.eps},
 )
 # NumPy is the native form too: few networks use it, and it is bound by memory.
 INSTANCE_NORM = Op(
@@ -238,6 +239,7 @@ INSTANCE_NORM = Op(
     reference_instance_norm,
     reference_instance_norm,
     lambda s: Cost(6 * float(np.prod(s.out, dtype=float)), 8 * float(np.prod(s.out, dtype=float))),
+    settings=lambda s: {"eps": s.eps},
 )
 LOCAL_RESPONSE_NORM = Op(
     "local_response_norm",
@@ -246,6 +248,7 @@ LOCAL_RESPONSE_NORM = Op(
     _native_local_response_norm,
     _cost_local_response_norm,
     lower=Lower(_lower_local_response_norm),
+    settings=lambda s: {"size": s.before + s.after + 1, "alpha": s.alpha, "beta": s.beta, "k": s.k},
 )
 
 

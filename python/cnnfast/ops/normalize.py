@@ -47,7 +47,14 @@ def _cost(s: L2NormalizeSpec) -> Cost:
 
 
 # One pass over a small map: NumPy is fast enough.
-L2_NORMALIZE = Op("l2_normalize", infer_l2_normalize, reference_l2_normalize, reference_l2_normalize, _cost)
+L2_NORMALIZE = Op(
+    "l2_normalize",
+    infer_l2_normalize,
+    reference_l2_normalize,
+    reference_l2_normalize,
+    _cost,
+    settings=lambda s: {"axis": s.axis, "eps": s.eps},
+)
 
 
 def l2_normalize(x: Any, axis: int = -1, *, eps: float = 1e-12) -> Array:

@@ -95,7 +95,15 @@ def _lower_pad2d(steps: Any, s: Pad2dSpec, inputs: Any, outputs: Any) -> None:
     steps.plan.pad2d(numbers, PAD_MODES[s.mode], s.value, inputs[0].place, outputs[0].place)
 
 
-PAD2D = Op("pad2d", infer_pad2d, reference_pad2d, _native_pad2d, _cost_pad2d, lower=Lower(_lower_pad2d))
+PAD2D = Op(
+    "pad2d",
+    infer_pad2d,
+    reference_pad2d,
+    _native_pad2d,
+    _cost_pad2d,
+    lower=Lower(_lower_pad2d),
+    settings=lambda s: {"padding": s.pads, "mode": s.mode, "value": s.value},
+)
 
 
 def pad2d(x: Any, padding: Any, *, mode: str = "zeros", value: float = 0.0) -> Array:

@@ -33,6 +33,7 @@ class PoolSpec:
     dilation: tuple[int, int]
     pads: Pads
     count_include_pad: bool
+    asked: tuple[Any, ...]  # stride, dilation and ceil_mode as they were given
     native: Any
 
 
@@ -83,6 +84,7 @@ def _infer(
     q = _outputs(op, "width", w, k[1], s[1], d[1], pads[1], bool(ceil_mode), x)
     elements(op, *x)
     elements(op, n, p, q, c)
+    asked = s, d, bool(ceil_mode)
     kh, top, height = _taps_inside(h, k[0], s[0], d[0], pads[0][0], p)
     kw, left, width = _taps_inside(w, k[1], s[1], d[1], pads[1][0], q)
     elements(op, n, height, width, c)
@@ -92,7 +94,7 @@ def _infer(
     module = native()
     numbers = [*x, kh, kw, *s, *d, top, left, p, q, *k, *pads[0], *pads[1], int(bool(include))]
     described = module.PoolSpec(numbers) if module is not None else None
-    return PoolSpec(x, (n, p, q, c), k, (kh, kw), (top, left), s, d, pads, bool(include), described)
+    return PoolSpec(x, (n, p, q, c), k, (kh, kw), (top, left), s, d, pads, bool(include), asked, described)
 
 
 @cached
@@ -256,6 +258,11 @@ def _lower_global(
     steps.plan.global_pool2d(n, h * w, c, x.ld, average, x.place, y.place)
 
 
+def _settings(s: PoolSpec) -> dict[str, Any]:
+    stride, _, ceil_mode = s.asked
+    return {"size": s.size, "stride": stride, "padding": s.pads, "ceil_mode": ceil_mode}
+
+
 def _lower_by_windows(average: bool) -> Lower:
     return Lower(
         functools.partial(_lower_pool2d, average=average),
@@ -275,6 +282,7 @@ MAX_POOL2D = Op(
     _native_max_pool2d,
     _cost_pool2d,
     lower=_lower_by_windows(average=False),
+    settings=lambda s: {**_settings(s), "dilation": s.asked[1]},
 )
 MAX_POOL2D_INDICES = Op(
     "max_pool2d_indices",
@@ -283,6 +291,7 @@ MAX_POOL2D_INDICES = Op(
     lambda s, x: _native_max_pool2d(s, x, True),
     _cost_pool2d,
     results=lambda s, dtype: ((s.out, dtype), (s.out, np.dtype(np.int64))),
+    settings=lambda s: {**_settings(s), "dilation": s.asked[1]},
 )
 AVG_POOL2D = Op(
     "avg_pool2d",
@@ -291,6 +300,7 @@ AVG_POOL2D = Op(
     _native_avg_pool2d,
     _cost_pool2d,
     lower=_lower_by_windows(average=True),
+    settings=lambda s: {**_settings(s), "count_include_pad": s.count_include_pad},
 )
 GLOBAL_AVG_POOL2D = Op(
     "global_avg_pool2d",

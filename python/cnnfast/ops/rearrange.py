@@ -85,8 +85,24 @@ def _lower_tile(steps: Any, s: RepeatSpec, inputs: Any, outputs: Any) -> None:
     steps.plan.copy(sizes, x_steps, y_steps, x.place, y.place)
 
 
-EXPAND = Op("expand", infer_expand, reference_expand, reference_expand, _cost, lower=Lower(_lower_expand))
-TILE = Op("tile", infer_tile, reference_tile, reference_tile, _cost, lower=Lower(_lower_tile))
+EXPAND = Op(
+    "expand",
+    infer_expand,
+    reference_expand,
+    reference_expand,
+    _cost,
+    lower=Lower(_lower_expand),
+    settings=lambda s: {"shape": s.out},
+)
+TILE = Op(
+    "tile",
+    infer_tile,
+    reference_tile,
+    reference_tile,
+    _cost,
+    lower=Lower(_lower_tile),
+    settings=lambda s: {"repeats": tuple([m // n if n else 1 for n, m in zip(s.x, s.out, strict=True)])},
+)
 
 
 def expand(x: Any, shape: Any) -> Any:
@@ -140,6 +156,7 @@ GATHER = Op(
     reference_gather,
     _cost,
     results=lambda s, dtype: ((s.out, np.dtype(s.dtype)),),
+    settings=lambda s: {"axis": s.axis, "dtype": s.dtype},
 )
 
 

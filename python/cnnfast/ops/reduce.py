@@ -80,6 +80,10 @@ def _cost(s: ReduceSpec) -> Cost:
     return Cost(n, 4 * (n + float(np.prod(s.out, dtype=float))))
 
 
+def _axes(s: ReduceSpec) -> dict[str, Any]:
+    return {"axes": s.axes, "keepdims": s.keepdims}
+
+
 def _make(name: str) -> Op:
     function = _REDUCTIONS[name]
 
@@ -92,7 +96,7 @@ def _make(name: str) -> Op:
         with np.errstate(all="ignore"):
             return function(x, s.axes, s.keepdims)
 
-    return Op(name, infer, reference, reference, _cost)
+    return Op(name, infer, reference, reference, _cost, settings=_axes)
 
 
 _OPS = {name: _make(name) for name in _REDUCTIONS}
@@ -167,6 +171,7 @@ ARGMAX = Op(
     reference_argmax,
     _cost,
     results=lambda s, dtype: ((s.out, _INT64),),
+    settings=lambda s: {"axis": s.axes[0], "keepdims": s.keepdims},
 )
 
 
@@ -213,6 +218,7 @@ TOPK = Op(
     reference_topk,
     lambda s: Cost(0.0, 4 * float(np.prod(s.x, dtype=float)) + 12 * float(np.prod(s.out, dtype=float))),
     results=lambda s, dtype: ((s.out, dtype), (s.out, _INT64)),
+    settings=lambda s: {"k": s.k, "axis": s.axis, "largest": s.largest},
 )
 
 

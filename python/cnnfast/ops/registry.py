@@ -104,6 +104,10 @@ class Op:
     lower: Lower | None = None
     # (spec, specification of a padding before it) -> spec that pads by itself, or None if it cannot.
     pads: Callable[[Any, Any], Any] | None = None
+    # spec -> the arguments of ``infer`` that follow the shapes of the arrays, by name: what a file keeps.
+    settings: Callable[[Any], dict[str, Any]] = lambda spec: {}
+    # Shapes of the arrays -> the arguments of ``infer`` that they are.
+    shapes: Callable[..., tuple[Any, ...]] = lambda *shapes: shapes
 
     def __post_init__(self) -> None:
         OPERATORS[self.name] = self

@@ -199,7 +199,18 @@ def _lower_resize(steps: Any, s: ResizeSpec, inputs: Any, outputs: Any) -> None:
 
 
 RESIZE = Op(
-    "resize", infer_resize, reference_resize, _native_resize, _cost_resize, lower=Lower(_lower_resize)
+    "resize",
+    infer_resize,
+    reference_resize,
+    _native_resize,
+    _cost_resize,
+    lower=Lower(_lower_resize),
+    settings=lambda s: {
+        "size": s.out[1:3],
+        "mode": s.mode,
+        "align_corners": s.align_corners,
+        "antialias": s.antialias,
+    },
 )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..tensor import Tensor
 from .registry import (
     Array,
     Cost,
@@ -86,11 +85,7 @@ def infer_roi_pool(
 
 
 def _check_values(op: str, spec: RoiSpec, boxes: Array) -> None:
-    """The values of the boxes, which no shape rule sees; nor are there any while a network is traced."""
-    if isinstance(boxes, Tensor):
-        if boxes.is_symbol:
-            return
-        boxes = boxes.data
+    """The values of the boxes, which no shape rule sees."""
     if not len(boxes):
         return
     image = boxes[:, 0]
@@ -117,6 +112,12 @@ def _check_samples(spec: RoiSpec, count: Array) -> None:
         )
 
 
+def _check_align(spec: RoiSpec, boxes: Array) -> None:
+    _check_values("roi_align", spec, boxes)
+    if not spec.sampling_ratio:
+        _check_samples(spec, _geometry(spec, boxes)[2])
+
+
 # --- references ------------------------------------------------------------------------------------
 
 
@@ -139,6 +140,7 @@ def _bins(low: Array, high: Array, bins: int, size: int, real: Any) -> tuple[Arr
 
 def reference_roi_pool(spec: RoiSpec, x: Array, boxes: Array) -> Array:
     """The NumPy definition of :func:`roi_pool`."""
+    _check_values("roi_pool", spec, boxes)
     real = x.dtype.type
     _, h, w, _ = spec.x
     _, p, q, _ = spec.out
@@ -210,6 +212,7 @@ def reference_roi_align(spec: RoiSpec, x: Array, boxes: Array) -> Array:
     Bilinear interpolation and the mean over a grid of samples are separable, so a region is
     ``rows @ image @ columns^T`` with one small matrix of weights per axis.
     """
+    _check_align(spec, boxes)
     start, bin_size, count = _geometry(spec, boxes)
     _, p, _, c = spec.out
     out = np.zeros(spec.out, x.dtype)
@@ -238,10 +241,12 @@ def reference_roi_align(spec: RoiSpec, x: Array, boxes: Array) -> Array:
 
 
 def _native_roi_pool(spec: RoiSpec, x: Array, boxes: Array) -> Array:
+    _check_values("roi_pool", spec, boxes)
     return native().roi_pool(x, boxes, spec.out[1], spec.out[2], spec.scale)
 
 
 def _native_roi_align(spec: RoiSpec, x: Array, boxes: Array) -> Array:
+    _check_align(spec, boxes)
     _, p, q, _ = spec.out
     return native().roi_align(x, boxes, p, q, spec.scale, spec.sampling_ratio, spec.aligned)
 
@@ -272,11 +277,13 @@ def _has_known_boxes(node: Any) -> bool:
 
 
 def _lower_roi_pool(steps: Any, spec: RoiSpec, inputs: Any, outputs: Any) -> None:
+    _check_values("roi_pool", spec, steps.array(inputs[1]))
     places = inputs[0].place, inputs[1].place, outputs[0].place
     steps.plan.roi_pool(_numbers(spec), spec.scale, *places)
 
 
 def _lower_roi_align(steps: Any, spec: RoiSpec, inputs: Any, outputs: Any) -> None:
+    _check_align(spec, steps.array(inputs[1]))
     places = inputs[0].place, inputs[1].place, outputs[0].place
     steps.plan.roi_align(_numbers(spec), spec.scale, spec.sampling_ratio, spec.aligned, *places)
 
@@ -288,6 +295,7 @@ ROI_POOL = Op(
     _native_roi_pool,
     _cost_roi_pool,
     lower=Lower(_lower_roi_pool, accepts=_has_known_boxes),
+    settings=lambda s: {"output_size": s.out[1:3], "spatial_scale": s.scale},
 )
 ROI_ALIGN = Op(
     "roi_align",
@@ -296,6 +304,12 @@ ROI_ALIGN = Op(
     _native_roi_align,
     _cost_roi_align,
     lower=Lower(_lower_roi_align, accepts=_has_known_boxes),
+    settings=lambda s: {
+        "output_size": s.out[1:3],
+        "spatial_scale": s.scale,
+        "sampling_ratio": s.sampling_ratio,
+        "aligned": s.aligned,
+    },
 )
 
 
@@ -339,7 +353,6 @@ def roi_pool(x: Any, boxes: Any, output_size: Any, *, spatial_scale: float = 1.0
     x = array("roi_pool", "x", x)
     boxes = array("roi_pool", "boxes", boxes, x)
     spec = infer_roi(x.shape, boxes.shape, output_size, spatial_scale, op="roi_pool")
-    _check_values("roi_pool", spec, boxes)
     return ROI_POOL(spec, x, boxes)
 
 
@@ -392,8 +405,4 @@ def roi_align(
     x = array("roi_align", "x", x)
     boxes = array("roi_align", "boxes", boxes, x)
     spec = infer_roi(x.shape, boxes.shape, output_size, spatial_scale, sampling_ratio, aligned)
-    _check_values("roi_align", spec, boxes)
-    if not spec.sampling_ratio and not (isinstance(boxes, Tensor) and boxes.is_symbol):
-        values = boxes.data if isinstance(boxes, Tensor) else boxes
-        _check_samples(spec, _geometry(spec, values)[2])
     return ROI_ALIGN(spec, x, boxes)

@@ -97,6 +97,7 @@ SOFTMAX = Op(
     _native_softmax,
     _cost,
     lower=Lower(functools.partial(_lower, log=False)),
+    settings=lambda s: {"axis": s.axis},
 )
 LOG_SOFTMAX = Op(
     "log_softmax",
@@ -105,6 +106,7 @@ LOG_SOFTMAX = Op(
     _native_log_softmax,
     _cost,
     lower=Lower(functools.partial(_lower, log=True)),
+    settings=lambda s: {"axis": s.axis},
 )
 
 

@@ -81,6 +81,14 @@ def infer_transpose(x: tuple[int, ...], axes: Any = None) -> TransposeSpec:
 @cached
 def infer_slice(x: tuple[int, ...], index: Index, dropped: tuple[int, ...] = ()) -> SliceSpec:
     """Shape of a slice whose bounds lie within x already."""
+    if len(index) != len(x) or any(not 0 <= axis < len(x) for axis in dropped):
+        fail("slice", "expected bounds for every axis", x=x)
+    for part, size in zip(index, x, strict=True):
+        places = range(*part)
+        if len(places) and not (min(places[0], places[-1]) >= 0 and max(places[0], places[-1]) < size):
+            fail("slice", f"the bounds {part} leave an axis of {size}", x=x)
+    if any(len(range(*index[axis])) != 1 for axis in dropped):
+        fail("slice", "an axis that is dropped must have one element", x=x)
     sizes = [len(range(*part)) for part in index]
     return SliceSpec(x, tuple(n for i, n in enumerate(sizes) if i not in dropped), index, dropped)
 
@@ -167,6 +175,7 @@ RESHAPE = Op(
     reference_reshape,
     lambda s: Cost(0.0, 0.0),
     lower=Lower(lambda steps, s, inputs, outputs: None, view=True),
+    settings=lambda s: {"shape": s.out},
 )
 TRANSPOSE = Op(
     "transpose",
@@ -175,8 +184,17 @@ TRANSPOSE = Op(
     reference_transpose,
     _cost,
     lower=_copies(_lower_transpose),
+    settings=lambda s: {"axes": s.axes},
 )
-SLICE = Op("slice", infer_slice, reference_slice, reference_slice, _cost, lower=_copies(_lower_slice))
+SLICE = Op(
+    "slice",
+    infer_slice,
+    reference_slice,
+    reference_slice,
+    _cost,
+    lower=_copies(_lower_slice),
+    settings=lambda s: {"index": s.index, "dropped": s.dropped},
+)
 
 
 def reshape(x: Any, shape: Any) -> Any:
