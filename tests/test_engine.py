@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ import cnnfast as cf
 from cnnfast import graph as G
 from cnnfast import nn, ops
 from networks import randomize, small
+from processes import SANITIZED, interrupted, output_of
 from test_graph import HEAVY, WIRINGS, Network
 
 pytestmark = pytest.mark.usefixtures("native")
@@ -240,3 +244,134 @@ def test_shape_operators(rng: np.random.Generator) -> None:
     model = Wired(function)
     x = rng.standard_normal((2, 5, 5, 40)).astype(np.float32)
     close(cf.compile(model)(x), G.interpret(G.trace(model, x.shape), x), 0.0)
+
+
+# --- known results, interrupts, memory ---------------------------------------------------------------
+
+
+def relative(got: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(got.astype(np.float64) - expected) / np.linalg.norm(expected))
+
+
+def test_onnx_networks_give_the_known_results(assets: Path) -> None:
+    known = np.load(assets / "expected/yolox_nano.npz")
+    picture = known["input"].astype(np.float32).transpose(0, 2, 3, 1)
+    engine = cf.compile(cf.onnx.load(assets / "models/yolox_nano.onnx"), picture.shape)
+    assert relative(engine(picture), known["output"]) <= 1e-4
+    assert all(step.algorithm != "NumPy" for step in engine.describe(runs=1).steps)
+    known = np.load(assets / "expected/yunet_n.npz")
+    picture = known["input"].astype(np.float32).transpose(0, 2, 3, 1)
+    module = cf.onnx.load(assets / "models/yunet_n_dynamic.onnx")
+    got, eager = cf.compile(module)(picture), module(picture)
+    assert list(got) == module.output_names
+    for name, expected in eager.items():
+        assert relative(got[name], expected) <= 1e-5, name
+
+
+INTERRUPT = """
+import signal, sys
+import numpy as np, cnnfast as cf
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
+class Long(cf.nn.Module):
+    def forward(self, x):
+        for _ in range(5_000):   # short steps, many seconds together
+            x = cf.ops.tanh(x)
+        return x
+
+engine = cf.compile(Long(), (1, 512, 512, 32), threads=int(sys.argv[1]))
+x = np.ones((1, 512, 512, 32), np.float32)
+print("ready", flush=True)
+try:
+    engine(x)
+    print("finished", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+@pytest.mark.skipif(SANITIZED, reason="kernels are too slow for the bound")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c_stops_a_long_run(threads: int) -> None:
+    status, out, err = interrupted(INTERRUPT, str(threads), after=0.5, timeout=15)
+    assert (out, status) == ("interrupted\n", 0), err
+
+
+OUT_OF_MEMORY = """
+import resource
+import numpy as np, cnnfast as cf
+
+class Wide(cf.nn.Module):
+    def forward(self, x):
+        return cf.ops.global_avg_pool2d(cf.ops.tanh(cf.ops.conv2d(x, np.ones((1, 1, 1, 256), np.float32))))
+
+x, small = np.ones((1, 1024, 1024, 1), np.float32), np.ones((1, 4, 4, 1), np.float32)
+engine = cf.compile(Wide(), small.shape)
+before = engine(small)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), resource.getrlimit(resource.RLIMIT_AS)[1]))
+for _ in range(20):
+    try:
+        engine(x)
+    except MemoryError:
+        pass
+    else:
+        raise SystemExit("an arena of 1 GiB fitted into 256 MiB")
+    assert (engine(small) == before).all()
+print("usable")
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
+@pytest.mark.skipif(SANITIZED, reason="sanitizers reserve the address space")
+def test_out_of_memory_is_a_memory_error() -> None:
+    assert output_of(OUT_OF_MEMORY) == "usable"
+
+
+def test_other_threads_run_during_a_call() -> None:
+    engine = cf.compile(Wired(lambda x: ops.tanh(ops.tanh(x))), (1, 512, 512, 64), threads=1)
+    x = np.ones((1, 512, 512, 64), np.float32)
+    done = threading.Event()
+
+    def work() -> None:
+        for _ in range(10):
+            engine(x)
+        done.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    ticks = 0
+    while not done.wait(0.001):
+        ticks += 1
+    thread.join()
+    assert ticks >= 10
+
+
+def test_describe(rng: np.random.Generator) -> None:
+    model = randomize(cf.models.create_model("cifar_resnet20"), rng).eval()
+    engine = cf.compile(model)
+    with pytest.raises(ValueError, match="nothing is compiled"):
+        engine.describe()
+    description = engine.describe((1, 32, 32, 3), runs=1)
+    text = str(description)
+    assert "conv2d" in text
+    assert "layer1.0.conv1" in text
+    assert "GFLOP/s" in text
+    convolutions = [s for s in description.steps if s.operator == "conv2d"]
+    assert sum(s.macs for s in convolutions) == cf.summary(model, (32, 32, 3)).macs - 640
+    assert description.arena_bytes > 0
+    assert description.weights_bytes > 4 * 270_000
+    assert description.seconds > 0
+    with pytest.raises(cf.errors.BackendError, match="has no steps"):
+        cf.compile(model, (1, 32, 32, 3), device="numpy").describe()
+
+
+def test_winograd_can_be_switched_off(rng: np.random.Generator) -> None:
+    model = randomize(nn.Conv2d(64, 64, 3, padding=1), rng).eval()
+    x = rng.standard_normal((1, 30, 30, 64)).astype(np.float32)
+    direct = cf.compile(model, x.shape, winograd=False)
+    same_bits(direct(x), model(x))
+    assert "Winograd" in cf.compile(model, x.shape).describe().steps[0].algorithm
+    assert "Winograd" not in direct.describe().steps[0].algorithm

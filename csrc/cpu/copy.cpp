@@ -19,29 +19,44 @@ StridedCopy::StridedCopy(const std::vector<int64_t>& sizes, const std::vector<in
     else
       axes_.push_back(axis);
   }
-  if (axes_.empty()) axes_.push_back({1, 1, 1});
+  while (axes_.size() < 2) axes_.insert(axes_.begin(), {1, 0, 0});
 }
+
+namespace {
+
+// A line of `size` floats, which are few: calling memcpy would take longer than copying.
+void copy_few(const float* x, float* y, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) y[i] = x[i];
+}
+
+constexpr int64_t kFew = 16;
+
+}  // namespace
 
 void StridedCopy::run(const float* x, float* y) const {
   if (count_ == 0) return;
-  const Axis inner = axes_.back();
-  const int64_t lines = count_ / inner.size;
-  const double each = inner.x == 1 && inner.y == 1 ? 0.15 : 1.0;
-  const int threads = threads_for(static_cast<double>(count_) * each + static_cast<double>(lines) * 5);
-  const int64_t band = std::max<int64_t>(1, std::min<int64_t>(4096, lines / (4 * threads)));
-  parallel_for((lines + band - 1) / band, threads, [&](int64_t task) {
-    for (int64_t line = task * band; line < std::min(lines, (task + 1) * band); ++line) {
-      int64_t rest = line, from = 0, to = 0;
-      for (size_t i = axes_.size() - 1; i-- > 0;) {
-        const int64_t at = rest % axes_[i].size;
-        rest /= axes_[i].size;
-        from += at * axes_[i].x, to += at * axes_[i].y;
-      }
-      if (inner.x == 1 && inner.y == 1) {
+  const Axis inner = axes_.back(), lines = axes_[axes_.size() - 2];
+  const bool whole = inner.x == 1 && inner.y == 1;
+  // A task copies up to `band` lines that lie evenly apart.
+  const int64_t band = std::max<int64_t>(1, std::min(lines.size, 16384 / std::max<int64_t>(inner.size, 1)));
+  const int64_t bands = (lines.size + band - 1) / band, planes = count_ / (lines.size * inner.size);
+  const double nanoseconds = static_cast<double>(count_) * (whole ? 0.15 : 0.6) +
+                             static_cast<double>(planes * lines.size) * 1.5;
+  parallel_for(planes * bands, threads_for(nanoseconds), [&](int64_t task) {
+    const int64_t first = task % bands * band, last = std::min(lines.size, first + band);
+    int64_t rest = task / bands, from = first * lines.x, to = first * lines.y;
+    for (size_t i = axes_.size() - 2; i-- > 0;) {
+      const int64_t at = rest % axes_[i].size;
+      rest /= axes_[i].size;
+      from += at * axes_[i].x, to += at * axes_[i].y;
+    }
+    for (int64_t line = first; line < last; ++line, from += lines.x, to += lines.y) {
+      if (whole && inner.size > kFew)
         std::memcpy(y + to, x + from, static_cast<size_t>(inner.size) * sizeof(float));
-        continue;
-      }
-      for (int64_t i = 0; i < inner.size; ++i) y[to + i * inner.y] = x[from + i * inner.x];
+      else if (whole)
+        copy_few(x + from, y + to, inner.size);
+      else
+        for (int64_t i = 0; i < inner.size; ++i) y[to + i * inner.y] = x[from + i * inner.x];
     }
   });
 }

@@ -16,7 +16,7 @@ class StridedCopy {
   struct Axis {
     int64_t size, x, y;
   };
-  std::vector<Axis> axes_;  // outermost first, at least one
+  std::vector<Axis> axes_;  // outermost first, at least two
   int64_t count_ = 1;
 };
 
