@@ -375,3 +375,23 @@ def test_winograd_can_be_switched_off(rng: np.random.Generator) -> None:
     same_bits(direct(x), model(x))
     assert "Winograd" in cf.compile(model, x.shape).describe().steps[0].algorithm
     assert "Winograd" not in direct.describe().steps[0].algorithm
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
+@pytest.mark.skipif(SANITIZED, reason="sanitizers keep what was freed")
+def test_a_thousand_shapes_keep_memory_flat(rng: np.random.Generator) -> None:
+    model = randomize(cf.models.create_model("squeezenet1_1"), rng).eval()
+    engine = cf.compile(model)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    after = 0
+    for i in range(1000):
+        shape = (int(rng.integers(1, 3)), int(rng.integers(32, 200)), int(rng.integers(32, 200)), 3)
+        engine(np.zeros(shape, np.float32))
+        if i == 200:
+            after = resident()
+    assert len(engine._made) == 8
+    assert resident() - after < 64 << 20
