@@ -373,8 +373,11 @@ def test_winograd_can_be_switched_off(rng: np.random.Generator) -> None:
     x = rng.standard_normal((1, 30, 30, 64)).astype(np.float32)
     direct = cf.compile(model, x.shape, winograd=False)
     same_bits(direct(x), model(x))
-    assert "Winograd" in cf.compile(model, x.shape).describe().steps[0].algorithm
-    assert "Winograd" not in direct.describe().steps[0].algorithm
+    for winograd, algorithm in ((True, "Winograd F(4,3)"), (6, "Winograd F(6,3)"), (False, "implicit GEMM")):
+        engine = cf.compile(model, x.shape, winograd=winograd)
+        assert engine.describe().steps[0].algorithm == algorithm
+    with pytest.raises(ValueError, match="True, False or 6"):
+        cf.compile(model, x.shape, winograd=8)
 
 
 @pytest.mark.slow

@@ -233,14 +233,16 @@ def test_error_of_large_layers(c: int, o: int, size: int, tile: int) -> None:
 
 def test_choice() -> None:
     x = np.zeros((1, 56, 56, 64), np.float32)
-    assert _cpu.winograd_tile(spec(x, 64, ((1, 1), (1, 1))), 1) in TILES
+    assert _cpu.winograd_tile(spec(x, 64, ((1, 1), (1, 1))), 1, 6) in TILES
+    assert _cpu.winograd_tile(spec(x, 64, ((1, 1), (1, 1))), 1, 4) == 4
+    assert _cpu.winograd_tile(spec(x, 64, ((1, 1), (1, 1))), 1, 0) == 0
     for change in ({4: 1}, {7: 2}, {8: 2}, {9: 2}, {10: 2}, {11: 2}):  # kernel, groups, strides, dilations
         numbers = [1, 56, 56, 64, 3, 3, 64, 1, 1, 1, 1, 1, 1, 1, 56, 56]
         for place, value in change.items():
             numbers[place] = value
-        assert _cpu.winograd_tile(_cpu.Conv2dSpec(numbers), 1) == 0
-    assert _cpu.winograd_tile(spec(np.zeros((1, 224, 224, 3), np.float32), 64, ((1, 1), (1, 1))), 1) == 0
-    assert _cpu.winograd_tile(spec(np.zeros((1, 1, 1, 64), np.float32), 64, ((1, 1), (1, 1))), 1) == 0
+        assert _cpu.winograd_tile(_cpu.Conv2dSpec(numbers), 1, 6) == 0
+    assert _cpu.winograd_tile(spec(np.zeros((1, 224, 224, 3), np.float32), 64, ((1, 1), (1, 1))), 1, 6) == 0
+    assert _cpu.winograd_tile(spec(np.zeros((1, 1, 1, 64), np.float32), 64, ((1, 1), (1, 1))), 1, 6) == 0
 
 
 def test_wrong_weights(rng: np.random.Generator) -> None:

@@ -330,7 +330,7 @@ size_t winograd_bytes(int64_t c, int64_t o, int tile) {
   return static_cast<size_t>((tile + 2) * (tile + 2) * c * columns.vectors * columns.vl) * sizeof(float);
 }
 
-int winograd_tile(const Conv2dSpec& s, int threads) {
+int winograd_tile(const Conv2dSpec& s, int threads, int largest) {
   if (s.kh != 3 || s.kw != 3 || s.sh != 1 || s.sw != 1 || s.dh != 1 || s.dw != 1 || s.groups != 1) return 0;
   if (s.pt > 2 || s.pl > 2) return 0;
   // Pictures: kernel rows of few channels are contiguous runs, and direct arithmetic is as quick.
@@ -342,6 +342,7 @@ int winograd_tile(const Conv2dSpec& s, int threads) {
   double best = s.flops() / kFlops * share;
   int choice = 0;
   for (int tile : {4, 6}) {
+    if (tile > largest) break;
     const double planes = (tile + 2) * (tile + 2);
     const double tiles = static_cast<double>(s.n * ceil_div(s.p, tile) * ceil_div(s.q, tile));
     const double products = 2 * planes * tiles * c * o / kFlops;

@@ -39,9 +39,9 @@ class PackedWinograd {
 };
 size_t winograd_bytes(int64_t c, int64_t o, int tile);
 
-// 4 or 6, whichever is expected to be quickest on `threads` threads, or 0 where direct arithmetic is, or
-// where Winograd does not apply.
-int winograd_tile(const Conv2dSpec& spec, int threads);
+// The tile that is expected to be quickest on `threads` threads, 4 or 6 and at most `largest`, or 0 where
+// direct arithmetic is, or where Winograd does not apply.
+int winograd_tile(const Conv2dSpec& spec, int threads, int largest);
 
 void conv2d_winograd(const Conv2dSpec& spec, const float* x, const WinogradView& w, const Epilogue& epilogue,
                      float* y);

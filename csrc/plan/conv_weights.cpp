@@ -14,14 +14,12 @@ constexpr int kUsualThreads = 2;
 
 }  // namespace
 
-ConvKind choose_conv(const Conv2dSpec& s, bool winograd) {
+ConvKind choose_conv(const Conv2dSpec& s, int winograd) {
   if (s.groups == s.c && s.c > 1) return ConvKind::kDepthwise;
-  if (winograd) {
-    Conv2dSpec picture = s;
-    picture.n = 1;
-    const int tile = winograd_tile(picture, kUsualThreads);
-    if (tile) return tile == 4 ? ConvKind::kWinograd4 : ConvKind::kWinograd6;
-  }
+  Conv2dSpec picture = s;
+  picture.n = 1;
+  const int tile = winograd_tile(picture, kUsualThreads, winograd);
+  if (tile) return tile == 4 ? ConvKind::kWinograd4 : ConvKind::kWinograd6;
   return ConvKind::kDirect;
 }
 

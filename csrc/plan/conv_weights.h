@@ -14,8 +14,9 @@ constexpr int kPackingVersion = 1;
 
 enum class ConvKind { kDirect, kDepthwise, kWinograd4, kWinograd6 };
 
-// The same for every batch and number of threads, so that neither changes the bits.
-ConvKind choose_conv(const Conv2dSpec& spec, bool winograd);
+// The same for every batch and number of threads, so that neither changes the bits. winograd: the largest
+// tile that may be used.
+ConvKind choose_conv(const Conv2dSpec& spec, int winograd);
 
 class ConvWeights {
  public:

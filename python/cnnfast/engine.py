@@ -48,7 +48,7 @@ class Engine:
     """
 
     def __init__(
-        self, source: Module | Graph | None, device: str, threads: int | None, winograd: bool
+        self, source: Module | Graph | None, device: str, threads: int | None, winograd: int
     ) -> None:
         self.name = source.name if isinstance(source, Graph) else type(source).__name__
         self.device, self.threads = device, threads
@@ -288,7 +288,7 @@ def compile(
     *,
     device: str = "cpu",
     threads: int | None = None,
-    winograd: bool = True,
+    winograd: bool | int = True,
 ) -> Engine:
     """Make a network ready to run as fast as this machine can.
 
@@ -307,8 +307,11 @@ def compile(
         "numpy" is the interpreter on the NumPy references: slow, and what the others are compared with.
     threads : int, optional
         At most so many threads for a run of this engine; as :func:`cnnfast.set_num_threads` says otherwise.
-    winograd : bool
-        Whether convolutions may use Winograd's algorithm, which is up to twice as fast and less exact.
+    winograd : bool or 6
+        Whether convolutions may use Winograd's algorithm, up to four times as fast and less exact: an
+        output is off by up to 64 units (2**-24 of the sum of absolute products), where direct arithmetic
+        stays within 8. 6 allows tiles of 6x6 outputs beside those of 4x4: up to a tenth faster on large
+        pictures, with three to six times the error.
 
     Returns
     -------
@@ -327,7 +330,10 @@ def compile(
     reason = config._unusable(device)
     if reason:
         raise BackendError(f"compile: device {device!r} cannot be used: {reason}")
-    engine = Engine(model_or_graph, device, _checked_threads("compile", threads), winograd)
+    if winograd not in (True, False, 6):
+        raise ValueError(f"compile: winograd must be True, False or 6, got {winograd!r}")
+    tile = 6 if winograd == 6 else 4 if winograd else 0
+    engine = Engine(model_or_graph, device, _checked_threads("compile", threads), tile)
     if input_shape is not None:
         engine.prepare(*_shapes_of(input_shape))
     elif isinstance(model_or_graph, Graph):

@@ -99,13 +99,13 @@ class Steps:
         The native plan that steps are added to.
     native
         The native module.
-    winograd : bool
+    winograd : int
         Whether convolutions may use it.
     none
         The place of what is not there.
     """
 
-    def __init__(self, layout: Layout, store: Store, plan: Any, inputs: int, winograd: bool) -> None:
+    def __init__(self, layout: Layout, store: Store, plan: Any, inputs: int, winograd: int) -> None:
         self.plan, self.native, self.winograd = plan, config._cpu, winograd
         self.none = self.native.Place()
         # What is shared: value and form -> the form. Keeps the form alive, and the meaning of its key.

@@ -26,7 +26,7 @@ class Options:
 
     store: Store
     threads: int
-    winograd: bool
+    winograd: int
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def _program(program: Program, writer: _Writer) -> dict[str, Any]:
     }
 
 
-def save(path: str | os.PathLike[str], name: str, programs: Iterable[Program], winograd: bool) -> None:
+def save(path: str | os.PathLike[str], name: str, programs: Iterable[Program], winograd: int) -> None:
     """Write programs and their weights; the file appears as a whole or not at all."""
     writer = _Writer()
     header = {
@@ -300,7 +300,9 @@ def load(path: str | os.PathLike[str], threads: int) -> tuple[str, dict[Shapes, 
     try:
         data = np.memmap(path, np.uint8, "r", begin) if size > begin else np.empty(0, np.uint8)
         reader = _Reader(data, header["params"])
-        options = Options(reader.store, threads, header["winograd"] is True)
+        tile = header["winograd"]
+        _need(type(tile) is int and tile in (0, 4, 6), "Winograd tiles of 0, 4 or 6", tile)
+        options = Options(reader.store, threads, tile)
         entries = header["programs"]
         _need(sum(len(entry["nodes"]) for entry in entries) <= _MOST_STEPS, f"at most {_MOST_STEPS} steps")
         programs = [Program(reader.graph(entry, str(header["name"])), options) for entry in entries]
