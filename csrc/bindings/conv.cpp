@@ -1,5 +1,7 @@
 #include "cpu/conv2d.h"
 
+#include <algorithm>
+
 #include "bindings/array.h"
 #include "core/threads.h"
 
@@ -118,6 +120,30 @@ void bind_conv(py::module_& m) {
     const float *xd = x.data(), *wd = data_or_null(w);
     float* yd = y.mutable_data();
     without_gil([&] { linear(rows, in, out, xd, wd, packed, epilogue, yd); });
+    return y;
+  });
+  // For plain arrays whose shapes fit, which need no checks; None for all others.
+  m.def("linear_plain", [](py::handle x, py::handle w, py::handle b) -> py::object {
+    if (!is_plain(x.ptr()) || !is_plain(w.ptr()) || !(b.is_none() || is_plain(b.ptr()))) return py::none();
+    const auto xs = py::reinterpret_borrow<Floats>(x), ws = py::reinterpret_borrow<Floats>(w);
+    constexpr py::ssize_t kMost = 8;
+    const py::ssize_t last = xs.ndim() - 1;
+    if (last < 0 || last >= kMost || ws.ndim() != 2 || ws.size() == 0 || xs.shape(last) != ws.shape(0))
+      return py::none();
+    const int64_t in = ws.shape(0), out = ws.shape(1);
+    Epilogue epilogue;
+    if (!b.is_none()) {
+      const auto bs = py::reinterpret_borrow<Floats>(b);
+      if (bs.ndim() != 1 || bs.size() != out) return py::none();
+      epilogue.bias = bs.data();
+    }
+    py::ssize_t shape[kMost];
+    std::copy_n(xs.shape(), last, shape);
+    shape[last] = out;
+    auto y = new_array(shape, static_cast<size_t>(last) + 1);
+    const float *xd = xs.data(), *wd = ws.data();
+    float* yd = y.mutable_data();
+    without_gil([&] { linear(xs.size() / in, in, out, xd, wd, nullptr, epilogue, yd); });
     return y;
   });
   m.def("gram_matrix", [](const Floats& x) {

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import config
+from ..config import _State
 from .activations import ACTIVATION_CODES, ACTIVATIONS, apply_activation
 from .arithmetic import broadcast_shape
 from .packed import PackedWeights, own_weight, unpack
@@ -250,6 +251,8 @@ def linear(x: Any, w: Any, b: Any = None, *, activation: str | None = None) -> A
     ------
     ShapeError, DTypeError, BackendError
     """
+    if _State.backend == "cpu" and activation is None and (y := native().linear_plain(x, w, b)) is not None:
+        return y
     x = array("linear", "x", x)
     w, packed = unpack("linear", w, x, ())
     b = optional("linear", "bias", b, x)
