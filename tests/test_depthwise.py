@@ -65,7 +65,8 @@ def test_saving_of_separable_convolutions() -> None:
 
 
 def test_cost() -> None:
-    made = cf.ops.cost("depthwise_conv2d", (2, 9, 8, 5), (3, 2, 5, 4), (20,), (2, 1), ((1, 1), (0, 0)))
+    shapes = (2, 9, 8, 5), (3, 2, 5, 4), (20,)
+    made = cf.ops.cost("depthwise_conv2d", *shapes, stride=(2, 1), padding=((1, 1), (0, 0)))
     out = 2 * 5 * 7 * 20
     assert made.flops == 2 * out * 3 * 2
     assert made.bytes == 4 * (2 * 9 * 8 * 5 + 3 * 2 * 20 + out + 20)
