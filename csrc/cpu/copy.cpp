@@ -40,8 +40,8 @@ void StridedCopy::run(const float* x, float* y) const {
   // A task copies up to `band` lines that lie evenly apart.
   const int64_t band = std::max<int64_t>(1, std::min(lines.size, 16384 / std::max<int64_t>(inner.size, 1)));
   const int64_t bands = (lines.size + band - 1) / band, planes = count_ / (lines.size * inner.size);
-  const double nanoseconds = static_cast<double>(count_) * (whole ? 0.15 : 0.6) +
-                             static_cast<double>(planes * lines.size) * 1.5;
+  const double nanoseconds =
+      static_cast<double>(count_) * (whole ? 0.15 : 0.6) + static_cast<double>(planes * lines.size) * 1.5;
   parallel_for(planes * bands, threads_for(nanoseconds), [&](int64_t task) {
     const int64_t first = task % bands * band, last = std::min(lines.size, first + band);
     int64_t rest = task / bands, from = first * lines.x, to = first * lines.y;
