@@ -4,13 +4,8 @@ from .activations import hard_swish, leaky_relu, relu, relu6, sigmoid, silu, tan
 from .arithmetic import add, mul
 from .boxes import batched_nms, box_convert, box_iou, nms, soft_nms, weighted_nms
 from .concat import concat
-from .conv import (
-    conv2d,
-    conv2d_transpose,
-    depthwise_conv2d,
-    pack_conv2d,
-    pack_conv2d_transpose,
-)
+from .conv import conv2d, depthwise_conv2d, pack_conv2d
+from .conv_transpose import conv2d_transpose, pack_conv2d_transpose
 from .elementwise import (
     abs,
     cast,
