@@ -199,6 +199,8 @@ static void gemm_sweep(const cnnfast::GemmBlock* g, int64_t column, int64_t n) {
   float all_sums[kSweepFloats];
   const int64_t whole = n / VL * VL;
   const int tail = static_cast<int>(n - whole);
+  // The next rows of B: the processor's prefetchers do not see beyond the end of a run.
+  const bool far = g->depth * g->n > kFarFloats;
   for (int64_t m = 0; m < g->m; ++m)
     for (int64_t j = 0; j < n; ++j) all_sums[m * n + j] = 0.0f;
   for (int64_t tap = 0; tap < g->taps; ++tap) {
@@ -212,6 +214,10 @@ static void gemm_sweep(const cnnfast::GemmBlock* g, int64_t column, int64_t n) {
           const vf a0 = splat(a[0]), a1 = splat(a[1]), a2 = splat(a[2]), a3 = splat(a[3]);
           const float *b0 = b, *b1 = b + g->ldb, *b2 = b + 2 * g->ldb, *b3 = b + 3 * g->ldb;
           for (int64_t j = 0; j < whole; j += VL) {
+            if (far) {
+              CNNFAST_UNROLL
+              for (int i = 4; i < 8; ++i) __builtin_prefetch(b + i * g->ldb + j, 0, 2);
+            }
             vf x = fma(a0, load(b0 + j), load(sum + j));
             x = fma(a1, load(b1 + j), x);
             x = fma(a2, load(b2 + j), x);
