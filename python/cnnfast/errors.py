@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["BackendError", "CnnfastError", "DTypeError", "PictureError", "ShapeError", "WeightsError"]
+__all__ = [
+    "BackendError",
+    "CnnfastError",
+    "DTypeError",
+    "DataError",
+    "PictureError",
+    "ShapeError",
+    "WeightsError",
+]
 
 
 class CnnfastError(Exception):
@@ -27,3 +35,7 @@ class WeightsError(CnnfastError, ValueError):
 
 class PictureError(CnnfastError, ValueError):
     """A picture that is corrupt, too large, or of an unknown kind."""
+
+
+class DataError(CnnfastError, ValueError):
+    """A data set that is corrupt, incomplete, hostile or too large."""

@@ -6,15 +6,19 @@ not those that Pillow hands to another program.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import threading
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from .errors import PictureError
 
-__all__ = ["MAX_PIXELS", "load_picture", "save_picture"]
+__all__ = ["MAX_PIXELS", "load_mask", "load_picture", "save_picture"]
 
 MAX_PIXELS = 178_956_970  # Pillow's own bound: a quarter of 2 GiB at 3 bytes a pixel
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -49,38 +53,116 @@ def load_picture(path: str | os.PathLike[str], *, channels: int = 3) -> np.ndarr
     OSError
         If the file cannot be opened.
     """
+    _check_channels(channels)
+    with open(os.fspath(path), "rb") as file:
+        return _read_picture(file, os.fspath(path), channels)
+
+
+def decode_picture(content: bytes, name: str, *, channels: int = 3) -> np.ndarray:
+    """:func:`load_picture` for a file that is in memory; ``name`` is for messages."""
+    _check_channels(channels)
+    return _read_picture(io.BytesIO(content), name, channels)
+
+
+def _read_picture(file: Any, name: str, channels: int) -> np.ndarray:
+    with _opened(file, name) as image:
+        return pixels_of(image, channels)
+
+
+def _check_channels(channels: int) -> None:
     if channels not in (1, 3):
         raise PictureError(f"load_picture: channels must be 1 or 3, got {channels!r}")
+
+
+def load_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a picture whose values are numbers of classes or instances, upright.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A picture of one channel: grey of 1, 8 or 16 bits, 32-bit whole numbers, or a palette, whose
+        indices are read.
+
+    Returns
+    -------
+    ndarray of int32, shape (H, W)
+        The values as they are stored; 0 and 1 for one bit.
+
+    Raises
+    ------
+    PictureError
+        As :func:`load_picture`, and if the picture has colours or values that are no whole numbers.
+    OSError
+        If the file cannot be opened.
+    """
     name = os.fspath(path)
-    with open(name, "rb") as file:
-        try:
-            return _decode(file, channels)
-        except PictureError as error:
-            raise PictureError(f"{name}: {error}") from None
-        except (MemoryError, KeyboardInterrupt):
-            raise
-        except Exception as error:  # decoders raise all kinds of errors on corrupt files
-            what = str(error) or type(error).__name__
-            raise PictureError(f"{name}: the picture is cut off or corrupt: {what}") from None
+    with open(name, "rb") as file, _opened(file, name) as image:
+        if image.mode not in ("1", "L", "P", *_SIXTEEN_BIT):
+            raise PictureError(f"expected a mask of one channel of whole numbers, got {image.mode} values")
+        orientation = _orientation(image)
+        image.load()
+        return np.ascontiguousarray(
+            _upright(np.asarray(image).astype(np.int32)[..., None], orientation)[..., 0]
+        )
 
 
-def _decode(file: Any, channels: int) -> np.ndarray:
+class _Quiet:
+    """No warnings of decoders: sizes are checked here, and other oddities are no errors.
+
+    The filters of warnings belong to the process; the first thread that decodes changes them, and the last
+    one puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
+@contextlib.contextmanager
+def _opened(file: Any, name: str) -> Iterator[Any]:
+    """An image of Pillow, its size checked; whatever decoding it raises names the file."""
+    try:
+        with _quiet, _open_checked(file) as image:
+            yield image
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from None
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # decoders raise all kinds of errors on corrupt files
+        what = str(error) or type(error).__name__
+        raise PictureError(f"{name}: the picture is cut off or corrupt: {what}") from None
+
+
+def _open_checked(file: Any) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the size is checked below; other oddities are no errors
-        try:
-            image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
-        except UnidentifiedImageError:
-            raise PictureError("not a picture of a known format") from None
-        except Image.DecompressionBombError:
-            raise PictureError(f"the picture has more than {MAX_PIXELS} pixels") from None
-        with image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise PictureError(f"the picture has {width} x {height} pixels, more than {MAX_PIXELS}")
-            return pixels_of(image, channels)
+    try:
+        image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        raise PictureError("not a picture of a known format") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"the picture has more than {MAX_PIXELS} pixels") from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(f"the picture has {width} x {height} pixels, more than {MAX_PIXELS}")
+    return image
 
 
 def pixels_of(image: Any, channels: int = 3) -> np.ndarray:
