@@ -13,6 +13,29 @@ if TYPE_CHECKING:
     from .omniglot import Omniglot, OneShotRun, one_shot_runs
     from .preprocess import Preprocess
     from .sample import Batch, Sample, collate
+    from .transforms import Compose, RandomApply, Transform
+    from .transforms_colour import ColourJitter, ColourShift, Normalize, PCAColour
+    from .transforms_geometry import (
+        CenterCrop,
+        Mirror,
+        Pad,
+        RandomCrop,
+        RandomResizedCrop,
+        Resize,
+        crop,
+        mirror,
+        resize,
+    )
+    from .transforms_mix import Cutout, Mixup
+    from .transforms_warp import (
+        LocalWarp,
+        RandomAffine,
+        RandomRotation,
+        RandomShear,
+        affine,
+        affine_matrix,
+        warp,
+    )
     from .voc import VOC
 
 # module -> names; loaded when one of them is asked for.
@@ -25,6 +48,29 @@ _LATER = {
     "omniglot": ("Omniglot", "OneShotRun", "one_shot_runs"),
     "preprocess": ("Preprocess",),
     "sample": ("Batch", "Sample", "collate"),
+    "transforms": ("Compose", "RandomApply", "Transform"),
+    "transforms_colour": ("ColourJitter", "ColourShift", "Normalize", "PCAColour"),
+    "transforms_geometry": (
+        "CenterCrop",
+        "Mirror",
+        "Pad",
+        "RandomCrop",
+        "RandomResizedCrop",
+        "Resize",
+        "crop",
+        "mirror",
+        "resize",
+    ),
+    "transforms_mix": ("Cutout", "Mixup"),
+    "transforms_warp": (
+        "LocalWarp",
+        "RandomAffine",
+        "RandomRotation",
+        "RandomShear",
+        "affine",
+        "affine_matrix",
+        "warp",
+    ),
     "voc": ("VOC",),
 }
 
@@ -36,19 +82,44 @@ __all__ = [
     "VOC",
     "Arrays",
     "Batch",
+    "CenterCrop",
+    "ColourJitter",
+    "ColourShift",
+    "Compose",
+    "Cutout",
     "Dataset",
     "Idx",
     "ImageFolder",
+    "LocalWarp",
     "MaskFolder",
+    "Mirror",
+    "Mixup",
+    "Normalize",
     "Omniglot",
     "OneShotRun",
+    "PCAColour",
+    "Pad",
     "Preprocess",
+    "RandomAffine",
+    "RandomApply",
+    "RandomCrop",
+    "RandomResizedCrop",
+    "RandomRotation",
+    "RandomShear",
+    "Resize",
     "Sample",
     "Subset",
+    "Transform",
+    "affine",
+    "affine_matrix",
     "collate",
+    "crop",
+    "mirror",
     "one_shot_runs",
     "read_cifar",
     "read_idx",
+    "resize",
+    "warp",
 ]
 
 
