@@ -21,9 +21,10 @@ _cpu: Any = config._cpu
 pytestmark = pytest.mark.usefixtures("native")
 
 ACTIVATIONS = (None, "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "hard_swish")
-TILES = (4, 6)
-UNITS = {4: 64, 6: 192}  # of 2**-24 of the sum of absolute products
-# Channels in and out, size of the picture: 3x3 layers of real networks.
+TILES = (2, 4, 6)
+TAPS = {2: 5, 4: 3, 6: 3}  # of the kernels that a tile is for
+UNITS = {2: 64, 4: 64, 6: 192}  # of 2**-24 of the sum of absolute products
+# Channels in and out, size of the picture: layers of real networks.
 LAYERS = [
     (64, 64, 56),  # ResNet
     (128, 128, 28),
@@ -31,6 +32,12 @@ LAYERS = [
     (96, 208, 14),  # GoogLeNet
     (160, 320, 7),
     (512, 512, 7),
+]
+LAYERS_5x5 = [
+    (64, 192, 27),  # AlexNet
+    (16, 32, 28),  # GoogLeNet
+    (48, 128, 7),
+    (48, 64, 35),  # Inception v3
 ]
 LARGE_LAYERS = [
     (256, 256, 14),
@@ -45,11 +52,11 @@ LARGE_LAYERS = [
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
-def spec(x: np.ndarray, o: int, pads: Pads) -> Any:
+def spec(x: np.ndarray, o: int, pads: Pads, k: int = 3) -> Any:
     n, h, w, c = x.shape
     (top, bottom), (left, right) = pads
     return _cpu.Conv2dSpec(
-        [n, h, w, c, 3, 3, o, 1, 1, 1, 1, 1, top, left, h + top + bottom - 2, w + left + right - 2]
+        [n, h, w, c, k, k, o, 1, 1, 1, 1, 1, top, left, h + top + bottom - k + 1, w + left + right - k + 1]
     )
 
 
@@ -57,36 +64,44 @@ def run(
     x: np.ndarray,
     w: np.ndarray,
     tile: int,
-    pads: Pads = ((1, 1), (1, 1)),
+    pads: Pads | None = None,
     bias: np.ndarray | None = None,
     residual: np.ndarray | None = None,
     activation: str | None = None,
     slope: float = 0.0,
 ) -> np.ndarray:
-    packed = _cpu.pack_winograd(w, tile)
-    number = ACTIVATIONS.index(activation)
-    return _cpu.conv2d_winograd(spec(x, w.shape[3], pads), x, packed, bias, residual, number, slope)
+    packed, pads = _cpu.pack_winograd(w, tile), pads or same(tile)
+    number, s = ACTIVATIONS.index(activation), spec(x, w.shape[3], pads, TAPS[tile])
+    return _cpu.conv2d_winograd(s, x, packed, bias, residual, number, slope)
 
 
 def exact(x: np.ndarray, w: np.ndarray, pads: Pads) -> tuple[np.ndarray, np.ndarray]:
     """The sums and the sums of absolute values in float64."""
     x64, w64 = np.pad(x, ((0, 0), *pads, (0, 0))).astype(np.float64), w.astype(np.float64)
     n, h, width, _ = x64.shape
-    y = np.zeros((2, n, h - 2, width - 2, w.shape[3]))
-    for i, j in itertools.product(range(3), range(3)):
-        part = x64[:, i : h - 2 + i, j : width - 2 + j]
+    p, q = h - w.shape[0] + 1, width - w.shape[1] + 1
+    y = np.zeros((2, n, p, q, w.shape[3]))
+    for i, j in itertools.product(range(w.shape[0]), range(w.shape[1])):
+        part = x64[:, i : p + i, j : q + j]
         y[0] += part @ w64[i, j]
         y[1] += np.abs(part) @ np.abs(w64[i, j])
     return y[0], y[1]
 
 
-def draw(rng: np.random.Generator, n: int, h: int, w: int, c: int, o: int) -> tuple[np.ndarray, np.ndarray]:
-    x = rng.standard_normal((n, h, w, c)).astype(np.float32)
-    return x, (rng.standard_normal((3, 3, c, o)) / np.sqrt(9 * c)).astype(np.float32)
+def same(tile: int) -> Pads:
+    """The padding that keeps the size of a picture."""
+    return ((TAPS[tile] // 2,) * 2,) * 2  # type: ignore[return-value]
 
 
-def check(got: np.ndarray, x: np.ndarray, w: np.ndarray, tile: int, pads: Pads = ((1, 1), (1, 1))) -> None:
-    y, scale = exact(x, w, pads)
+def draw(
+    rng: np.random.Generator, tile: int, n: int, h: int, w: int, c: int, o: int
+) -> tuple[np.ndarray, np.ndarray]:
+    x, k = rng.standard_normal((n, h, w, c)).astype(np.float32), TAPS[tile]
+    return x, (rng.standard_normal((k, k, c, o)) / np.sqrt(k * k * c)).astype(np.float32)
+
+
+def check(got: np.ndarray, x: np.ndarray, w: np.ndarray, tile: int, pads: Pads | None = None) -> None:
+    y, scale = exact(x, w, pads or same(tile))
     assert got.shape == y.shape
     error = np.abs(got - y)
     # With few channels single large values count, wherever they lie in the tile; layers meet the bound below.
@@ -113,7 +128,7 @@ def check(got: np.ndarray, x: np.ndarray, w: np.ndarray, tile: int, pads: Pads =
     ],
 )
 def test_shapes(rng: np.random.Generator, tile: int, n: int, h: int, w: int, c: int, o: int) -> None:
-    x, weight = draw(rng, n, h, w, c, o)
+    x, weight = draw(rng, tile, n, h, w, c, o)
     check(run(x, weight, tile), x, weight, tile)
 
 
@@ -122,7 +137,7 @@ def test_shapes(rng: np.random.Generator, tile: int, n: int, h: int, w: int, c: 
     "pads", list(itertools.product(itertools.product((0, 1, 2), (0, 2)), ((0, 1), (2, 0))))
 )
 def test_padding(rng: np.random.Generator, tile: int, pads: Pads) -> None:
-    x, w = draw(rng, 1, 11, 8, 20, 24)
+    x, w = draw(rng, tile, 1, 11, 8, 20, 24)
     check(run(x, w, tile, pads), x, w, tile, pads)
 
 
@@ -133,11 +148,11 @@ def test_padding(rng: np.random.Generator, tile: int, pads: Pads) -> None:
 def test_epilogue(
     rng: np.random.Generator, tile: int, activation: str | None, with_residual: bool, o: int
 ) -> None:
-    x, w = draw(rng, 2, 13, 14, 24, o)
+    x, w = draw(rng, tile, 2, 13, 14, 24, o)
     bias = rng.standard_normal(o).astype(np.float32)
     residual = rng.standard_normal((2, 13, 14, o)).astype(np.float32) if with_residual else None
     got = run(x, w, tile, bias=bias, residual=residual, activation=activation, slope=0.3)
-    y, _ = exact(x, w, ((1, 1), (1, 1)))
+    y, _ = exact(x, w, same(tile))
     y += bias
     if residual is not None:
         y += residual
@@ -148,9 +163,7 @@ def test_epilogue(
             y = getattr(cf.ops, activation)(y)
     assert np.allclose(got, y, rtol=5e-5, atol=5e-5)
     without = run(x, w, tile, residual=residual)
-    assert np.allclose(
-        without, exact(x, w, ((1, 1), (1, 1)))[0] + (0 if residual is None else residual), atol=5e-5
-    )
+    assert np.allclose(without, exact(x, w, same(tile))[0] + (0 if residual is None else residual), atol=5e-5)
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -161,7 +174,7 @@ def test_epilogue(
 def test_same_bits_for_threads_and_batch(
     rng: np.random.Generator, tile: int, n: int, h: int, w: int, c: int, o: int
 ) -> None:
-    x, weight = draw(rng, n, h, w, c, o)
+    x, weight = draw(rng, tile, n, h, w, c, o)
     bias = rng.standard_normal(o).astype(np.float32)
     cf.set_num_threads(1)
     one = run(x, weight, tile, bias=bias, activation="relu")
@@ -180,16 +193,18 @@ def test_same_bits_for_threads_and_batch(
     w=st.integers(1, 30),
     c=st.integers(1, 80),
     o=st.integers(1, 140),
-    pads=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
+    pads=st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 2),
     threads=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
 def test_any_shape(
     tile: int, n: int, h: int, w: int, c: int, o: int, pads: Pads, threads: int, seed: int
 ) -> None:
-    if h + sum(pads[0]) < 3 or w + sum(pads[1]) < 3:
+    most = TAPS[tile] - 1
+    pads = tuple([(min(a, most), min(b, most)) for a, b in pads])  # type: ignore[assignment]
+    if h + sum(pads[0]) <= most or w + sum(pads[1]) <= most:
         return
-    x, weight = draw(np.random.default_rng(seed), n, h, w, c, o)
+    x, weight = draw(np.random.default_rng(seed), tile, n, h, w, c, o)
     cf.set_num_threads(threads)
     check(run(x, weight, tile, pads), x, weight, tile, pads)
 
@@ -198,24 +213,26 @@ def test_any_shape(
 def test_whole_numbers(rng: np.random.Generator, tile: int) -> None:
     """Exact but for the rounding of the transformed weights: no tile may be mixed up with another."""
     x = rng.integers(-8, 9, (2, 19, 23, 40)).astype(np.float32)
-    w = rng.integers(-8, 9, (3, 3, 40, 72)).astype(np.float32)
-    assert np.array_equal(np.rint(run(x, w, tile)), exact(x, w, ((1, 1), (1, 1)))[0])
+    w = rng.integers(-8, 9, (TAPS[tile], TAPS[tile], 40, 72)).astype(np.float32)
+    assert np.array_equal(np.rint(run(x, w, tile)), exact(x, w, same(tile))[0])
 
 
 def layer_error(c: int, o: int, size: int, tile: int, positive: bool) -> tuple[float, float]:
     rng = np.random.default_rng(c * o + size)
-    x, w = draw(rng, 1, size, size, c, o)
+    x, w = draw(rng, tile, 1, size, size, c, o)
     if positive:  # what follows a ReLU
         x = np.maximum(x, 0)
     columns = rng.choice(o, min(o, 32), replace=False)
-    y, scale = exact(x, w[..., columns], ((1, 1), (1, 1)))
+    y, scale = exact(x, w[..., columns], same(tile))
     error = np.abs(run(x, w, tile)[..., columns] - y)
     return float(np.linalg.norm(error) / np.linalg.norm(y)), float((error / scale).max() / problems.U)
 
 
-@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("positive", [False, True])
-@pytest.mark.parametrize(("c", "o", "size"), LAYERS)
+@pytest.mark.parametrize(
+    ("tile", "c", "o", "size"),
+    [(t, *layer) for t in TILES for layer in (LAYERS_5x5 if TAPS[t] == 5 else LAYERS)],
+)
 def test_error_of_layers(c: int, o: int, size: int, tile: int, positive: bool) -> None:
     norm, units = layer_error(c, o, size, tile, positive)
     assert norm <= 2e-5
@@ -223,7 +240,7 @@ def test_error_of_layers(c: int, o: int, size: int, tile: int, positive: bool) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("tile", [4, 6])
 @pytest.mark.parametrize(("c", "o", "size"), LARGE_LAYERS)
 def test_error_of_large_layers(c: int, o: int, size: int, tile: int) -> None:
     norm, units = layer_error(c, o, size, tile, True)
@@ -236,6 +253,7 @@ def test_choice() -> None:
     assert _cpu.winograd_tile(spec(x, 64, ((1, 1), (1, 1))), 1, 6) in TILES
     assert _cpu.winograd_tile(spec(x, 64, ((1, 1), (1, 1))), 1, 4) == 4
     assert _cpu.winograd_tile(spec(x, 64, ((1, 1), (1, 1))), 1, 0) == 0
+    assert _cpu.winograd_tile(spec(x, 64, ((2, 2), (2, 2)), 5), 1, 4) == 2
     for change in ({4: 1}, {7: 2}, {8: 2}, {9: 2}, {10: 2}, {11: 2}):  # kernel, groups, strides, dilations
         numbers = [1, 56, 56, 64, 3, 3, 64, 1, 1, 1, 1, 1, 1, 1, 56, 56]
         for place, value in change.items():
@@ -246,6 +264,6 @@ def test_choice() -> None:
 
 
 def test_wrong_weights(rng: np.random.Generator) -> None:
-    for shape, tile in (((5, 5, 4, 4), 4), ((3, 3, 4, 4), 5), ((3, 4, 4), 4)):
+    for shape, tile in (((5, 5, 4, 4), 4), ((3, 3, 4, 4), 2), ((3, 3, 4, 4), 5), ((3, 4, 4), 4)):
         with pytest.raises(ValueError, match="3x3"):
             _cpu.pack_winograd(np.zeros(shape, np.float32), tile)

@@ -214,6 +214,7 @@ void bind_plan(py::module_& m) {
   py::enum_<ConvKind>(m, "ConvKind")
       .value("direct", ConvKind::kDirect)
       .value("depthwise", ConvKind::kDepthwise)
+      .value("winograd2", ConvKind::kWinograd2)
       .value("winograd4", ConvKind::kWinograd4)
       .value("winograd6", ConvKind::kWinograd6);
   m.def("choose_conv", choose_conv);

@@ -2,6 +2,7 @@
 
 #include "bindings/array.h"
 #include "core/threads.h"
+#include "kernels/winograd.h"
 
 namespace cnnfast::bindings {
 
@@ -9,8 +10,9 @@ void bind_winograd(py::module_& m) {
   py::class_<PackedWinograd>(m, "PackedWinograd").def_property_readonly("bytes", &PackedWinograd::bytes);
   m.def("winograd_tile", winograd_tile);
   m.def("pack_winograd", [](const Floats& w, int tile) {
-    if (w.ndim() != 4 || w.shape(0) != 3 || w.shape(1) != 3 || (tile != 4 && tile != 6))
-      throw std::invalid_argument("pack_winograd: expected a 3x3 weight and a tile of 4 or 6");
+    const bool known = tile == 2 || tile == 4 || tile == 6;
+    if (!known || w.ndim() != 4 || w.shape(0) != winograd_taps(tile) || w.shape(1) != winograd_taps(tile))
+      throw std::invalid_argument("pack_winograd: expected a 3x3 weight for a tile of 4 or 6, 5x5 for 2");
     py::gil_scoped_release release;
     return PackedWinograd(w.data(), w.shape(2), w.shape(3), tile, num_threads());
   });

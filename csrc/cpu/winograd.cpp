@@ -1,6 +1,7 @@
 #include "cpu/winograd.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/threads.h"
 #include "cpu/gemm.h"
@@ -45,7 +46,8 @@ class Run {
  public:
   Run(const Conv2dSpec& s, const float* x, const WinogradView& w, const Epilogue& epilogue, float* y)
       : s_(s), x_(x), w_(w), epilogue_(epilogue), y_(y), columns_(s.o) {
-    planes_ = (w.tile + 2) * (w.tile + 2);
+    side_ = winograd_side(w.tile);
+    planes_ = side_ * side_;
     th_ = ceil_div(s.p, w.tile);
     tw_ = ceil_div(s.q, w.tile);
     tiles_ = s.n * th_ * tw_;
@@ -165,10 +167,11 @@ class Run {
       const int64_t line = first / tw_, begin = line * tw_;
       next = std::min(end, begin + tw_);
       const int64_t y = line % th_ * w_.tile - s_.pt, x = -s_.pl;
-      // The first two rows belong to the tiles above as well.
-      add_ahead(x_ + line / th_ * picture, s_.w, s_.ldx, std::max<int64_t>(0, y + 2),
-                std::min(s_.h, y + w_.tile + 2), std::max<int64_t>(0, x + (first - begin) * w_.tile),
-                std::min(s_.w, x + (next - begin) * w_.tile + 2), aheads);
+      // The first rows belong to the tiles above as well.
+      const int64_t shared = side_ - w_.tile;
+      add_ahead(x_ + line / th_ * picture, s_.w, s_.ldx, std::max<int64_t>(0, y + shared),
+                std::min(s_.h, y + side_), std::max<int64_t>(0, x + (first - begin) * w_.tile),
+                std::min(s_.w, x + (next - begin) * w_.tile + shared), aheads);
     }
   }
 
@@ -241,18 +244,19 @@ class Run {
   const Epilogue& epilogue_;
   float* y_;
   Columns columns_;
-  int64_t planes_, th_, tw_, tiles_, v_row_, m_row_, u_bytes_;
+  int64_t side_, planes_, th_, tw_, tiles_, v_row_, m_row_, u_bytes_;
   int threads_;
 };
 
 // The polynomial of a row of weights at every point, divided by the product of the distances to the others.
+constexpr int kMostTaps = 5;
 struct WeightTransform {
-  int size;
-  double g[8][3];
-  explicit WeightTransform(int tile) : size(tile + 2) {
+  int size, taps;
+  double g[8][kMostTaps] = {};
+  explicit WeightTransform(int tile) : size(winograd_side(tile)), taps(winograd_taps(tile)) {
     double points[7] = {0};
-    for (int k = 0; k < tile / 2; ++k) {
-      const double a = tile == 4 ? kWinogradPoints4[k] : kWinogradPoints6[k];
+    for (int k = 0; k < size / 2 - 1; ++k) {
+      const double a = size == 6 ? kWinogradPoints6[k] : kWinogradPoints8[k];
       points[2 * k + 1] = a;
       points[2 * k + 2] = -a;
     }
@@ -260,29 +264,27 @@ struct WeightTransform {
       double distances = 1;
       for (int j = 0; j + 1 < size; ++j)
         if (j != i) distances *= points[i] - points[j];
-      for (int j = 0; j < 3; ++j)
-        g[i][j] = (j == 0 ? 1 : j == 1 ? points[i] : points[i] * points[i]) / distances;
+      for (int j = 0; j < taps; ++j) g[i][j] = std::pow(points[i], j) / distances;
     }
-    g[size - 1][0] = g[size - 1][1] = 0;
-    g[size - 1][2] = 1;
+    g[size - 1][taps - 1] = 1;
   }
 };
 
 // U of kStrip columns of one channel, in double and rounded once: out[e][column].
 constexpr int64_t kStrip = 16;
 void transform_weights(const WeightTransform& t, const float* w, int64_t tap, int64_t count, float* out) {
-  double in[3][3][kStrip] = {}, half[8][3][kStrip];
-  for (int i = 0; i < 9; ++i)
-    for (int64_t k = 0; k < count; ++k) in[i / 3][i % 3][k] = w[i * tap + k];
+  double half[8][kMostTaps][kStrip] = {};
   for (int i = 0; i < t.size; ++i)
-    for (int j = 0; j < 3; ++j)
-      for (int64_t k = 0; k < kStrip; ++k)
-        half[i][j][k] = t.g[i][0] * in[0][j][k] + t.g[i][1] * in[1][j][k] + t.g[i][2] * in[2][j][k];
+    for (int r = 0; r < t.taps; ++r)
+      for (int j = 0; j < t.taps; ++j)
+        for (int64_t k = 0; k < count; ++k) half[i][j][k] += t.g[i][r] * w[(r * t.taps + j) * tap + k];
   for (int i = 0; i < t.size; ++i)
     for (int j = 0; j < t.size; ++j)
-      for (int64_t k = 0; k < kStrip; ++k)
-        out[(i * t.size + j) * kStrip + k] = static_cast<float>(
-            t.g[j][0] * half[i][0][k] + t.g[j][1] * half[i][1][k] + t.g[j][2] * half[i][2][k]);
+      for (int64_t k = 0; k < kStrip; ++k) {
+        double sum = 0;
+        for (int r = 0; r < t.taps; ++r) sum += t.g[j][r] * half[i][r][k];
+        out[(i * t.size + j) * kStrip + k] = static_cast<float>(sum);
+      }
 }
 
 }  // namespace
@@ -291,7 +293,7 @@ PackedWinograd::PackedWinograd(const float* w, int64_t c, int64_t o, int tile, i
     : c_(c), o_(o), tile_(tile), bytes_(winograd_bytes(c, o, tile)), data_(bytes_), packed_(data_.floats()) {
   const WeightTransform transform(tile);
   const Columns columns(o);
-  const int64_t planes = (tile + 2) * (tile + 2), vl = columns.vl;
+  const int64_t planes = winograd_side(tile) * winograd_side(tile), vl = columns.vl;
   const int64_t pieces = std::min<int64_t>(c, 64);
   parallel_for(pieces, threads, [&](int64_t piece) {
     float u[64 * kStrip];
@@ -327,12 +329,13 @@ PackedWinograd::PackedWinograd(int64_t c, int64_t o, int tile, const float* pack
 
 size_t winograd_bytes(int64_t c, int64_t o, int tile) {
   const Columns columns(o);
-  return static_cast<size_t>((tile + 2) * (tile + 2) * c * columns.vectors * columns.vl) * sizeof(float);
+  return static_cast<size_t>(winograd_side(tile) * winograd_side(tile) * c * columns.vectors * columns.vl) *
+         sizeof(float);
 }
 
 int winograd_tile(const Conv2dSpec& s, int threads, int largest) {
-  if (s.kh != 3 || s.kw != 3 || s.sh != 1 || s.sw != 1 || s.dh != 1 || s.dw != 1 || s.groups != 1) return 0;
-  if (s.pt > 2 || s.pl > 2) return 0;
+  if (s.kh != s.kw || s.sh != 1 || s.sw != 1 || s.dh != 1 || s.dw != 1 || s.groups != 1) return 0;
+  if (s.pt >= s.kh || s.pl >= s.kw) return 0;
   // Pictures: kernel rows of few channels are contiguous runs, and direct arithmetic is as quick.
   if (s.c < 8) return 0;
   // Weights that do not stay in the caches are read once per call at the speed of memory.
@@ -341,9 +344,10 @@ int winograd_tile(const Conv2dSpec& s, int threads, int largest) {
   const double share = 1.0 / std::max(1, threads);
   double best = s.flops() / kFlops * share;
   int choice = 0;
-  for (int tile : {4, 6}) {
+  for (int tile : {2, 4, 6}) {
     if (tile > largest) break;
-    const double planes = (tile + 2) * (tile + 2);
+    if (winograd_taps(tile) != s.kh) continue;
+    const double planes = winograd_side(tile) * winograd_side(tile);
     const double tiles = static_cast<double>(s.n * ceil_div(s.p, tile) * ceil_div(s.q, tile));
     const double products = 2 * planes * tiles * c * o / kFlops;
     // Loading, transforming and storing a value of V or M takes about as long as some FLOPs of a product.

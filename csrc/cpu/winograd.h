@@ -1,4 +1,5 @@
-// Winograd convolution F(4x4,3x3) and F(6x6,3x3): 3x3 kernels, stride 1, no dilation, no groups.
+// Winograd convolution F(4x4,3x3), F(6x6,3x3) and F(2x2,5x5): 3x3 and 5x5 kernels, stride 1, no dilation, no
+// groups. A form is known by its tile of outputs: 4, 6 or 2 pixels a side.
 // A NaN or an infinity of the input spreads over its whole tile of outputs, and rounding errors are larger
 // than those of direct arithmetic: used in compiled plans only, where it can be switched off.
 #pragma once
@@ -16,12 +17,12 @@ namespace cnnfast {
 struct WinogradView {
   const float* data;
   int64_t c, o;
-  int tile;  // 4 or 6
+  int tile;
 };
 
 class PackedWinograd {
  public:
-  // w is 3 x 3 x c x o.
+  // w is 3 x 3 x c x o, or 5 x 5 for a tile of 2.
   PackedWinograd(const float* w, int64_t c, int64_t o, int tile, int threads);
   // What was packed before, winograd_bytes of it, read where it lies.
   PackedWinograd(int64_t c, int64_t o, int tile, const float* packed, std::shared_ptr<const void> owner);
@@ -39,8 +40,8 @@ class PackedWinograd {
 };
 size_t winograd_bytes(int64_t c, int64_t o, int tile);
 
-// The tile that is expected to be quickest on `threads` threads, 4 or 6 and at most `largest`, or 0 where
-// direct arithmetic is, or where Winograd does not apply.
+// The tile that is expected to be quickest on `threads` threads and at most `largest`, or 0 where direct
+// arithmetic is, or where Winograd does not apply.
 int winograd_tile(const Conv2dSpec& spec, int threads, int largest);
 
 void conv2d_winograd(const Conv2dSpec& spec, const float* x, const WinogradView& w, const Epilogue& epilogue,

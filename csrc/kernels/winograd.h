@@ -1,4 +1,4 @@
-// The table of the Winograd kernels F(4x4,3x3) and F(6x6,3x3), for each instruction level.
+// The table of the Winograd kernels F(4x4,3x3), F(6x6,3x3) and F(2x2,5x5), for each instruction level.
 #pragma once
 #include "core/epilogue.h"
 #include <cstdint>
@@ -6,13 +6,18 @@
 namespace cnnfast {
 
 // The polynomials are taken at 0, at +-a for every a of the list, and at infinity. These points give
-// the least error among fractions with small denominators (docs/performance.md).
-constexpr double kWinogradPoints4[] = {0.625, 1.5};
-constexpr double kWinogradPoints6[] = {0.5, 1.0, 2.0};
+// the least error among fractions with small denominators (docs/performance.md). Tiles that read 6 or 8
+// pixels a side; the transform of the input depends on nothing else.
+constexpr double kWinogradPoints6[] = {0.625, 1.5};
+constexpr double kWinogradPoints8[] = {0.5, 1.0, 2.0};
+
+// The side of the kernel that a tile of output pixels belongs to, and of the input that the tile reads.
+constexpr int winograd_taps(int tile) { return tile == 2 ? 5 : 3; }
+constexpr int winograd_side(int tile) { return tile + winograd_taps(tile) - 1; }
 
 // Tiles are counted row by row, image after image. Strides are in floats.
 struct WinogradTiles {
-  int tile;        // 4 or 6 output pixels a side
+  int tile;        // output pixels a side: 2, 4 or 6
   int64_t th, tw;  // tiles of one image
   int64_t first, count;
 };

@@ -21,9 +21,9 @@ CNNFAST_INLINE vf add_scaled(vf acc, float s, vf x) {
 }
 CNNFAST_INLINE vf scaled(float s, vf x) { return s == 1.0f ? x : splat(s) * x; }
 
-template <int Tile>
+template <int Side>
 constexpr double winograd_point(int k) {
-  return Tile == 4 ? cnnfast::kWinogradPoints4[k] : cnnfast::kWinogradPoints6[k];
+  return Side == 6 ? cnnfast::kWinogradPoints6[k] : cnnfast::kWinogradPoints8[k];
 }
 
 // Coefficients in y of the product of (y - a^2) over all points a but number `skip`, times `scale`.
@@ -31,13 +31,13 @@ struct Coefficients {
   int degree;
   float c[4];
 };
-template <int Tile>
+template <int Side>
 constexpr Coefficients product_of_points(int skip, double scale) {
   double c[4] = {1, 0, 0, 0};
   int degree = 0;
-  for (int k = 0; k < Tile / 2; ++k) {
+  for (int k = 0; k < Side / 2 - 1; ++k) {
     if (k == skip) continue;
-    const double a = winograd_point<Tile>(k);
+    const double a = winograd_point<Side>(k);
     ++degree;
     for (int j = degree; j >= 0; --j) c[j] = (j ? c[j - 1] : 0.0) - a * a * c[j];
   }
@@ -56,61 +56,60 @@ CNNFAST_INLINE vf polynomial(const Coefficients& p, int start, Get d) {
 }
 
 // Rows of B^T fall into groups: 0, the pairs (1, 2), (3, 4), ..., and the last.
-template <int Tile, int Group, class Get>
+template <int Side, int Group, class Get>
 CNNFAST_INLINE void input_group(Get d, vf* out) {
   if constexpr (Group == 0) {
-    constexpr Coefficients all = product_of_points<Tile>(-1, 1.0);
+    constexpr Coefficients all = product_of_points<Side>(-1, 1.0);
     out[0] = polynomial(all, 0, d);
-  } else if constexpr (Group == Tile / 2 + 1) {
-    constexpr Coefficients all = product_of_points<Tile>(-1, 1.0);
+  } else if constexpr (Group == Side / 2) {
+    constexpr Coefficients all = product_of_points<Side>(-1, 1.0);
     out[0] = polynomial(all, 1, d);
   } else {
-    constexpr Coefficients even = product_of_points<Tile>(Group - 1, 1.0);
-    constexpr Coefficients odd = product_of_points<Tile>(Group - 1, winograd_point<Tile>(Group - 1));
+    constexpr Coefficients even = product_of_points<Side>(Group - 1, 1.0);
+    constexpr Coefficients odd = product_of_points<Side>(Group - 1, winograd_point<Side>(Group - 1));
     const vf e = polynomial(even, 2, d), o = polynomial(odd, 1, d);
     out[0] = e + o;
     out[1] = e - o;
   }
 }
 
-template <int Tile, int Group = 0>
+template <int Side, int Group = 0>
 CNNFAST_INLINE void input_row(const vf* t, float* v, int64_t plane) {
   vf out[2];
-  input_group<Tile, Group>([&](int j) __attribute__((always_inline)) { return t[j]; }, out);
+  input_group<Side, Group>([&](int j) __attribute__((always_inline)) { return t[j]; }, out);
   store(v, out[0]);
   v += plane;
-  if constexpr (Group > 0 && Group <= Tile / 2) {
+  if constexpr (Group > 0 && Group < Side / 2) {
     store(v, out[1]);
     v += plane;
   }
-  if constexpr (Group <= Tile / 2) input_row<Tile, Group + 1>(t, v, plane);
+  if constexpr (Group < Side / 2) input_row<Side, Group + 1>(t, v, plane);
 }
 
-template <int Tile, int Group = 0>
+template <int Side, int Group = 0>
 CNNFAST_INLINE void input_rows(const float* x, int64_t row_stride, int64_t pixel_stride, float* v,
                                int64_t plane) {
-  constexpr int kSize = Tile + 2;
-  constexpr bool kPair = Group > 0 && Group <= Tile / 2;
-  vf t[2][kSize];
+  constexpr bool kPair = Group > 0 && Group < Side / 2;
+  vf t[2][Side];
   CNNFAST_UNROLL
-  for (int j = 0; j < kSize; ++j) {
+  for (int j = 0; j < Side; ++j) {
     const float* column = x + j * pixel_stride;
     vf out[2];
-    input_group<Tile, Group>(
+    input_group<Side, Group>(
         [&](int i) __attribute__((always_inline)) { return load(column + i * row_stride); }, out);
     t[0][j] = out[0];
     if (kPair) t[1][j] = out[1];
   }
-  input_row<Tile>(t[0], v, plane);
-  if (kPair) input_row<Tile>(t[1], v + kSize * plane, plane);
-  if constexpr (Group <= Tile / 2)
-    input_rows<Tile, Group + 1>(x, row_stride, pixel_stride, v + (kPair ? 2 : 1) * kSize * plane, plane);
+  input_row<Side>(t[0], v, plane);
+  if (kPair) input_row<Side>(t[1], v + Side * plane, plane);
+  if constexpr (Group < Side / 2)
+    input_rows<Side, Group + 1>(x, row_stride, pixel_stride, v + (kPair ? 2 : 1) * Side * plane, plane);
 }
 
-template <int Tile>
+template <int Side>
 static __attribute__((noinline)) void input_vectors(const float* x, int64_t row_stride, int64_t pixel_stride,
                                                     float* v, int64_t plane, int64_t channels) {
-  for (int64_t c = 0; c < channels; c += VL) input_rows<Tile>(x + c, row_stride, pixel_stride, v + c, plane);
+  for (int64_t c = 0; c < channels; c += VL) input_rows<Side>(x + c, row_stride, pixel_stride, v + c, plane);
 }
 
 // Position of a tile, counted in tiles.
@@ -122,43 +121,43 @@ CNNFAST_INLINE TilePlace place_of(const cnnfast::WinogradTiles& t, int64_t index
   return {index / (t.th * t.tw), in_image / t.tw, in_image % t.tw};
 }
 
-template <int Tile>
+template <int Side>
 static void winograd_input_of(const cnnfast::WinogradInput* g) {
-  constexpr int kSize = Tile + 2;
-  alignas(64) float patch[kSize * kSize * VL];
+  const int64_t tile = g->tiles.tile;
+  alignas(64) float patch[Side * Side * VL];
   for (int64_t t = 0; t < g->tiles.count; ++t) {
     const TilePlace at = place_of(g->tiles, g->tiles.first + t);
-    const int64_t y = at.i * Tile - g->pt, x = at.j * Tile - g->pl;
-    const int64_t i0 = max_int(0, -y), i1 = min_int(kSize, g->h - y);
-    const int64_t j0 = max_int(0, -x), j1 = min_int(kSize, g->w - x);
+    const int64_t y = at.i * tile - g->pt, x = at.j * tile - g->pl;
+    const int64_t i0 = max_int(0, -y), i1 = min_int(Side, g->h - y);
+    const int64_t j0 = max_int(0, -x), j1 = min_int(Side, g->w - x);
     const float* from = g->x + at.image * g->image_stride + y * g->row_stride + x * g->pixel_stride;
     float* v = g->v + t * g->v_row;
     int64_t c = g->c_first;
-    if (i0 == 0 && j0 == 0 && i1 == kSize && j1 == kSize) {
+    if (i0 == 0 && j0 == 0 && i1 == Side && j1 == Side) {
       const int64_t whole = (g->c_last - c) / VL * VL;
-      input_vectors<Tile>(from + c, g->row_stride, g->pixel_stride, v + c, g->v_plane, whole);
+      input_vectors<Side>(from + c, g->row_stride, g->pixel_stride, v + c, g->v_plane, whole);
       c += whole;
     }
     if (c == g->c_last) continue;
     // What reaches over the border, and the last channels, goes through a patch with zeros around it.
-    for (int i = 0; i < kSize * kSize; ++i) store(patch + i * VL, vf{});
+    for (int i = 0; i < Side * Side; ++i) store(patch + i * VL, vf{});
     for (; c < g->c_last; c += VL) {
       const int lanes = static_cast<int>(min_int(VL, g->c_last - c));
       for (int64_t i = i0; i < i1; ++i) {
         const float* row = from + i * g->row_stride + c;
-        float* to = patch + i * kSize * VL;
+        float* to = patch + i * Side * VL;
         if (lanes == VL)
           for (int64_t j = j0; j < j1; ++j) store(to + j * VL, load(row + j * g->pixel_stride));
         else
           for (int64_t j = j0; j < j1; ++j) store(to + j * VL, load_n(row + j * g->pixel_stride, lanes));
       }
-      input_vectors<Tile>(patch, kSize * VL, VL, v + c, g->v_plane, VL);
+      input_vectors<Side>(patch, Side * VL, VL, v + c, g->v_plane, VL);
     }
   }
 }
 
 static void winograd_input(const cnnfast::WinogradInput* g) {
-  g->tiles.tile == 4 ? winograd_input_of<4>(g) : winograd_input_of<6>(g);
+  cnnfast::winograd_side(g->tiles.tile) == 6 ? winograd_input_of<6>(g) : winograd_input_of<8>(g);
 }
 
 struct ProductTile {
@@ -296,9 +295,10 @@ struct Powers {
 };
 template <int Tile>
 constexpr Powers powers_of_points(int parity) {
+  constexpr int kSide = cnnfast::winograd_side(Tile);
   Powers p{};
   for (int r = 0; r < Tile / 2; ++r)
-    for (int k = 0; k < Tile / 2; ++k) p.of[r][k] = power(winograd_point<Tile>(k), 2 * r + parity);
+    for (int k = 0; k < kSide / 2 - 1; ++k) p.of[r][k] = power(winograd_point<kSide>(k), 2 * r + parity);
   return p;
 }
 
@@ -306,7 +306,7 @@ constexpr Powers powers_of_points(int parity) {
 // `start` is added to all of them.
 template <int Tile, int Parity, bool Start, class Get>
 CNNFAST_INLINE void output_group(Get m, vf start, vf* out) {
-  constexpr int kPairs = Tile / 2;
+  constexpr int kSide = cnnfast::winograd_side(Tile), kPairs = kSide / 2 - 1, kHalf = Tile / 2;
   constexpr Powers powers = powers_of_points<Tile>(Parity);
   vf pair[kPairs];
   CNNFAST_UNROLL
@@ -315,12 +315,12 @@ CNNFAST_INLINE void output_group(Get m, vf start, vf* out) {
     pair[k] = Parity ? plus - minus : plus + minus;
   }
   CNNFAST_UNROLL
-  for (int r = 0; r < kPairs; ++r) {
+  for (int r = 0; r < kHalf; ++r) {
     vf sum = Start ? add_scaled(start, powers.of[r][0], pair[0]) : scaled(powers.of[r][0], pair[0]);
     CNNFAST_UNROLL
     for (int k = 1; k < kPairs; ++k) sum = add_scaled(sum, powers.of[r][k], pair[k]);
     if (!Parity && r == 0) sum += m(0);
-    if (Parity && r == kPairs - 1) sum += m(Tile + 1);
+    if (Parity && r == kHalf - 1) sum += m(kSide - 1);
     out[r] = sum;
   }
 }
@@ -336,14 +336,14 @@ struct OutputTile {
 
 template <int Tile, bool Relu, bool Residual, int Parity>
 CNNFAST_INLINE void output_rows(const OutputTile& o, int64_t c, vf bias) {
-  constexpr int kSize = Tile + 2, kHalf = Tile / 2;
-  vf t[kHalf][kSize];
+  constexpr int kSide = cnnfast::winograd_side(Tile), kHalf = Tile / 2;
+  vf t[kHalf][kSide];
   CNNFAST_UNROLL
-  for (int j = 0; j < kSize; ++j) {
+  for (int j = 0; j < kSide; ++j) {
     const float* column = o.m + c + j * o.plane;
     vf out[kHalf];
     output_group<Tile, Parity, false>(
-        [&](int i) __attribute__((always_inline)) { return load(column + i * kSize * o.plane); }, vf{}, out);
+        [&](int i) __attribute__((always_inline)) { return load(column + i * kSide * o.plane); }, vf{}, out);
     CNNFAST_UNROLL
     for (int r = 0; r < kHalf; ++r) t[r][j] = out[r];
   }
@@ -418,7 +418,14 @@ static void winograd_output_of(const cnnfast::WinogradOutput* g) {
 }
 
 static void winograd_output(const cnnfast::WinogradOutput* g) {
-  g->tiles.tile == 4 ? winograd_output_of<4>(g) : winograd_output_of<6>(g);
+  switch (g->tiles.tile) {
+    case 2:
+      return winograd_output_of<2>(g);
+    case 4:
+      return winograd_output_of<4>(g);
+    default:
+      return winograd_output_of<6>(g);
+  }
 }
 
 constexpr cnnfast::WinogradKernels winograd_kernels() {

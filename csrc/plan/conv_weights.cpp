@@ -7,7 +7,7 @@
 namespace cnnfast {
 namespace {
 
-int tile_of(ConvKind kind) { return kind == ConvKind::kWinograd4 ? 4 : 6; }
+int tile_of(ConvKind kind) { return kind == ConvKind::kWinograd2 ? 2 : kind == ConvKind::kWinograd4 ? 4 : 6; }
 
 // One thread waits less for weights than it computes, many wait for nothing else: something between.
 constexpr int kUsualThreads = 2;
@@ -19,7 +19,8 @@ ConvKind choose_conv(const Conv2dSpec& s, int winograd) {
   Conv2dSpec picture = s;
   picture.n = 1;
   const int tile = winograd_tile(picture, kUsualThreads, winograd);
-  if (tile) return tile == 4 ? ConvKind::kWinograd4 : ConvKind::kWinograd6;
+  for (ConvKind kind : {ConvKind::kWinograd2, ConvKind::kWinograd4, ConvKind::kWinograd6})
+    if (tile == tile_of(kind)) return kind;
   return ConvKind::kDirect;
 }
 
@@ -29,6 +30,7 @@ int64_t ConvWeights::floats(ConvKind kind, const Conv2dSpec& s) {
       break;
     case ConvKind::kDirect:
       return PackedMatrix::floats(s.groups, s.depth(), s.o / s.groups);
+    case ConvKind::kWinograd2:
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
       return static_cast<int64_t>(winograd_bytes(s.c, s.o, tile_of(kind)) / sizeof(float));
@@ -47,6 +49,7 @@ ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, const float* w)
     case ConvKind::kDirect:
       packed_.emplace(pack_conv2d(w, s.kh, s.kw, s.c / s.groups, s.o, s.groups));
       break;
+    case ConvKind::kWinograd2:
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
       winograd_.emplace(w, s.c, s.o, tile_of(kind), num_threads());
@@ -70,6 +73,8 @@ const char* ConvWeights::algorithm(const Conv2dSpec& s) const {
   switch (kind_) {
     case ConvKind::kDepthwise:
       return "depthwise";
+    case ConvKind::kWinograd2:
+      return "Winograd F(2,5)";
     case ConvKind::kWinograd4:
       return "Winograd F(4,3)";
     case ConvKind::kWinograd6:
@@ -86,6 +91,7 @@ void ConvWeights::run(const Conv2dSpec& s, const float* x, const Epilogue& epilo
       return depthwise_conv2d(s, x, plain_, epilogue, y);
     case ConvKind::kDirect:
       return conv2d(s, x, nullptr, &*packed_, epilogue, y);
+    case ConvKind::kWinograd2:
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
       return conv2d_winograd(s, x, *winograd_, epilogue, y);

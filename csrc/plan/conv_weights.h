@@ -12,7 +12,7 @@ namespace cnnfast {
 // Raise it whenever weights of any kind are packed in another way: files hold them as they are.
 constexpr int kPackingVersion = 1;
 
-enum class ConvKind { kDirect, kDepthwise, kWinograd4, kWinograd6 };
+enum class ConvKind { kDirect, kDepthwise, kWinograd2, kWinograd4, kWinograd6 };
 
 // The same for every batch and number of threads, so that neither changes the bits. winograd: the largest
 // tile that may be used.
