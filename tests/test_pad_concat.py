@@ -164,6 +164,9 @@ def test_concat_shapes(backend: str, rng: np.random.Generator) -> None:
     odd = [readonly, np.asfortranarray(large), large.astype(">f4"), np.repeat(large, 2, 2)[..., ::2]]
     assert np.array_equal(concat(odd), np.concatenate([large] * 4, -1))
     assert concat([large[:0], large[:0]]).shape == (0, 300, 800)
+    deep = large[:1, :2, :3].reshape(1, 1, 1, 2, 1, 1, 1, 1, 3)
+    assert np.array_equal(concat([deep, deep], 3), np.concatenate([deep, deep], 3))
+    assert np.array_equal(concat(iter([vector, vector]), np.int64(0)), np.concatenate([vector, vector]))
     nan = np.array([np.nan, np.inf, -0.0], np.float32)
     assert concat([nan, nan]).tobytes() == np.concatenate([nan, nan]).tobytes()
 
@@ -180,6 +183,8 @@ def test_concat_errors(backend: str) -> None:
         (([x], 3), "axis is too large: 3"),
         (([x], -4), "axis must be at least -3, got -4"),
         (([x], 1.0), "axis must be a whole number"),
+        (([x], True), "axis must be a whole number"),
+        (([x], 1 << 70), "axis is too large"),
         (([np.float32(1)],), "at least one dimension"),
         ((5,), "expected a sequence of arrays, got int"),
     ]

@@ -117,6 +117,15 @@ void without_gil(F&& body) {
   body();
 }
 
+// Keeps the GIL where so few elements are done before it could be given away and taken again.
+template <class F>
+void without_gil_if_long(int64_t elements, F&& body) {
+  if (elements < 2048)
+    body();
+  else
+    without_gil(body);
+}
+
 // One function per family; module.cpp calls them all.
 void bind_conv(py::module_& m);
 void bind_pool(py::module_& m);

@@ -6,12 +6,6 @@
 #include "bindings/array.h"
 
 namespace cnnfast::bindings {
-namespace {
-
-// Elements of a call that is over before the GIL could be given away and taken again.
-constexpr int64_t kShort = 2048;
-
-}  // namespace
 
 void bind_pointwise(py::module_& m) {
   py::class_<Broadcast>(m, "Broadcast").def(py::init<std::vector<int64_t>, std::vector<int64_t>>());
@@ -43,11 +37,7 @@ void bind_pointwise(py::module_& m) {
       const float *xd = x.data(), *wd = w.data();
       float* yd = y.mutable_data();
       const int64_t n = x.size();
-      const auto run = [&] { binary_alike(op, n, xd, wd, activation, 0.01f, yd); };
-      if (n < kShort)
-        run();
-      else
-        without_gil(run);
+      without_gil_if_long(n, [&] { binary_alike(op, n, xd, wd, activation, 0.01f, yd); });
       return y;
     });
   };

@@ -1,8 +1,31 @@
 #include "cpu/resample.h"
 
+#include <algorithm>
+
 #include "bindings/array.h"
 
 namespace cnnfast::bindings {
+namespace {
+
+// Plain arrays, one after the other along an axis, as an array of this shape.
+Floats join(PyObject* const* arrays, size_t count, const py::ssize_t* shape, size_t rank, size_t axis) {
+  int64_t rows = 1, inner = 1;
+  for (size_t i = 0; i < axis; ++i) rows *= shape[i];
+  for (size_t i = axis + 1; i < rank; ++i) inner *= shape[i];
+  std::vector<ConcatPart> parts;
+  std::vector<Floats> held;  // another thread may change the list
+  parts.reserve(count), held.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    held.push_back(py::reinterpret_borrow<Floats>(arrays[i]));
+    parts.push_back({held[i].data(), held[i].shape()[axis] * inner});
+  }
+  auto y = new_array(shape, rank);
+  float* yd = y.mutable_data();
+  without_gil_if_long(y.size(), [&] { concat(parts, rows, yd); });
+  return y;
+}
+
+}  // namespace
 
 void bind_resample(py::module_& m) {
   m.def("pad2d", [](const Floats& x, int64_t top, int64_t bottom, int64_t left, int64_t right, int mode,
@@ -15,20 +38,37 @@ void bind_resample(py::module_& m) {
     return y;
   });
   m.def("concat", [](const py::list& arrays, const std::vector<py::ssize_t>& shape, size_t axis) {
-    int64_t rows = 1, inner = 1;
-    for (size_t i = 0; i < axis; ++i) rows *= shape[i];
-    for (size_t i = axis + 1; i < shape.size(); ++i) inner *= shape[i];
-    std::vector<ConcatPart> parts;
-    parts.reserve(arrays.size());
-    for (py::handle item : arrays) {
+    for (py::handle item : arrays)
       if (!is_plain(item.ptr())) throw py::type_error("concat: expected plain float32 arrays");
-      const auto array = py::reinterpret_borrow<Floats>(item);
-      parts.push_back({array.data(), array.shape(static_cast<py::ssize_t>(axis)) * inner});
+    return join(PySequence_Fast_ITEMS(arrays.ptr()), arrays.size(), shape.data(), shape.size(), axis);
+  });
+  // For a list or tuple of plain arrays whose shapes fit, which need no checks; None for all others.
+  m.def("concat_plain", [](py::handle arrays, py::handle axis) -> py::object {
+    constexpr size_t kMost = 8;
+    if (!(PyList_CheckExact(arrays.ptr()) || PyTuple_CheckExact(arrays.ptr())) ||
+        !PyLong_CheckExact(axis.ptr()))
+      return py::none();
+    PyObject* const* items = PySequence_Fast_ITEMS(arrays.ptr());
+    const auto count = static_cast<size_t>(PySequence_Fast_GET_SIZE(arrays.ptr()));
+    if (count == 0 || !is_plain(items[0])) return py::none();
+    const auto first = py::reinterpret_borrow<Floats>(items[0]);
+    const auto rank = static_cast<size_t>(first.ndim());
+    int overflow = 0;
+    const long asked = PyLong_AsLongAndOverflow(axis.ptr(), &overflow);
+    const long end = static_cast<long>(rank);
+    if (overflow || rank > kMost || asked < -end || asked >= end || first.size() == 0) return py::none();
+    const auto along = static_cast<size_t>(asked < 0 ? asked + end : asked);
+    py::ssize_t shape[kMost];
+    std::copy_n(first.shape(), rank, shape);
+    for (size_t i = 1; i < count; ++i) {
+      if (!is_plain(items[i])) return py::none();
+      const auto array = py::reinterpret_borrow<Floats>(items[i]);
+      if (static_cast<size_t>(array.ndim()) != rank) return py::none();
+      for (size_t d = 0; d < rank; ++d)
+        if (d != along && array.shape()[d] != shape[d]) return py::none();
+      shape[along] += array.shape()[along];
     }
-    auto y = new_array(shape);
-    float* yd = y.mutable_data();
-    without_gil([&] { concat(parts, rows, yd); });
-    return y;
+    return join(items, count, shape, rank, along);
   });
 
   using Integers = py::array_t<int64_t, py::array::c_style>;

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import _State
 from .registry import Array, Cost, Lower, Op, array, cached, elements, fail, integer, is_plain, native
 
 
@@ -108,6 +109,8 @@ def concat(arrays: Sequence[Any], axis: int = -1) -> Array:
     ------
     ShapeError, DTypeError, BackendError
     """
+    if _State.backend == "cpu" and (y := native().concat_plain(arrays, axis)) is not None:
+        return y
     try:
         parts = list(arrays)
     except TypeError:
