@@ -423,18 +423,18 @@ static void gram_block(const float* x, int64_t depth, int64_t n, int64_t i_first
   }
 }
 
-// Vectors of VL / width runs of `width` lanes: the runs of a, then those of b, each run's halves added.
+// The first and the second halves of runs of Width lanes, those of a before those of b.
+template <int Width>
+constexpr int first_halves(int l) {
+  return l / (Width / 2) * Width + l % (Width / 2);
+}
+template <int Width>
+constexpr int second_halves(int l) {
+  return first_halves<Width>(l) + Width / 2;
+}
 template <int Width>
 CNNFAST_INLINE vf add_halves(vf a, vf b) {
-  constexpr int kHalf = Width / 2;
-  alignas(sizeof(vi)) static constexpr struct Lanes {
-    int32_t low[VL] = {}, high[VL] = {};
-    constexpr Lanes() {
-      for (int l = 0; l < VL; ++l) low[l] = l / kHalf * Width + l % kHalf, high[l] = low[l] + kHalf;
-    }
-  } kLanes;
-  const vi low = *reinterpret_cast<const vi*>(kLanes.low), high = *reinterpret_cast<const vi*>(kLanes.high);
-  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+  return pick_lanes<first_halves<Width>>(a, b) + pick_lanes<second_halves<Width>>(a, b);
 }
 
 template <int Width>

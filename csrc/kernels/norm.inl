@@ -5,7 +5,7 @@
 //   channels (no running sum: that would lose small values beside large ones).
 // softmax: maximum; exponentials of the exact difference and their compensated (Kahan) sum; scaling.
 //   Rows: lanes along the row, two accumulators; short rows are turned into columns. Columns: lanes across,
-//   one accumulator per column.
+//   one accumulator per column, which takes four terms at a time.
 #pragma once
 #include "kernels/math.inl"
 #include "kernels/norm.h"
@@ -253,9 +253,20 @@ static void softmax_row(const float* x, float* y, int64_t k) {
   if (tail) store_n(y + whole, LOG ? last() - m - total : end * total, tail);
 }
 
-// NV vectors of columns; only the first `lanes` columns of the last vector if it is not whole.
+// What ends the softmax of VL columns.
+struct SoftmaxEnd {
+  vf m, total;
+};
+// Of x for the logarithm, of exp(x - m) without.
+template <bool LOG>
+CNNFAST_INLINE vf softmax_end(const SoftmaxEnd& s, vf v) {
+  return LOG ? v - s.m - s.total : v * s.total;
+}
+
+// NV vectors of columns: maxima and sums; y becomes exp(x - m) unless LOG.
 template <bool LOG, int NV, class Load, class Store>
-CNNFAST_INLINE void softmax_strip(const cnnfast::SoftmaxColumns* t, int64_t column, Load read, Store write) {
+CNNFAST_INLINE void softmax_sums(const cnnfast::SoftmaxColumns* t, int64_t column, Load read, Store write,
+                                 SoftmaxEnd* end) {
   const float* x = t->x + column;
   float* y = t->y + column;
   const vf none = splat(-__builtin_inff());
@@ -267,49 +278,111 @@ CNNFAST_INLINE void softmax_strip(const cnnfast::SoftmaxColumns* t, int64_t colu
     CNNFAST_UNROLL
     for (int v = 0; v < NV; ++v) m[v] = vmax(m[v], read(x + i * t->step + v * VL));
   }
-  for (int64_t i = 0; i < t->k; ++i) {
+  const auto term = [&](int64_t i, int v) __attribute__((always_inline)) {
+    const int64_t at = i * t->step + v * VL;
+    const vf e = softmax_term<LOG>(read(x + at), m[v], &ties[v]);
+    if (!LOG) write(y + at, e);
+    return e;
+  };
+  // Four terms at a time: each addition to the long sum waits for the one before.
+  int64_t i = 0;
+  for (; i + 4 <= t->k; i += 4) {
     CNNFAST_UNROLL
     for (int v = 0; v < NV; ++v) {
-      const vf e = softmax_term<LOG>(read(x + i * t->step + v * VL), m[v], &ties[v]);
-      add_to(&sum[v], e);
-      if (!LOG) write(y + i * t->step + v * VL, e);
+      const vf a = term(i, v) + term(i + 1, v), b = term(i + 2, v) + term(i + 3, v);
+      add_to(&sum[v], a + b);
     }
   }
+  for (; i < t->k; ++i) {
+    CNNFAST_UNROLL
+    for (int v = 0; v < NV; ++v) add_to(&sum[v], term(i, v));
+  }
   CNNFAST_UNROLL
-  for (int v = 0; v < NV; ++v) sum[v].sum = softmax_total<LOG>(sum[v].sum, ties[v]);
+  for (int v = 0; v < NV; ++v) end[v] = {m[v], softmax_total<LOG>(sum[v].sum, ties[v])};
+}
+
+// NV vectors of columns; `read` and `write` take whole vectors or the first lanes only.
+template <bool LOG, int NV, class Load, class Store>
+CNNFAST_INLINE void softmax_strip(const cnnfast::SoftmaxColumns* t, int64_t column, Load read, Store write) {
+  SoftmaxEnd end[NV];
+  softmax_sums<LOG, NV>(t, column, read, write, end);
   for (int64_t i = 0; i < t->k; ++i) {
     CNNFAST_UNROLL
     for (int v = 0; v < NV; ++v) {
-      const int64_t at = i * t->step + v * VL;
-      write(y + at, LOG ? read(x + at) - m[v] - sum[v].sum : read(y + at) * sum[v].sum);
+      const int64_t at = column + i * t->step + v * VL;
+      write(t->y + at, softmax_end<LOG>(end[v], read((LOG ? t->x : t->y) + at)));
     }
   }
 }
 
-// Rows shorter than two vectors: as many rows as lanes are turned into columns.
-constexpr int64_t kShortRow = 2 * VL;
+// Short rows are turned into columns, in squares of VL rows and columns. The last columns overlap their
+// neighbours, and rows that are missing repeat the last one: a row alone costs as much as VL of them, which
+// it must, for its bits may not depend on the others.
+constexpr int64_t kShortRow = 64;
+
+CNNFAST_INLINE void rows_to_columns(const float* x, int64_t rows, int64_t k, float* turned, int64_t step) {
+  const int lanes = static_cast<int>(min_int(k, VL));
+  for (int64_t j = 0; j < k; j += VL) {
+    const int64_t column = max_int(0, min_int(j, k - VL));
+    const float* row = x + column;
+    vf v[VL];
+    CNNFAST_UNROLL
+    for (int i = 0; i < VL; ++i) {
+      v[i] = lanes == VL ? load(row) : load_n(row, lanes);
+      row += i + 1 < rows ? k : 0;
+    }
+    transpose(v);
+    CNNFAST_UNROLL
+    for (int i = 0; i < VL; ++i) store(turned + (column + i) * step, v[i]);
+  }
+}
 
 template <bool LOG>
-static void softmax_short_rows(const float* x, float* y, int64_t rows, int64_t k) {
-  const auto read = [](const float* p) __attribute__((always_inline)) { return load(p); };
-  const auto write = [](float* p, vf v) __attribute__((always_inline)) { store(p, v); };
-  float turned[kShortRow * VL];
-  const cnnfast::SoftmaxColumns t{turned, turned, k, VL, VL, LOG};
-  for (int64_t r = 0; r < rows; r += VL) {
-    const int64_t n = min_int(VL, rows - r);
-    if (n < VL) put_zeros(turned, k * VL);
-    for (int64_t j = 0; j < n; ++j)
-      for (int64_t i = 0; i < k; ++i) turned[i * VL + j] = x[(r + j) * k + i];
-    softmax_strip<LOG, 1>(&t, 0, read, write);
-    for (int64_t j = 0; j < n; ++j)
-      for (int64_t i = 0; i < k; ++i) y[(r + j) * k + i] = turned[i * VL + j];
+CNNFAST_INLINE void columns_to_rows(const float* turned, int64_t step, const SoftmaxEnd& end, float* y,
+                                    int64_t rows, int64_t k) {
+  const int lanes = static_cast<int>(min_int(k, VL));
+  for (int64_t j = 0; j < k; j += VL) {
+    const int64_t column = max_int(0, min_int(j, k - VL));
+    float* row = y + column;
+    vf v[VL];
+    CNNFAST_UNROLL
+    for (int i = 0; i < VL; ++i) v[i] = softmax_end<LOG>(end, load(turned + (column + i) * step));
+    transpose(v);
+    CNNFAST_UNROLL
+    for (int i = 0; i < VL; ++i) {
+      lanes == VL ? store(row, v[i]) : store_n(row, v[i], lanes);
+      row += i + 1 < rows ? k : 0;
+    }
   }
+}
+
+// Up to NV * VL rows, more than (NV - 1) * VL.
+template <bool LOG, int NV>
+static void softmax_short_rows(const float* x, float* y, int64_t rows, int64_t k) {
+  constexpr int kStep = NV * VL;
+  alignas(sizeof(vf)) float turned[kShortRow * kStep];
+  const cnnfast::SoftmaxColumns t{turned, turned, k, kStep, kStep, LOG};
+  for (int v = 0; v < NV; ++v)
+    rows_to_columns(x + v * VL * k, min_int(VL, rows - v * VL), k, turned + v * VL, kStep);
+  SoftmaxEnd end[NV];
+  softmax_sums<LOG, NV>(
+      &t, 0, [](const float* p) __attribute__((always_inline)) { return load(p); },
+      [](float* p, vf v) __attribute__((always_inline)) { store(p, v); }, end);
+  for (int v = 0; v < NV; ++v)
+    columns_to_rows<LOG>(turned + v * VL, kStep, end[v], y + v * VL * k, min_int(VL, rows - v * VL), k);
 }
 
 template <bool LOG>
 static void softmax_each_row(const float* x, float* y, int64_t rows, int64_t k) {
-  if (k < kShortRow) return softmax_short_rows<LOG>(x, y, rows, k);
-  for (int64_t r = 0; r < rows; ++r) softmax_row<LOG>(x + r * k, y + r * k, k);
+  int64_t r = 0;
+  if (k <= kShortRow) {
+    // Two vectors at a time hide each other's latency.
+    for (; r + VL < rows; r += 2 * VL)
+      softmax_short_rows<LOG, 2>(x + r * k, y + r * k, min_int(2 * VL, rows - r), k);
+    if (r < rows) softmax_short_rows<LOG, 1>(x + r * k, y + r * k, rows - r, k);
+    return;
+  }
+  for (; r < rows; ++r) softmax_row<LOG>(x + r * k, y + r * k, k);
 }
 
 static void softmax_rows(const float* x, float* y, int64_t rows, int64_t k, bool log) {

@@ -163,6 +163,61 @@ CNNFAST_INLINE vh vmax(vh a, vh x) { return _mm256_max_ps(a, x); }
 CNNFAST_INLINE vh vmin(vh a, vh x) { return _mm256_min_ps(a, x); }
 #endif
 
+// Lane l is lane Pick(l) of a, or of b for VL and more; what Pick gives is known at compile time.
+template <int (*Pick)(int)>
+CNNFAST_INLINE vf pick_lanes(vf a, vf b) {
+  struct Lanes {
+    int32_t at[VL] = {};
+    constexpr Lanes() {
+      for (int l = 0; l < VL; ++l) at[l] = Pick(l);
+    }
+  };
+  alignas(sizeof(vi)) static constexpr Lanes kLanes;
+  return __builtin_shuffle(a, b, *reinterpret_cast<const vi*>(kLanes.at));
+}
+
+// Within every four lanes: pairs (a, b) of single lanes, and pairs of two lanes of a and two of b.
+constexpr int low_pairs(int l) { return l / 4 * 4 + l % 4 / 2 + l % 2 * VL; }
+constexpr int high_pairs(int l) { return low_pairs(l) + 2; }
+constexpr int low_halves(int l) { return l / 4 * 4 + l % 2 + l % 4 / 2 * VL; }
+constexpr int high_halves(int l) { return low_halves(l) + 2; }
+// Every other run of W lanes: those of a stay or come, those of b come or stay.
+template <int W>
+constexpr int low_runs(int l) {
+  return l & W ? l - W + VL : l;
+}
+template <int W>
+constexpr int high_runs(int l) {
+  return l & W ? l + VL : l + W;
+}
+
+template <int W>
+CNNFAST_INLINE void exchange_runs(vf* v) {
+  if constexpr (W < VL) {
+    CNNFAST_UNROLL
+    for (int i = 0; i < VL; ++i) {
+      if (i & W) continue;
+      const vf a = v[i], b = v[i + W];
+      v[i] = pick_lanes<low_runs<W>>(a, b);
+      v[i + W] = pick_lanes<high_runs<W>>(a, b);
+    }
+    exchange_runs<2 * W>(v);
+  }
+}
+
+// VL vectors: lane l of vector i changes places with lane i of vector l. Four by four first, which needs one
+// instruction a step at every level.
+CNNFAST_INLINE void transpose(vf* v) {
+  CNNFAST_UNROLL
+  for (int i = 0; i < VL; i += 4) {
+    const vf a = pick_lanes<low_pairs>(v[i], v[i + 1]), b = pick_lanes<low_pairs>(v[i + 2], v[i + 3]);
+    const vf c = pick_lanes<high_pairs>(v[i], v[i + 1]), d = pick_lanes<high_pairs>(v[i + 2], v[i + 3]);
+    v[i] = pick_lanes<low_halves>(a, b), v[i + 1] = pick_lanes<high_halves>(a, b);
+    v[i + 2] = pick_lanes<low_halves>(c, d), v[i + 3] = pick_lanes<high_halves>(c, d);
+  }
+  exchange_runs<4>(v);
+}
+
 // Sum of the lanes, in a fixed order.
 CNNFAST_INLINE float sum_lanes(vf v) {
   float lane[VL];
