@@ -102,5 +102,6 @@ PYBIND11_MODULE(_cpu, m) {
   bind_boxes(m);
   bind_roi(m);
   bind_winograd(m);
+  bind_grad(m);
   bind_plan(m);
 }

@@ -1,11 +1,15 @@
 """Operators on NumPy arrays: activations N,H,W,C, weights KH,KW,C_in/groups,C_out."""
 
+from .activation_grad import activation_grad
 from .activations import hard_swish, leaky_relu, relu, relu6, sigmoid, silu, tanh
 from .arithmetic import add, mul
+from .batch_norm_train import batch_norm_train, batch_norm_train_grad
 from .boxes import batched_nms, box_convert, box_iou, nms, soft_nms, weighted_nms
 from .concat import concat
 from .conv import conv2d, depthwise_conv2d, pack_conv2d
+from .conv_grad import bias_grad, conv2d_grad_input, conv2d_grad_weight
 from .conv_transpose import conv2d_transpose, pack_conv2d_transpose
+from .cross_entropy import softmax_cross_entropy
 from .elementwise import (
     abs,
     cast,
@@ -34,11 +38,13 @@ from .elementwise import (
 )
 from .l2_pool import l2_pool2d
 from .linear import gram_matrix, linear, matmul, pack_linear
+from .linear_grad import linear_grad_input, linear_grad_weight
 from .norm import batch_norm, instance_norm, local_response_norm
 from .normalize import l2_normalize
 from .packed import PackedWeights
 from .pad import pad2d
 from .pool import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+from .pool_grad import avg_pool2d_grad, global_avg_pool2d_grad, global_max_pool2d_grad, max_pool2d_grad
 from .rearrange import depth_to_space, expand, gather, space_to_depth, tile
 from .reduce import argmax, reduce_l2, reduce_max, reduce_mean, reduce_min, reduce_sum, topk
 from .registry import OPERATORS, Cost, Op, cost
@@ -53,11 +59,16 @@ __all__ = [
     "Op",
     "PackedWeights",
     "abs",
+    "activation_grad",
     "add",
     "argmax",
     "avg_pool2d",
+    "avg_pool2d_grad",
     "batch_norm",
+    "batch_norm_train",
+    "batch_norm_train_grad",
     "batched_nms",
+    "bias_grad",
     "box_convert",
     "box_iou",
     "cast",
@@ -65,6 +76,8 @@ __all__ = [
     "clip",
     "concat",
     "conv2d",
+    "conv2d_grad_input",
+    "conv2d_grad_weight",
     "conv2d_transpose",
     "cost",
     "depth_to_space",
@@ -79,7 +92,9 @@ __all__ = [
     "floor",
     "gather",
     "global_avg_pool2d",
+    "global_avg_pool2d_grad",
     "global_max_pool2d",
+    "global_max_pool2d_grad",
     "gram_matrix",
     "greater",
     "hard_sigmoid",
@@ -90,12 +105,15 @@ __all__ = [
     "leaky_relu",
     "less",
     "linear",
+    "linear_grad_input",
+    "linear_grad_weight",
     "local_response_norm",
     "log",
     "log_softmax",
     "logical_not",
     "matmul",
     "max_pool2d",
+    "max_pool2d_grad",
     "maximum",
     "minimum",
     "mul",
@@ -123,6 +141,7 @@ __all__ = [
     "silu",
     "soft_nms",
     "softmax",
+    "softmax_cross_entropy",
     "space_to_depth",
     "split",
     "sqrt",

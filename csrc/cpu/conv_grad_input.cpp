@@ -1,0 +1,78 @@
+// The gradient of a convolution's input. With stride 1 it is a convolution of the gradient with the kernel
+// turned by 180 degrees and its channels exchanged; with others the transpose convolution, phase by phase.
+#include <algorithm>
+#include <vector>
+
+#include "core/threads.h"
+#include "cpu/conv2d.h"
+#include "cpu/conv_grad.h"
+
+namespace cnnfast {
+namespace {
+
+// The convolution of g that gives dx for stride 1; its padding is not negative where `s` pads no more than
+// its kernel reaches.
+Conv2dSpec turned(const Conv2dSpec& s) {
+  return {s.n,
+          s.p,
+          s.q,
+          s.o,
+          s.kh,
+          s.kw,
+          s.c,
+          s.groups,
+          1,
+          1,
+          s.dh,
+          s.dw,
+          (s.kh - 1) * s.dh - s.pt,
+          (s.kw - 1) * s.dw - s.pl,
+          s.h,
+          s.w,
+          s.o,
+          s.c};
+}
+
+// Taps last to first, each with its rows and columns exchanged.
+PackedMatrix pack_turned(const Conv2dSpec& s, const float* w, int threads) {
+  const int64_t cg = s.c / s.groups, og = s.o / s.groups, taps = s.kh * s.kw;
+  std::vector<const float*> sources;
+  for (int64_t tap = taps; tap-- > 0;) sources.push_back(w + tap * cg * s.o);
+  return PackedMatrix(sources.data(), taps, og, s.groups, cg, og, 1, s.o, threads);
+}
+
+bool all_finite(const float* values, int64_t count) {
+  return std::all_of(values, values + count, [](float v) { return v - v == 0; });
+}
+
+void by_transpose(const Conv2dSpec& s, const float* g, const float* w, float* dx, int threads) {
+  const ConvTransposeSpec t{s.n,  s.p,  s.q,  s.o,  s.kh, s.kw, s.c, s.groups, s.sh,
+                            s.sw, s.dh, s.dw, s.pt, s.pl, s.h,  s.w, s.o,      s.c};
+  conv2d_transpose(t, g, w, PackedTranspose(t, w, threads), Epilogue{}, dx);
+}
+
+}  // namespace
+
+void conv2d_grad_input(const Conv2dSpec& spec, const float* g, const float* w, float* dx) {
+  Conv2dSpec s = spec;
+  // A single row or column of outputs knows no stride.
+  if (s.p == 1) s.sh = 1;
+  if (s.q == 1) s.sw = 1;
+  if (s.n * s.h * s.w * s.c == 0) return;
+  const int threads = threads_for(gemm_nanoseconds(s.flops()));
+  const Conv2dSpec t = turned(s);
+  if (s.sh != 1 || s.sw != 1 || t.pt < 0 || t.pl < 0) return by_transpose(s, g, w, dx, threads);
+  const int64_t weights = s.kh * s.kw * (s.c / s.groups) * s.o;
+  if (s.groups == s.c && s.o == s.c && s.c > 1 && all_finite(w, weights)) {
+    Buffer reversed(static_cast<size_t>(weights) * sizeof(float));
+    for (int64_t tap = 0; tap < s.kh * s.kw; ++tap)
+      std::copy_n(w + tap * s.c, s.c, reversed.floats() + (s.kh * s.kw - 1 - tap) * s.c);
+    return depthwise_conv2d(t, g, reversed.floats(), Epilogue{}, dx);
+  }
+  const PackedMatrix packed = pack_turned(s, w, threads);
+  // 0 * inf is NaN, and there are no zeros around g.
+  if (!packed.view().finite) return by_transpose(s, g, w, dx, threads);
+  conv2d(t, g, nullptr, &packed, Epilogue{}, dx);
+}
+
+}  // namespace cnnfast

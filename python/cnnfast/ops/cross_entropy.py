@@ -1,0 +1,131 @@
+"""Softmax and cross-entropy in one operator, with the gradient that belongs to it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import DTypeError
+from ..tensor import Tensor
+from .registry import Array, Cost, Op, array, cached, fail, integer, number
+from .softmax import log_softmax
+
+
+@dataclass(frozen=True)
+class CrossEntropySpec:
+    """A checked cross-entropy over the last axis."""
+
+    x: tuple[int, ...]
+    out: tuple[int, ...]
+    label_smoothing: float
+    ignore_index: int
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.out)
+
+
+@cached
+def infer_softmax_cross_entropy(
+    x: tuple[int, ...], labels: tuple[int, ...], label_smoothing: Any = 0.0, ignore_index: Any = -100
+) -> CrossEntropySpec:
+    """Validate a cross-entropy; see :func:`softmax_cross_entropy`."""
+    op = "softmax_cross_entropy"
+    if not x or x[-1] < 1:
+        fail(op, "x must have dimensions ...,classes with at least one class", x=x)
+    if labels != x[:-1]:
+        fail(op, "labels must have the shape of x without its last axis", labels=labels, x=x)
+    smoothing = number(op, "label_smoothing", label_smoothing)
+    if not 0 <= smoothing <= 1:
+        fail(op, f"label_smoothing must be in 0..1, got {smoothing}")
+    ignored = integer(op, "ignore_index", ignore_index, -(1 << 62))
+    return CrossEntropySpec(x, x[:-1], smoothing, ignored)
+
+
+def reference_softmax_cross_entropy(s: CrossEntropySpec, x: Array, labels: Array) -> tuple[Array, Array]:
+    """loss = -sum over k of t[k] log p[k], gradient = p - t, with p the softmax of the row and
+    t[k] = (1 - e) [k = label] + e / K; both 0 for ignored rows."""
+    k, e = s.x[-1], s.label_smoothing
+    rows, label = x.reshape(-1, k), labels.reshape(-1)
+    used = label != s.ignore_index
+    target, row = np.where(used, label, 0), np.arange(len(label))
+    with np.errstate(all="ignore"):
+        log_p = np.asarray(log_softmax(rows)) if len(rows) else rows
+        loss = -log_p[row, target]
+        if e:
+            loss = (1 - e) * loss - e * log_p.mean(axis=1, dtype=np.float64)
+        gradient = np.exp(log_p)
+        if e:
+            gradient -= x.dtype.type(e / k)
+        gradient[row, target] -= x.dtype.type(1 - e)
+    loss, gradient = np.where(used, loss, 0), np.where(used[:, None], gradient, 0)
+    return loss.astype(x.dtype).reshape(s.out), gradient.astype(x.dtype).reshape(s.x)
+
+
+SOFTMAX_CROSS_ENTROPY = Op(
+    "softmax_cross_entropy",
+    infer_softmax_cross_entropy,
+    reference_softmax_cross_entropy,
+    reference_softmax_cross_entropy,
+    lambda s: Cost(
+        8 * float(np.prod(s.x, dtype=float)),
+        8 * float(np.prod(s.x, dtype=float)) + 12 * float(np.prod(s.out, dtype=float)),
+    ),
+    results=lambda s, dtype: ((s.out, dtype), (s.x, dtype)),
+    settings=lambda s: {"label_smoothing": s.label_smoothing, "ignore_index": s.ignore_index},
+)
+
+
+def _labels(op: str, labels: Any) -> Array:
+    """Whole numbers as a C-contiguous int64 array."""
+    a = np.asarray(labels.data if isinstance(labels, Tensor) else labels)
+    if a.dtype.kind not in "iu":
+        raise DTypeError(f"{op}: labels are {a.dtype}; expected whole numbers")
+    return np.ascontiguousarray(a, np.int64)
+
+
+def softmax_cross_entropy(
+    x: Any, labels: Any, *, label_smoothing: float = 0.0, ignore_index: int = -100
+) -> tuple[Array, Array]:
+    """Cross-entropy of the softmax of each row with its label, and its gradient.
+
+    ``loss = -sum_k t[k] log softmax(x)[k]`` with ``t[k] = (1 - e) [k = label] + e / K``.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., K)
+        Scores before the softmax; float32 (native kernels) or float64 (NumPy reference).
+    labels : array_like of whole numbers, shape (...)
+        0 .. K-1, or ``ignore_index``.
+    label_smoothing : float
+        e, in 0 .. 1.
+    ignore_index : int
+        Rows with this label have no loss and no gradient.
+
+    Returns
+    -------
+    loss : ndarray, shape (...)
+        Per row, neither summed nor averaged.
+    gradient : ndarray, shape (..., K)
+        Of each row's loss with respect to its scores: softmax(x) - t.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    References
+    ----------
+    Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990; Szegedy et
+    al., "Rethinking the Inception architecture", 2016, section 7 (label smoothing).
+    """
+    op = "softmax_cross_entropy"
+    x = array(op, "x", x)
+    label = _labels(op, labels)
+    s = infer_softmax_cross_entropy(x.shape, label.shape, label_smoothing, ignore_index)
+    wrong = (label != s.ignore_index) & ((label < 0) | (label >= s.x[-1]))
+    if wrong.any():
+        fail(op, f"labels must be in 0..{s.x[-1] - 1}, got {label[wrong].ravel()[0]}", x=x.shape)
+    return SOFTMAX_CROSS_ENTROPY(s, x, label)

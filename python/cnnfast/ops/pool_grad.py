@@ -1,0 +1,279 @@
+"""Gradients of pooling; the operators take the specification of the pooling itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .pool import (
+    PoolSpec,
+    _cost_global,
+    _cost_pool2d,
+    divisors,
+    infer_avg_pool2d,
+    infer_global_pool2d,
+    infer_max_pool2d,
+    reference_max_pool2d,
+)
+from .registry import Array, Op, array, cached, fail, hashable
+
+# --- shape rules -----------------------------------------------------------------------------------
+
+
+def _check(op: str, g: tuple[int, ...], out: tuple[int, ...], x: tuple[int, ...]) -> None:
+    if g != out:
+        shape = ",".join(map(str, out))
+        fail(op, f"the gradient must have the shape of the result ({shape})", g=g, x=x)
+
+
+@cached
+def infer_max_pool2d_grad(
+    g: tuple[int, ...],
+    x: tuple[int, ...],
+    size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> PoolSpec:
+    """Validate the arguments of :func:`max_pool2d_grad`; the specification of the pooling."""
+    s = infer_max_pool2d(x, size, stride, padding, dilation, ceil_mode)
+    _check("max_pool2d_grad", g, s.out, x)
+    return s
+
+
+@cached
+def infer_avg_pool2d_grad(
+    g: tuple[int, ...],
+    x: tuple[int, ...],
+    size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> PoolSpec:
+    """Validate the arguments of :func:`avg_pool2d_grad`; the specification of the pooling."""
+    s = infer_avg_pool2d(x, size, stride, padding, ceil_mode, count_include_pad)
+    _check("avg_pool2d_grad", g, s.out, x)
+    return s
+
+
+@cached
+def infer_global_pool2d_grad(
+    g: tuple[int, ...], x: tuple[int, ...], op: str = "global_avg_pool2d_grad"
+) -> tuple[int, ...]:
+    """Validate the gradient of a pooling over whole pictures: the shape of x."""
+    infer_global_pool2d(x, op)
+    _check(op, g, (x[0], 1, 1, x[3]), x)
+    return x
+
+
+# --- definitions -----------------------------------------------------------------------------------
+
+
+def _scatter(g: Array, position: Array, pixels: int) -> Array:
+    """Sum of g over the windows whose position in the plane is that pixel: N, pixels, C."""
+    n, c = g.shape[0], g.shape[-1]
+    plane = (np.arange(n)[:, None, None] * pixels + position.reshape(n, -1, c)) * c + np.arange(c)
+    sums = np.bincount(plane.ravel(), g.ravel(), n * pixels * c)
+    return sums.astype(g.dtype)
+
+
+def reference_max_pool2d_grad(s: PoolSpec, g: Array, x: Array) -> Array:
+    """dx[n, where the maximum of window p,q is, c] += g[n,p,q,c]; of equal values the first counts."""
+    if 0 in s.out:
+        return np.zeros(s.x, g.dtype)
+    _, where = reference_max_pool2d(s, x, True)
+    return _scatter(g, where, s.x[1] * s.x[2]).reshape(s.x)
+
+
+def reference_avg_pool2d_grad(s: PoolSpec, g: Array) -> Array:
+    """dx[n,h,w,c] = sum over the windows with that pixel of g[n,p,q,c] / the pixels that count there."""
+    n, h, w, c = s.x
+    _, p, q, _ = s.out
+    (top, left), (sh, sw), (dh, dw) = s.start, s.stride, s.dilation
+    count = divisors(s, 0).astype(float)[:, None] * divisors(s, 1)
+    share = g / count[:, :, None].astype(g.dtype)
+    # Everything that windows reach, before the padding is cut away.
+    before, left_of = max(0, top), max(0, left)
+    rows = before + max(h, (p - 1) * sh - top + (s.kernel[0] - 1) * dh + 1)
+    columns = left_of + max(w, (q - 1) * sw - left + (s.kernel[1] - 1) * dw + 1)
+    full = np.zeros((n, rows, columns, c), g.dtype)
+    for i in range(s.kernel[0]):
+        for j in range(s.kernel[1]):
+            y0, x0 = before - top + i * dh, left_of - left + j * dw
+            full[:, y0 : y0 + (p - 1) * sh + 1 : sh, x0 : x0 + (q - 1) * sw + 1 : sw] += share
+    return np.ascontiguousarray(full[:, before : before + h, left_of : left_of + w])
+
+
+def reference_global_avg_pool2d_grad(shape: tuple[int, ...], g: Array) -> Array:
+    """dx[n,h,w,c] = g[n,0,0,c] / (H W)."""
+    y = np.empty(shape, g.dtype)
+    y[...] = g / g.dtype.type(shape[1] * shape[2])
+    return y
+
+
+def reference_global_max_pool2d_grad(shape: tuple[int, ...], g: Array, x: Array) -> Array:
+    """dx[n, where the maximum of the plane is, c] = g[n,0,0,c]; of equal values the first counts."""
+    n, h, w, c = shape
+    if 0 in shape:
+        return np.zeros(shape, g.dtype)
+    where = np.argmax(x.reshape(n, h * w, c), axis=1)  # NumPy's maximum is the first, or the first NaN
+    return _scatter(g, where[:, None, None, :], h * w).reshape(shape)
+
+
+MAX_POOL2D_GRAD = Op(
+    "max_pool2d_grad",
+    infer_max_pool2d_grad,
+    reference_max_pool2d_grad,
+    reference_max_pool2d_grad,
+    _cost_pool2d,
+    results=lambda s, dtype: ((s.x, dtype),),
+)
+AVG_POOL2D_GRAD = Op(
+    "avg_pool2d_grad",
+    infer_avg_pool2d_grad,
+    reference_avg_pool2d_grad,
+    reference_avg_pool2d_grad,
+    _cost_pool2d,
+    results=lambda s, dtype: ((s.x, dtype),),
+)
+GLOBAL_AVG_POOL2D_GRAD = Op(
+    "global_avg_pool2d_grad",
+    infer_global_pool2d_grad,
+    reference_global_avg_pool2d_grad,
+    reference_global_avg_pool2d_grad,
+    _cost_global,
+    results=lambda shape, dtype: ((shape, dtype),),
+)
+GLOBAL_MAX_POOL2D_GRAD = Op(
+    "global_max_pool2d_grad",
+    infer_global_pool2d_grad,
+    reference_global_max_pool2d_grad,
+    reference_global_max_pool2d_grad,
+    _cost_global,
+    results=lambda shape, dtype: ((shape, dtype),),
+)
+
+
+# --- public ----------------------------------------------------------------------------------------
+
+
+def max_pool2d_grad(
+    g: Any,
+    x: Any,
+    size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """Gradient of :func:`.max_pool2d`: g of each window goes to its maximum.
+
+    Parameters
+    ----------
+    g : array_like, shape (N, P, Q, C)
+        Gradient with respect to the result; float32 (native kernels) or float64 (NumPy reference).
+    x : array_like, shape (N, H, W, C)
+        What was pooled.
+    size, stride, padding, dilation, ceil_mode
+        Those of the pooling.
+
+    Returns
+    -------
+    ndarray, shape (N, H, W, C)
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    Notes
+    -----
+    Of equal values in a window the first gets the gradient, row by row; of several NaN, too.
+    """
+    g = array("max_pool2d_grad", "gradient", g)
+    x = array("max_pool2d_grad", "x", x, g)
+    s = infer_max_pool2d_grad(g.shape, x.shape, size, stride, padding, dilation, ceil_mode)
+    return MAX_POOL2D_GRAD(s, g, x)
+
+
+def avg_pool2d_grad(
+    g: Any,
+    input_shape: Any,
+    size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """Gradient of :func:`.avg_pool2d`: each window shares its g among the pixels it averages.
+
+    Parameters
+    ----------
+    g : array_like, shape (N, P, Q, C)
+        Gradient with respect to the result; float32 (native kernels) or float64 (NumPy reference).
+    input_shape : (int, int, int, int)
+        N, H, W, C of what was pooled.
+    size, stride, padding, ceil_mode, count_include_pad
+        Those of the pooling.
+
+    Returns
+    -------
+    ndarray, shape (N, H, W, C)
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+    """
+    g = array("avg_pool2d_grad", "gradient", g)
+    shape = hashable(input_shape)
+    s = infer_avg_pool2d_grad(g.shape, shape, size, stride, padding, ceil_mode, count_include_pad)
+    return AVG_POOL2D_GRAD(s, g)
+
+
+def global_avg_pool2d_grad(g: Any, input_shape: Any) -> Array:
+    """Gradient of :func:`.global_avg_pool2d`: every pixel gets g / (H W).
+
+    Parameters
+    ----------
+    g : array_like, shape (N, 1, 1, C)
+    input_shape : (int, int, int, int)
+        N, H, W, C of what was pooled.
+
+    Returns
+    -------
+    ndarray, shape (N, H, W, C)
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+    """
+    g = array("global_avg_pool2d_grad", "gradient", g)
+    s = infer_global_pool2d_grad(g.shape, hashable(input_shape), "global_avg_pool2d_grad")
+    return GLOBAL_AVG_POOL2D_GRAD(s, g)
+
+
+def global_max_pool2d_grad(g: Any, x: Any) -> Array:
+    """Gradient of :func:`.global_max_pool2d`: g goes to the first maximum of each plane.
+
+    Parameters
+    ----------
+    g : array_like, shape (N, 1, 1, C)
+    x : array_like, shape (N, H, W, C)
+        What was pooled.
+
+    Returns
+    -------
+    ndarray, shape (N, H, W, C)
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+    """
+    g = array("global_max_pool2d_grad", "gradient", g)
+    x = array("global_max_pool2d_grad", "x", x, g)
+    s = infer_global_pool2d_grad(g.shape, x.shape, "global_max_pool2d_grad")
+    return GLOBAL_MAX_POOL2D_GRAD(s, g, x)
