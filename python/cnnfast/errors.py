@@ -10,6 +10,7 @@ __all__ = [
     "PictureError",
     "ShapeError",
     "WeightsError",
+    "WorkerError",
 ]
 
 
@@ -39,3 +40,7 @@ class PictureError(CnnfastError, ValueError):
 
 class DataError(CnnfastError, ValueError):
     """A data set that is corrupt, incomplete, hostile or too large."""
+
+
+class WorkerError(CnnfastError, RuntimeError):
+    """A worker of a data loader that could not start, or died."""

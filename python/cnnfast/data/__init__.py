@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .coco import COCO
     from .folders import ImageFolder, MaskFolder
     from .idx import MNIST, Idx, read_idx
+    from .loader import DataLoader
     from .omniglot import Omniglot, OneShotRun, one_shot_runs
     from .preprocess import Preprocess
     from .sample import Batch, Sample, collate
@@ -45,6 +46,7 @@ _LATER = {
     "coco": ("COCO",),
     "folders": ("ImageFolder", "MaskFolder"),
     "idx": ("MNIST", "Idx", "read_idx"),
+    "loader": ("DataLoader",),
     "omniglot": ("Omniglot", "OneShotRun", "one_shot_runs"),
     "preprocess": ("Preprocess",),
     "sample": ("Batch", "Sample", "collate"),
@@ -87,6 +89,7 @@ __all__ = [
     "ColourShift",
     "Compose",
     "Cutout",
+    "DataLoader",
     "Dataset",
     "Idx",
     "ImageFolder",
