@@ -22,7 +22,7 @@ from cnnfast.ops import (
     linear_grad_weight,
     softmax_cross_entropy,
 )
-from cnnfast.ops.activation_grad import FROM_RESULT
+from cnnfast.ops.activations import reads_result
 from gradients import close, torch_gradients
 
 F32 = np.float32
@@ -213,7 +213,7 @@ def test_activation(backend: str, rng: np.random.Generator, name: str, size: int
     x[::5] = np.array([0, 3, -3, 6])[rng.integers(0, 4, len(x[::5]))]
     g = draw(rng, size)
     y = getattr(ops, name)(x, **({"slope": 0.125} if name == "leaky_relu" else {}))
-    got = activation_grad(g, y if name in FROM_RESULT else x, name, slope=0.125)
+    got = activation_grad(g, y if reads_result(name) else x, name, slope=0.125)
     exact = g * derivative(name, x.astype(float))
     assert got.dtype == F32
     # From the result, 1 - y has the rounding of y; the rest is a few roundings of terms of size g.
@@ -224,7 +224,7 @@ def test_activation(backend: str, rng: np.random.Generator, name: str, size: int
 def test_activation_at_the_ends(backend: str, name: str) -> None:
     x = np.array([-np.inf, -1e30, 1e30, np.inf, np.nan] * 5, F32)
     y = getattr(ops, name)(x)
-    got = activation_grad(np.ones_like(x), y if name in FROM_RESULT else x, name)
+    got = activation_grad(np.ones_like(x), y if reads_result(name) else x, name)
     flat = name in ("relu6", "sigmoid", "tanh")
     low = 0.01 if name == "leaky_relu" else 0
     expected = [np.float32(low), np.float32(low), *([0, 0] if flat else [1, 1])]
@@ -251,7 +251,7 @@ def test_activation_torch(backend: str, rng: np.random.Generator) -> None:
         )
         (dx,) = torch_gradients(call, x, g=g)
         y = getattr(ops, name)(x)
-        got = activation_grad(g.astype(F32), (y if name in FROM_RESULT else x).astype(F32), name)
+        got = activation_grad(g.astype(F32), (y if reads_result(name) else x).astype(F32), name)
         np.testing.assert_allclose(got, dx, rtol=1e-4, atol=1e-5)
 
 

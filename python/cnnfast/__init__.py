@@ -12,9 +12,11 @@ from .config import get_num_threads, set_num_threads, show_config, use_backend
 if TYPE_CHECKING:
     from . import data, graph, models, nn, onnx
     from .engine import Engine, compile, load_engine
+    from .gradient_check import gradcheck
     from .graph.summary import summary
     from .models.convolutional import fully_convolutional
-    from .tensor import Tensor
+    from .random import manual_seed
+    from .tensor import Tensor, is_grad_enabled, no_grad
     from .weights import load_weights, save_weights
 
 __all__ = [
@@ -27,11 +29,15 @@ __all__ = [
     "filters",
     "fully_convolutional",
     "get_num_threads",
+    "gradcheck",
     "graph",
+    "is_grad_enabled",
     "load_engine",
     "load_weights",
+    "manual_seed",
     "models",
     "nn",
+    "no_grad",
     "onnx",
     "ops",
     "save_weights",
@@ -44,7 +50,9 @@ __all__ = [
 # Kept out of the import, which loads NumPy only: module -> names, or a module of its own.
 _LATER = {
     "weights": ("load_weights", "save_weights"),
-    "tensor": ("Tensor",),
+    "tensor": ("Tensor", "is_grad_enabled", "no_grad"),
+    "random": ("manual_seed",),
+    "gradient_check": ("gradcheck",),
     "engine": ("Engine", "compile", "load_engine"),
     "graph.summary": ("summary",),
     "models.convolutional": ("fully_convolutional",),

@@ -7,6 +7,7 @@ __all__ = [
     "CnnfastError",
     "DTypeError",
     "DataError",
+    "GradientError",
     "PictureError",
     "ShapeError",
     "WeightsError",
@@ -28,6 +29,10 @@ class DTypeError(CnnfastError, TypeError):
 
 class BackendError(CnnfastError, RuntimeError):
     """A backend or device that cannot be used, with the reason."""
+
+
+class GradientError(CnnfastError, RuntimeError):
+    """A gradient that cannot be worked out, or that differs from what its check finds."""
 
 
 class WeightsError(CnnfastError, ValueError):

@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import DTypeError
+
 if TYPE_CHECKING:
+    from .autograd import Step
     from .graph.ir import Value
     from .ops.registry import Op
 
 Array = np.ndarray
 
-__all__ = ["Parameter", "Tensor"]
+__all__ = ["Hook", "Parameter", "Tensor", "is_grad_enabled", "no_grad"]
+
+
+class _Mode(threading.local):
+    """How many ``no_grad`` blocks this thread is in."""
+
+    blocks = 0
+
+
+_mode = _Mode()
+
+
+class no_grad(contextlib.ContextDecorator):
+    """Without a tape: what is computed wants no gradient. A context manager, and a decorator.
+
+    Notes
+    -----
+    Holds for the thread it is used on. Blocks may be nested, and one object may be used many times.
+    """
+
+    def __enter__(self) -> no_grad:
+        _mode.blocks += 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _mode.blocks -= 1
+
+
+def is_grad_enabled() -> bool:
+    """Whether this thread is outside of all ``no_grad`` blocks."""
+    return not _mode.blocks
+
+
+class Hook:
+    """A function that was registered with something; see :meth:`cnnfast.Tensor.register_hook`."""
+
+    __slots__ = ("_held", "function")
+
+    def __init__(self, held: dict[int, Hook], function: Callable[..., Any]) -> None:
+        self._held, self.function = held, function
+        held[id(self)] = self
+
+    def remove(self) -> None:
+        """Do not call the function any more; the second time this does nothing."""
+        self._held.pop(id(self), None)
 
 
 class Tensor:
@@ -26,16 +76,31 @@ class Tensor:
     data : array_like
         Not copied where it is a C-contiguous array already.
     requires_grad : bool
-        Whether gradients are wanted.
+        Whether gradients are wanted; for floating-point data alone. What is computed from such a tensor
+        wants them too, and remembers how it was computed until :meth:`backward` has gone back through it.
 
     Attributes
     ----------
     data : ndarray
     shape : tuple of int
     dtype : numpy.dtype
+    requires_grad : bool
+    grad : ndarray or None
+        Of tensors that were not computed from others: the sum of the gradients of all calls of
+        :meth:`backward` so far. Set it to None to start anew.
     """
 
-    __slots__ = ("_data", "dtype", "grad", "requires_grad", "shape", "value")
+    __slots__ = (
+        "__weakref__",
+        "_data",
+        "_hooks",
+        "dtype",
+        "grad",
+        "requires_grad",
+        "shape",
+        "step",  # of the tape that gave this tensor, see cnnfast.autograd
+        "value",
+    )
     # NumPy must leave `array + tensor` to the tensor.
     __array_ufunc__ = None
 
@@ -55,12 +120,16 @@ class Tensor:
         self.requires_grad = requires_grad
         self.grad: Array | None = None
         self.value: Value | None = None
+        self.step: Step | None = None
+        self._hooks: dict[int, Hook] | None = None
+        if requires_grad and self.dtype.kind != "f":
+            raise DTypeError(f"Tensor: data is {self.dtype}; only floating-point tensors can have gradients")
 
     @classmethod
     def symbol(cls, value: Value) -> Tensor:
         """A stand-in for a value of a graph that is being traced."""
         self = cls.__new__(cls)
-        self._data, self.grad, self.requires_grad = None, None, False
+        self._data, self.grad, self.requires_grad, self.step, self._hooks = None, None, False, None, None
         self.shape, self.dtype, self.value = value.shape, value.dtype, value
         return self
 
@@ -95,6 +164,57 @@ class Tensor:
         """The data itself, not a copy."""
         return self.data
 
+    def detach(self) -> Tensor:
+        """The same data in a tensor that wants no gradient and does not know where it came from."""
+        return Tensor(self.data)
+
+    def backward(self, grad: Any = None, retain_graph: bool = False) -> None:
+        """Add the gradient of this tensor by every leaf it was computed from to ``grad`` of the leaf.
+
+        Parameters
+        ----------
+        grad : array_like, shape of this tensor, optional
+            What the gradients start from: the derivative of some number by this tensor. 1 where it has
+            a single element.
+        retain_graph : bool
+            Keep what the operations had remembered, so that backward can be called again. Otherwise it
+            is freed on the way.
+
+        Raises
+        ------
+        GradientError
+            If the tensor wants no gradient, has several elements and no ``grad`` is given, or an earlier
+            call has freed what this one needs.
+        ShapeError, DTypeError
+            If ``grad`` does not fit.
+        """
+        from .autograd import backward
+
+        backward(self, grad, retain_graph)
+
+    def register_hook(self, hook: Callable[[Array], Array | None]) -> Hook:
+        """Call a function with the gradient of this tensor, once in every :meth:`backward` that gets here.
+
+        Parameters
+        ----------
+        hook : callable
+            Takes the gradient (ndarray; not to be written to); what it returns, if anything, takes the
+            place of the gradient from there on.
+
+        Returns
+        -------
+        Hook
+            Its ``remove()`` takes the function off again.
+
+        Raises
+        ------
+        GradientError
+            If the tensor wants no gradient.
+        """
+        from .autograd import register
+
+        return register(self, hook)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         data = self.data if dtype is None else self.data.astype(dtype, copy=False)
         return data.copy() if copy else data
@@ -124,7 +244,8 @@ class Tensor:
     def transpose(self, *axes: Any) -> Tensor:
         from . import ops
 
-        return ops.transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes)
+        order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None
+        return ops.transpose(self, order)
 
     def __getitem__(self, index: Any) -> Tensor:
         from . import ops
@@ -187,7 +308,7 @@ class Parameter(Tensor):
     _made = 0
 
     def __init__(self, shape: tuple[int, ...], init: str = "zeros", fan: tuple[int, int] = (1, 1)) -> None:
-        self._data, self.grad, self.value = None, None, None
+        self._data, self.grad, self.value, self.step, self._hooks = None, None, None, None, None
         self.requires_grad = True
         self.shape, self.dtype = tuple(shape), np.dtype(np.float32)
         self.init, self.fan = init, fan
@@ -217,10 +338,18 @@ KINDS = frozenset((Tensor, Parameter))
 
 
 def run(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:
-    """Run an operator on arguments of which some are tensors; recorded where one is a symbol."""
-    if any(isinstance(a, Tensor) and a.is_symbol for a in arguments):
+    """Run an operator on arguments of which some are tensors.
+
+    It is recorded where one is a symbol, and taped where one wants a gradient.
+    """
+    tensors = [a for a in arguments if isinstance(a, Tensor)]
+    if any(t.is_symbol for t in tensors):
         from .graph.trace import record
 
         return record(op, spec, arguments)
+    if not _mode.blocks and any(t.requires_grad for t in tensors):
+        from .autograd import tape
+
+        return tape(op, spec, arguments)
     result = op(spec, *[a.data if isinstance(a, Tensor) else a for a in arguments])
     return tuple(map(Tensor, result)) if isinstance(result, tuple) else Tensor(result)

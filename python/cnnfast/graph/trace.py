@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ops.registry import F32, Op
-from ..tensor import Tensor
+from ..tensor import Tensor, no_grad
 from .ir import Graph, Node, Value
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class _Trace:
     def value_of(self, argument: Any) -> Value | None:
         """The value behind an argument of an operator; packed forms and None have none."""
         if isinstance(argument, Tensor):
-            if argument.value is not None:
+            if argument.is_symbol:
                 return argument.value
             key, name = id(argument), self.names.get(id(argument), "")
         elif isinstance(argument, np.ndarray):
@@ -117,7 +117,8 @@ def trace(module: Module, *input_shapes: tuple[int, ...], dtype: np.dtype = F32)
         m.training, m.path = False, path
     _recording.current = trace
     try:
-        results = module(*map(Tensor.symbol, inputs))
+        with no_grad():
+            results = module(*map(Tensor.symbol, inputs))
     finally:
         _recording.current = before
         for m, training in modes:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import nn, ops
 from ..nn import Module, Sequential
+from ..nn.activation import drop
 from . import blocks
 from .registry import Pretrained, register_model
 from .timm_names import from_timm
@@ -105,6 +106,9 @@ def round_depth(blocks: int, depth: float = 1.0) -> int:
 class StochasticDepth(Module):
     """Leaves out its input at random, whole pictures at a time, while training; in use it is the identity.
 
+    A picture is left out with probability p, else divided by 1 - p. The random numbers are those of
+    :func:`cnnfast.manual_seed`.
+
     References
     ----------
     Huang et al., "Deep networks with stochastic depth", 2016.
@@ -116,11 +120,9 @@ class StochasticDepth(Module):
         self.p = p
 
     def forward(self, x: Any) -> Any:
-        if self.training and self.p:
-            raise NotImplementedError(
-                "StochasticDepth: call model.eval() first; training comes with gradients"
-            )
-        return x
+        if not (self.training and self.p):
+            return x
+        return drop(x, self.p, (x.shape[0], 1, 1, 1))
 
     def extra_repr(self) -> str:
         return f"p {self.p:g}"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import ops
+from ..random import generator
 from .module import Module
 
 __all__ = [
@@ -19,6 +22,12 @@ __all__ = [
     "Softmax",
     "Tanh",
 ]
+
+
+def drop(x: Any, p: float, shape: tuple[int, ...]) -> Any:
+    """x times random numbers of this shape: 0 with probability p, else 1 / (1 - p)."""
+    kept = generator().random(shape, np.float32) >= p
+    return ops.mul(x, kept * x.dtype.type(1 / (1 - p)))
 
 
 class Identity(Module):
@@ -96,6 +105,9 @@ class Softmax(Module):
 class Dropout(Module):
     """Drops values at random while training; in use it gives what it is given.
 
+    Each value is 0 with probability p, else divided by 1 - p, so that its mean stays what it was. The random
+    numbers are those of :func:`cnnfast.manual_seed`.
+
     References
     ----------
     Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014.
@@ -107,9 +119,9 @@ class Dropout(Module):
         self.p = p
 
     def forward(self, x: Any) -> Any:
-        if self.training and self.p:
-            raise NotImplementedError("Dropout: call model.eval() first; training comes with gradients")
-        return x
+        if not (self.training and self.p):
+            return x
+        return drop(x, self.p, x.shape)
 
     def extra_repr(self) -> str:
         return f"p {self.p:g}"

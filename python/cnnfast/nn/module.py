@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import WeightsError
 from ..graph.trace import scope, tracing
-from ..tensor import Parameter, Tensor
+from ..tensor import Hook, Parameter, Tensor, no_grad
 
 Array = np.ndarray
 
@@ -21,7 +21,7 @@ class Module:
 
     Assigning a :class:`~cnnfast.tensor.Parameter` or a module to an attribute registers it under that
     name; :meth:`register_buffer` registers an array that belongs to the state but is not trained.
-    Calling a module with arrays gives arrays, with tensors gives tensors.
+    Calling a module with arrays gives arrays, without a tape; with tensors gives tensors.
 
     Attributes
     ----------
@@ -45,6 +45,8 @@ class Module:
         object.__setattr__(self, "training", True)
         object.__setattr__(self, "frozen", False)
         object.__setattr__(self, "path", "")
+        object.__setattr__(self, "_before", {})
+        object.__setattr__(self, "_after", {})
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -86,11 +88,44 @@ class Module:
         if tracing():
             with scope(self.path):
                 return self.forward(*inputs)
-        plain = not any(isinstance(x, Tensor) for x in inputs)
-        if plain:
+        if any(isinstance(x, Tensor) for x in inputs):
+            return self._forward(inputs)
+        with no_grad():
             inputs = tuple([Tensor(x) if isinstance(x, np.ndarray) else x for x in inputs])
+            return _unwrap(self._forward(inputs))
+
+    def _forward(self, inputs: tuple[Any, ...]) -> Any:
+        """:meth:`forward` and the hooks around it."""
+        for hook in list(self._before.values()) if self._before else ():
+            new = hook.function(self, inputs)
+            if new is not None:
+                inputs = new if isinstance(new, tuple) else (new,)
         result = self.forward(*inputs)
-        return _unwrap(result) if plain else result
+        for hook in list(self._after.values()) if self._after else ():
+            new = hook.function(self, inputs, result)
+            if new is not None:
+                result = new
+        return result
+
+    def register_forward_pre_hook(self, hook: Callable[[Module, tuple[Any, ...]], Any]) -> Hook:
+        """Call ``hook(module, inputs)`` before every forward pass; what it returns takes the inputs' place.
+
+        Hooks see the tensors of a call, and are left out while a network is traced or compiled.
+
+        Returns
+        -------
+        Hook
+            Its ``remove()`` takes the function off again.
+        """
+        return Hook(self._before, hook)
+
+    def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> Hook:
+        """Call ``hook(module, inputs, result)`` after every forward pass, e.g. to keep activations.
+
+        What it returns, if anything, takes the place of the result. Otherwise as for
+        :meth:`register_forward_pre_hook`.
+        """
+        return Hook(self._after, hook)
 
     # --- the tree ------------------------------------------------------------------------------
 
@@ -157,6 +192,11 @@ class Module:
             for parameter in module._parameters.values():
                 parameter.requires_grad = not frozen
         return self
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.grad = None
 
     def initialize(self, seed: int = 0) -> Module:
         """Give every parameter its initial value, drawn when it is first looked at.

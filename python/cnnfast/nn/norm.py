@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..ops.registry import integer
-from ..tensor import Parameter
+from ..ops.registry import fail, integer
+from ..tensor import Parameter, Tensor
 from .module import Module
 
 __all__ = ["BatchNorm2d", "LocalResponseNorm"]
 
 
 class BatchNorm2d(Module):
-    """Batch normalisation over the last axis, by running statistics.
+    """Batch normalisation over the last axis, by running statistics, or those of the batch in training.
+
+    In training the running statistics become ``(1 - momentum) running + momentum batch``, with the unbiased
+    variance of the batch, as torch has it. A frozen layer leaves them as they are and goes by them.
 
     Parameters
     ----------
@@ -40,7 +43,25 @@ class BatchNorm2d(Module):
         self.register_buffer("num_batches_tracked", np.zeros((), np.int64))
 
     def forward(self, x: Any) -> Any:
-        return ops.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        if not self.training:
+            return ops.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        rows = int(np.prod(x.shape[:-1]))
+        if rows < 2:
+            fail("BatchNorm2d", "training needs at least two values per channel", x=x.shape)
+        y, mean, var = ops.batch_norm_train(x, self.weight, self.bias, eps=self.eps)
+        self._follow("running_mean", mean, 1.0)
+        self._follow("running_var", var, rows / (rows - 1))
+        self._buffers["num_batches_tracked"] = np.asarray(self._buffers["num_batches_tracked"] + 1)
+        return y
+
+    def _follow(self, name: str, batch: Any, factor: float) -> None:
+        """Move a running statistic towards that of a batch; arrays that others hold do not change."""
+        running, kind = self._buffers[name], self._buffers[name].dtype
+        new = np.asarray(batch.data if isinstance(batch, Tensor) else batch, kind)
+        step = kind.type(self.momentum)
+        setattr(self, name, (1 - step) * running + step * kind.type(factor) * new)
 
     def extra_repr(self) -> str:
         return f"{self.features}, eps {self.eps:g}"

@@ -6,11 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from .activations import ACTIVATIONS, ActivationSpec, infer_activation
-from .registry import Array, Cost, Op, array, cached, choice, fail
-
-# Those whose slope follows from the result; the others need what went in.
-FROM_RESULT = frozenset(("relu", "relu6", "sigmoid", "tanh"))
+from .activations import ACTIVATIONS, ActivationSpec, infer_activation, reads_result
+from .registry import (
+    NO_GRADIENT,
+    OPERATORS,
+    RESULT,
+    Array,
+    Cost,
+    Op,
+    Vjp,
+    array,
+    cached,
+    choice,
+    fail,
+)
 
 
 @cached
@@ -25,7 +34,7 @@ def infer_activation_grad(
 
 
 def _slope(s: ActivationSpec, v: Array) -> Array:
-    """Derivative of the activation at v, the result or the argument (see ``FROM_RESULT``)."""
+    """Derivative of an activation at v, its result or argument (see :func:`.activations.reads_result`)."""
     one, zero = v.dtype.type(1), v.dtype.type(0)
     if s.name == "relu":
         return np.where(v <= 0, zero, one)
@@ -60,6 +69,7 @@ ACTIVATION_GRAD = Op(
     reference_activation_grad,
     reference_activation_grad,
     lambda s: Cost(3 * float(np.prod(s.out, dtype=float)), 12 * float(np.prod(s.out, dtype=float))),
+    vjp=NO_GRADIENT,
     settings=lambda s: {"name": s.name, "slope": s.slope},
 )
 
@@ -72,8 +82,8 @@ def activation_grad(g: Any, v: Any, name: str, *, slope: float = 0.01) -> Array:
     g : array_like, any shape
         Gradient with respect to the result; float32 (native kernels) or float64 (NumPy reference).
     v : array_like, shape of g
-        The result of "relu", "relu6", "sigmoid" and "tanh"; what went into "leaky_relu", "silu" and
-        "hard_swish".
+        The result of "relu", "relu6", "sigmoid" and "tanh"; what went into "silu" and "hard_swish";
+        either of both for "leaky_relu" with a positive slope, else what went in.
     name : str
     slope : float
         Of leaky ReLU.
@@ -94,3 +104,16 @@ def activation_grad(g: Any, v: Any, name: str, *, slope: float = 0.01) -> Array:
     g = array("activation_grad", "gradient", g)
     v = array("activation_grad", "value", v, g)
     return ACTIVATION_GRAD(infer_activation_grad(g.shape, v.shape, name, slope), g, v)
+
+
+# --- the gradients of the activations --------------------------------------------------------------
+
+
+def _vjp(s: ActivationSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    v = results[0] if reads_result(s.name, s.slope) else inputs[0]
+    return (activation_grad(g, v, s.name, slope=s.slope),)
+
+
+_VJP = Vjp(_vjp, lambda s, needs: (RESULT,) if reads_result(s.name, s.slope) else (0,))
+for _name in ACTIVATIONS:
+    OPERATORS[_name].differentiate(_VJP)

@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from .registry import Array, Cost, Lower, Op, array, cached, elements, fail, native, number
+from .registry import (
+    Array,
+    Cost,
+    Lower,
+    Op,
+    array,
+    cached,
+    elements,
+    fail,
+    native,
+    number,
+)
 
 # Codes shared with csrc/core/epilogue.h.
 ACTIVATION_CODES: dict[str | None, int] = {
@@ -99,6 +110,11 @@ _FLOPS = {"relu": 1, "relu6": 2, "leaky_relu": 2, "sigmoid": 4, "tanh": 5, "silu
 def _cost_activation(s: ActivationSpec) -> Cost:
     n = float(np.prod(s.out, dtype=float))
     return Cost(_FLOPS[s.name] * n, 8 * n)
+
+
+def reads_result(name: str, slope: float = 0.01) -> bool:
+    """Whether the derivative of an activation follows from its result; else it takes its argument."""
+    return name in ("relu", "relu6", "sigmoid", "tanh") or (name == "leaky_relu" and slope > 0)
 
 
 def _make(name: str) -> Op:

@@ -10,21 +10,25 @@ from typing import Any
 import numpy as np
 
 from ..config import _State
+from .activation_grad import activation_grad
 from .activations import ACTIVATION_CODES, apply_activation
 from .registry import (
     F32,
     F64,
+    RESULT,
     Array,
     Cost,
     Epilogue,
     Lower,
     Op,
+    Vjp,
     array,
     cached,
     choice,
     elements,
     fail,
     native,
+    reads_other,
 )
 
 _INFINITE = 2.0**128 - 2.0**103  # from here on float64 rounds to infinity in float32
@@ -113,12 +117,38 @@ def _lower(steps: Any, s: BinarySpec, inputs: Any, outputs: Any, is_add: bool) -
     steps.plan.binary(is_add, s.native, s.a == s.b, a, b, code, s.slope, y)
 
 
+def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
+    """The gradient of what was broadcast: the sum over all copies, in double precision."""
+    if g.shape == shape:
+        return g
+    new = g.ndim - len(shape)
+    axes = tuple([i for i in range(g.ndim) if i < new or (shape[i - new] == 1 and g.shape[i] != 1)])
+    if axes:
+        g = np.asarray(g.sum(axis=axes, dtype=np.float64)).astype(g.dtype)
+    return g.reshape(shape)
+
+
+def _vjp_add(s: BinarySpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    if s.activation is not None:
+        g = activation_grad(g, results[0], s.activation, slope=s.slope)
+    return [unbroadcast(g, shape) if need else None for need, shape in zip(needs, (s.a, s.b), strict=True)]
+
+
+def _vjp_mul(s: BinarySpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    a, b = inputs
+    return (
+        unbroadcast(mul(g, b), s.a) if needs[0] else None,
+        unbroadcast(mul(g, a), s.b) if needs[1] else None,
+    )
+
+
 ADD = Op(
     "add",
     infer_add,
     reference_add,
     _native_add,
     _cost,
+    vjp=Vjp(_vjp_add, lambda s, needs: () if s.activation is None else (RESULT,)),
     epilogue=Epilogue(lambda s, b, residual, activation, slope: infer_add(s.a, s.b, activation, slope)),
     lower=Lower(functools.partial(_lower, is_add=True), in_place=(0, 1)),
     settings=lambda s: {"activation": s.activation, "slope": s.slope},
@@ -129,6 +159,7 @@ MUL = Op(
     reference_mul,
     _native_mul,
     _cost,
+    vjp=Vjp(_vjp_mul, reads_other),
     lower=Lower(functools.partial(_lower, is_add=False), in_place=(0, 1)),
 )
 

@@ -9,7 +9,20 @@ from typing import Any
 import numpy as np
 
 from .norm import _finite
-from .registry import Array, Cost, Op, array, cached, choice, elements, fail, optional, shape_of
+from .registry import (
+    NO_GRADIENT,
+    Array,
+    Cost,
+    Op,
+    Vjp,
+    array,
+    cached,
+    choice,
+    elements,
+    fail,
+    optional,
+    shape_of,
+)
 
 
 @dataclass(frozen=True)
@@ -131,12 +144,29 @@ def _cost_grad(s: BatchNormTrainSpec) -> Cost:
     return Cost(9 * n, 12 * n)
 
 
+def _vjp(s: BatchNormTrainSpec, needs: tuple[bool, ...], g: Any, inputs: Any, results: Any) -> Any:
+    """Of y by one operator; the mean adds g / rows, and the variance g 2 (x - mean) / rows."""
+    x, scale, shift = inputs
+    gy, g_mean, g_var = g
+    _, mean, var = results
+    found = (None,) * 3 if gy is None else BATCH_NORM_TRAIN_GRAD(s, gy, x, mean, var, scale, shift)
+    if g_mean is None and g_var is None:
+        return found
+    gx = np.zeros_like(x) if found[0] is None else found[0]
+    if g_mean is not None:
+        gx = gx + g_mean / x.dtype.type(s.rows)
+    if g_var is not None:
+        gx = gx + (x - mean) * (g_var * x.dtype.type(2 / s.rows))
+    return (gx, *found[1:])
+
+
 BATCH_NORM_TRAIN = Op(
     "batch_norm_train",
     infer_batch_norm_train,
     reference_batch_norm_train,
     reference_batch_norm_train,
     _cost_train,
+    vjp=Vjp(_vjp, lambda s, needs: (0, 1, 2, ~1, ~2)),
     results=lambda s, dtype: ((s.out, dtype), (s.out[-1:], dtype), (s.out[-1:], dtype)),
     settings=lambda s: {"eps": s.eps, "activation": s.activation},
 )
@@ -146,6 +176,7 @@ BATCH_NORM_TRAIN_GRAD = Op(
     reference_batch_norm_train_grad,
     reference_batch_norm_train_grad,
     _cost_grad,
+    vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.out, dtype), (s.out[-1:], dtype), (s.out[-1:], dtype)),
     settings=lambda s: {"eps": s.eps, "activation": s.activation},
 )

@@ -13,7 +13,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DTypeError, ShapeError
-from .registry import F32, Array, Cost, Op, array, choice, elements, fail, native, number
+from ..tensor import Tensor
+from .arithmetic import add, mul
+from .concat import concat
+from .elementwise import sub
+from .registry import (
+    F32,
+    NO_GRADIENT,
+    Array,
+    Cost,
+    Op,
+    Vjp,
+    array,
+    choice,
+    elements,
+    fail,
+    native,
+    number,
+    reads_all,
+)
+from .views import take
 
 KINDS = {"iou": 0, "giou": 1, "diou": 2, "ciou": 3}
 FORMATS = ("xyxy", "xywh", "cxcywh")
@@ -323,18 +342,138 @@ def _cost_nms(spec: NmsSpec | SoftNmsSpec) -> Cost:
     return Cost(13 * spec.n * (spec.n - 1) / 2, 28 * spec.n)
 
 
+# --- gradient --------------------------------------------------------------------------------------
+
+
+def infer_box_iou_grad(
+    a: tuple[int, ...], b: tuple[int, ...], g: tuple[int, ...], kind: str = "iou"
+) -> IouSpec:
+    """Validate the gradient of a table of overlaps."""
+    spec = infer_box_iou(a, b, kind)
+    if g != (spec.n, spec.m):
+        fail("box_iou_grad", f"the gradient must have shape ({spec.n},{spec.m})", g=g)
+    return spec
+
+
+def _first(p: Array, q: Array) -> Array:
+    """1 where p is the smaller one, 1/2 where both are equal."""
+    return ((p < q) + 0.5 * (p == q)).astype(p.dtype)
+
+
+def _back_through_product(g: Array, low: Array, high: Array, of: Array) -> None:
+    """Add g times the derivative of the area (high - low, both sides) of a box to its coordinates."""
+    w, h = high - low
+    inside = (w > 0) & (h > 0)
+    across = np.stack([np.where(inside, g * h, 0), np.where(inside, g * w, 0)])
+    of[:2] -= across
+    of[2:] += across
+
+
+def _back_through_angle(g: Array, box: Array, of: Array) -> None:
+    """Add g times the derivative of atan(width / height) to the coordinates of a box."""
+    w, h = np.maximum(box[2:] - box[:2], 0)
+    square = w * w + h * h
+    along = np.stack([np.where(w > 0, g * h / square, 0), np.where(h > 0, -g * w / square, 0)])
+    of[:2] -= along
+    of[2:] += along
+
+
+def _back_through_enclosing(g: Array, boxes: Array, low: Array, high: Array, of: Array) -> None:
+    """Add g times the derivative of the sides of the box around all corners; equal corners share it."""
+    for edge, sign in ((low, -1), (high, 1)):
+        there = (boxes == np.concatenate([edge, edge])[None]).astype(g.dtype)
+        count = there[0, :2] + there[0, 2:] + there[1, :2] + there[1, 2:]
+        of += sign * there * np.concatenate([g / count, g / count])
+
+
+def reference_box_iou_grad(spec: IouSpec, a: Array, b: Array, g: Array) -> tuple[Array, Array]:
+    """The chain rule through the definitions of :func:`box_iou`, for both sets of boxes.
+
+    Where a coordinate of both boxes is the same each has half of what the smaller or larger one would have.
+    """
+    kind = a.dtype
+    pair = (4, spec.n, spec.m)
+    a, b = np.broadcast_to(a.T[:, :, None], pair), np.broadcast_to(b.T[:, None], pair)
+    ga, gb = np.zeros(pair, kind), np.zeros(pair, kind)
+    with np.errstate(all="ignore"):
+        low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+        inter = _area(*(high - low))
+        union = (_area(*(a[2:] - a[:2])) + _area(*(b[2:] - b[:2]))) - inter
+        iou = _ratio(inter, union)
+        g_iou = g
+        g_union = np.zeros_like(g)
+        if spec.kind != "iou":
+            sides = _enclosing(a, b)
+            corners = np.stack([a, b])
+            least, most = (
+                corners.reshape(2, 2, 2, *g.shape).min((0, 1)),
+                corners.reshape(2, 2, 2, *g.shape).max((0, 1)),
+            )
+        if spec.kind == "giou":  # iou - 1 + union / area
+            area = sides[0] * sides[1]
+            g_union = _ratio(g, area)
+            g_sides = -_ratio(g * union, area * area) * sides[::-1]
+        elif spec.kind in ("diou", "ciou"):  # iou - distance / diagonal - v^2 / (1 - iou + v)
+            apart = (a[:2] + a[2:] - b[:2] - b[2:]) * kind.type(0.5)
+            distance, diagonal = (apart * apart).sum(0), (sides * sides).sum(0)
+            g_apart = -_ratio(g, diagonal) * apart
+            for of, sign in ((ga, 1), (gb, -1)):
+                of[:2] += sign * g_apart
+                of[2:] += sign * g_apart
+            g_sides = 2 * _ratio(g * distance, diagonal * diagonal) * sides
+        if spec.kind == "ciou":
+            turn = _angle(a) - _angle(b)
+            v = kind.type(4 / np.pi**2) * (turn * turn)
+            share = _ratio(v, (1 - iou) + v)
+            g_iou = g * (1 - share * share)
+            g_turn = -g * (share * (2 - share)) * kind.type(8 / np.pi**2) * turn
+            _back_through_angle(g_turn, a, ga)
+            _back_through_angle(-g_turn, b, gb)
+        if spec.kind != "iou":
+            both = np.zeros((2, *pair), kind)
+            _back_through_enclosing(g_sides, corners, least, most, both)
+            ga += both[0]
+            gb += both[1]
+        g_union = g_union - _ratio(g_iou * inter, union * union)
+        _back_through_product(g_union, a[:2], a[2:], ga)
+        _back_through_product(g_union, b[:2], b[2:], gb)
+        shared = np.zeros(pair, kind)
+        _back_through_product(_ratio(g_iou, union) - g_union, low, high, shared)
+        ga[:2] += shared[:2] * _first(b[:2], a[:2])
+        gb[:2] += shared[:2] * _first(a[:2], b[:2])
+        ga[2:] += shared[2:] * _first(a[2:], b[2:])
+        gb[2:] += shared[2:] * _first(b[2:], a[2:])
+    return np.ascontiguousarray(ga.sum(2).T), np.ascontiguousarray(gb.sum(1).T)
+
+
+BOX_IOU_GRAD = Op(
+    "box_iou_grad",
+    infer_box_iou_grad,
+    reference_box_iou_grad,
+    reference_box_iou_grad,
+    lambda s: Cost(3 * _PAIR_FLOPS[s.kind] * s.n * s.m, 4 * (8 * s.n + 8 * s.m + s.n * s.m)),
+    vjp=NO_GRADIENT,
+    results=lambda s, dtype: (((s.n, 4), dtype), ((s.m, 4), dtype)),
+    settings=lambda s: {"kind": s.kind},
+)
 BOX_IOU = Op(
     "box_iou",
     infer_box_iou,
     reference_box_iou,
     _native_box_iou,
     _cost_box_iou,
+    vjp=Vjp(lambda s, needs, g, inputs, results: BOX_IOU_GRAD(s, *inputs, g), reads_all),
     settings=lambda s: {"kind": s.kind},
 )
-NMS = Op("nms", infer_nms, reference_nms, _native_nms, _cost_nms)
-BATCHED_NMS = Op("batched_nms", infer_batched_nms, reference_batched_nms, _native_batched_nms, _cost_nms)
-SOFT_NMS = Op("soft_nms", infer_soft_nms, reference_soft_nms, _native_soft_nms, _cost_nms)
-WEIGHTED_NMS = Op("weighted_nms", infer_weighted_nms, reference_weighted_nms, _native_weighted_nms, _cost_nms)
+# What is kept changes by leaps, and scores and boxes with it: none of these has a gradient.
+NMS = Op("nms", infer_nms, reference_nms, _native_nms, _cost_nms, NO_GRADIENT)
+BATCHED_NMS = Op(
+    "batched_nms", infer_batched_nms, reference_batched_nms, _native_batched_nms, _cost_nms, NO_GRADIENT
+)
+SOFT_NMS = Op("soft_nms", infer_soft_nms, reference_soft_nms, _native_soft_nms, _cost_nms, NO_GRADIENT)
+WEIGHTED_NMS = Op(
+    "weighted_nms", infer_weighted_nms, reference_weighted_nms, _native_weighted_nms, _cost_nms, NO_GRADIENT
+)
 
 
 # --- public ----------------------------------------------------------------------------------------
@@ -403,6 +542,8 @@ def box_convert(boxes: Any, source: str, target: str) -> Array:
     choice(op, "target", target, FORMATS)
     if boxes.ndim == 0 or boxes.shape[-1] != 4:
         fail(op, "boxes must have shape (...,4)", boxes=boxes.shape)
+    if isinstance(boxes, Tensor):
+        return _convert_tensor(boxes, source, target)
     out = boxes.copy()
     if source == target:
         return out
@@ -419,6 +560,20 @@ def box_convert(boxes: Any, source: str, target: str) -> Array:
         if target == "cxcywh":
             low[:] = half * (first + second) if source == "xyxy" else first + half * second
     return out
+
+
+def _convert_tensor(boxes: Tensor, source: str, target: str) -> Any:
+    """:func:`box_convert` by operators on tensors."""
+    first, second = take(boxes, (..., slice(0, 2))), take(boxes, (..., slice(2, 4)))
+    if source == "xyxy":
+        low, sides = first, sub(second, first)
+    else:
+        low, sides = first if source == "xywh" else sub(first, mul(second, 0.5)), second
+    if target == "xyxy":
+        return concat([low, second if source == "xyxy" else add(low, sides)])
+    if target == "xywh":
+        return concat([low, sides])
+    return concat([first if source == "cxcywh" else add(low, mul(sides, 0.5)), sides])
 
 
 def nms(boxes: Any, scores: Any, iou_threshold: float) -> Array:

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 
 from ..config import _State
-from .registry import Array, Cost, Lower, Op, array, cached, elements, fail, integer, is_plain, native
+from .registry import Array, Cost, Lower, Op, Vjp, array, cached, elements, fail, integer, is_plain, native
+from .views import split
 
 
 @dataclass(frozen=True)
 class ConcatSpec:
-    """A checked join: shape of the result and the axis, counted from the front."""
+    """A checked join: shape of the result, the axis, counted from the front, and the sizes along it."""
 
     out: tuple[int, ...]
     axis: int
+    sizes: tuple[int, ...]
 
 
 @cached
@@ -36,9 +38,10 @@ def infer_concat(shapes: tuple[tuple[int, ...], ...], axis: Any = -1) -> ConcatS
             fail(op, f"arrays must have {len(first)} dimensions", array_0=first, **{f"array_{i}": shape})
         if shape[:axis] + shape[axis + 1 :] != first[:axis] + first[axis + 1 :]:
             fail(op, f"sizes may differ along axis {axis} only", array_0=first, **{f"array_{i}": shape})
-    out = (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])
+    sizes = tuple([shape[axis] for shape in shapes])
+    out = (*first[:axis], sum(sizes), *first[axis + 1 :])
     elements(op, *out)
-    return ConcatSpec(out, axis)
+    return ConcatSpec(out, axis, sizes)
 
 
 def reference_concat(s: ConcatSpec, *arrays: Array) -> Array:
@@ -75,12 +78,17 @@ def _lower_concat(steps: Any, s: ConcatSpec, inputs: Any, outputs: Any) -> None:
         at += size
 
 
+def _vjp_concat(s: ConcatSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    return split(g, s.sizes, s.axis)
+
+
 CONCAT = Op(
     "concat",
     infer_concat,
     reference_concat,
     _native_concat,
     _cost_concat,
+    vjp=Vjp(_vjp_concat),
     lower=Lower(
         _lower_concat,
         slice_in=lambda node, position: joins_channels(node.spec),

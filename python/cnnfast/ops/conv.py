@@ -31,6 +31,7 @@ from .registry import (
     rank,
     shape_of,
 )
+from .views import take
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -442,7 +443,7 @@ def conv2d(
     if flip:
         plain, _ = unpack("conv2d", w, x, (groups,))
         rank("conv2d", "weight", plain.shape, "KH,KW,C_in/groups,C_out")
-        w = np.ascontiguousarray(plain[::-1, ::-1])
+        w = take(plain, (slice(None, None, -1), slice(None, None, -1)))
     w, packed = unpack("conv2d", w, x, (groups,))
     if b is not None:
         b = array("conv2d", "bias", b, x)

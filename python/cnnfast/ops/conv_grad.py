@@ -14,8 +14,31 @@ from typing import Any
 
 import numpy as np
 
-from .conv import Conv2dSpec, _cost_conv2d, _spec_numbers, _windows, infer_conv2d
-from .registry import Array, Cost, Op, array, cached, fail, hashable, native, rank
+from .activation_grad import activation_grad
+from .conv import (
+    CONV2D,
+    DEPTHWISE_CONV2D,
+    Conv2dSpec,
+    _cost_conv2d,
+    _spec_numbers,
+    _windows,
+    infer_conv2d,
+)
+from .conv_transpose import CONV2D_TRANSPOSE
+from .registry import (
+    NO_GRADIENT,
+    RESULT,
+    Array,
+    Cost,
+    Op,
+    Vjp,
+    array,
+    cached,
+    fail,
+    hashable,
+    native,
+    rank,
+)
 
 # --- shape rules -----------------------------------------------------------------------------------
 
@@ -132,6 +155,7 @@ CONV2D_GRAD_INPUT = Op(
     reference_conv2d_grad_input,
     _native_conv2d_grad_input,
     _cost_conv2d,
+    vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
 )
 CONV2D_GRAD_WEIGHT = Op(
@@ -140,6 +164,7 @@ CONV2D_GRAD_WEIGHT = Op(
     reference_conv2d_grad_weight,
     reference_conv2d_grad_weight,
     _cost_conv2d,
+    vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.w, dtype),),
 )
 
@@ -172,8 +197,66 @@ BIAS_GRAD = Op(
     reference_bias_grad,
     reference_bias_grad,
     _cost_bias_grad,
+    vjp=NO_GRADIENT,
     results=lambda shape, dtype: ((shape[-1:], dtype),),
 )
+
+
+# --- gradients of the convolutions -----------------------------------------------------------------
+
+
+def _reads(s: Conv2dSpec, needs: tuple[bool, ...]) -> tuple[int, ...]:
+    """Input and weight read each other, and an activation its result."""
+    return tuple([1 - i for i in (0, 1) if needs[i]] + [RESULT] * (s.activation is not None))
+
+
+def _before_activation(s: Conv2dSpec, g: Array, results: Any) -> Array:
+    if s.activation is None:
+        return g
+    return activation_grad(g, results[0], s.activation, slope=s.slope)
+
+
+def _wanted(needs: tuple[bool, ...], position: int) -> bool:
+    """Whether an argument that may be left out at the end wants a gradient."""
+    return len(needs) > position and needs[position]
+
+
+def _vjp_conv2d(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any, results: Any) -> Any:
+    g = _before_activation(s, g, results)
+    x, w = inputs[:2]
+    return (
+        CONV2D_GRAD_INPUT(s, g, w) if needs[0] else None,
+        CONV2D_GRAD_WEIGHT(s, x, g) if needs[1] else None,
+        None,  # the packed form of the weight
+        bias_grad(g) if _wanted(needs, 3) else None,
+        g if _wanted(needs, 4) else None,
+    )
+
+
+def _vjp_depthwise(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any, results: Any) -> Any:
+    found = list(_vjp_conv2d(s, needs, g, inputs, results))
+    if needs[1]:
+        kh, kw, _, o = s.w
+        found[1] = found[1].reshape(kh, kw, s.groups, o // s.groups)
+    return found
+
+
+def _vjp_transpose(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any, results: Any) -> Any:
+    """The gradient of an adjoint is the convolution itself."""
+    g = _before_activation(s, g, results)
+    x, w = inputs[:2]
+    adjoint = adjoint_of_transpose(s)
+    return (
+        CONV2D(adjoint, g, w) if needs[0] else None,
+        CONV2D_GRAD_WEIGHT(adjoint, g, x) if needs[1] else None,
+        None,
+        bias_grad(g) if _wanted(needs, 3) else None,
+    )
+
+
+CONV2D.differentiate(Vjp(_vjp_conv2d, _reads))
+DEPTHWISE_CONV2D.differentiate(Vjp(_vjp_depthwise, _reads))
+CONV2D_TRANSPOSE.differentiate(Vjp(_vjp_transpose, _reads))
 
 
 # --- public ----------------------------------------------------------------------------------------

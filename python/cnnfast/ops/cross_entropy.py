@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DTypeError
+from ..errors import DTypeError, GradientError
 from ..tensor import Tensor
-from .registry import Array, Cost, Op, array, cached, fail, integer, number
+from .registry import Array, Cost, Op, Vjp, array, cached, fail, integer, number
 from .softmax import log_softmax
 
 
@@ -65,6 +65,13 @@ def reference_softmax_cross_entropy(s: CrossEntropySpec, x: Array, labels: Array
     return loss.astype(x.dtype).reshape(s.out), gradient.astype(x.dtype).reshape(s.x)
 
 
+def _vjp(s: CrossEntropySpec, needs: Any, g: Any, inputs: Any, results: Any) -> Any:
+    """The gradient that was worked out with the loss, times that of each row's loss."""
+    if g[1] is not None:
+        raise GradientError("softmax_cross_entropy: the gradient that it gives has no gradient itself")
+    return (results[1] * g[0][..., None],)
+
+
 SOFTMAX_CROSS_ENTROPY = Op(
     "softmax_cross_entropy",
     infer_softmax_cross_entropy,
@@ -74,6 +81,7 @@ SOFTMAX_CROSS_ENTROPY = Op(
         8 * float(np.prod(s.x, dtype=float)),
         8 * float(np.prod(s.x, dtype=float)) + 12 * float(np.prod(s.out, dtype=float)),
     ),
+    vjp=Vjp(_vjp, lambda s, needs: (~1,)),
     results=lambda s, dtype: ((s.out, dtype), (s.x, dtype)),
     settings=lambda s: {"label_smoothing": s.label_smoothing, "ignore_index": s.ignore_index},
 )

@@ -16,8 +16,22 @@ import numpy as np
 from ..config import current_backend
 from ..errors import DTypeError
 from ..tensor import Tensor
-from .arithmetic import broadcast_shape, scalar
-from .registry import Array, Cost, Op, array, cached, elements, fail, number
+from .arithmetic import broadcast_shape, scalar, unbroadcast
+from .registry import (
+    NO_GRADIENT,
+    RESULT,
+    Array,
+    Cost,
+    Op,
+    Vjp,
+    array,
+    cached,
+    elements,
+    fail,
+    number,
+    reads_all,
+    reads_results,
+)
 
 _BOOL = np.dtype(np.bool_)
 
@@ -161,6 +175,48 @@ def _cost_unary(s: UnarySpec) -> Cost:
     return Cost(n, 8 * n)
 
 
+def _slope(derivative: Callable[..., Array], of_result: bool = False) -> Vjp:
+    """The gradient of a function whose derivative is one of its argument, or of its result, and numbers."""
+
+    def vjp(s: UnarySpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return (g * derivative(results[0] if of_result else inputs[0], *s.numbers),)
+
+    return Vjp(vjp, reads_results if of_result else reads_all)
+
+
+def _d_clip(x: Array, low: float, high: float) -> Array:
+    return ((x >= low) & (x <= high)).astype(x.dtype)
+
+
+def _d_elu(x: Array, alpha: float) -> Array:
+    return np.where(x < 0, x.dtype.type(alpha) * np.exp(np.minimum(x, 0)), 1)
+
+
+def _d_hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
+    y = x.dtype.type(alpha) * x + x.dtype.type(beta)
+    return np.where((y > 0) & (y < 1), x.dtype.type(alpha), 0)
+
+
+_STAIRS = Vjp(lambda s, needs, g, inputs, results: (np.zeros_like(g),))  # flat but for their edges
+# At corners: 0 for abs, hard_sigmoid and elu's left side; 1 for clip, as torch has it.
+_UNARY_VJPS = {
+    "neg": Vjp(lambda s, needs, g, inputs, results: (-g,)),
+    "abs": _slope(np.sign),
+    "sqrt": _slope(lambda y: y.dtype.type(0.5) / y, of_result=True),
+    "exp": _slope(lambda y: y, of_result=True),
+    "log": _slope(lambda x: 1 / x),
+    "reciprocal": _slope(lambda y: -y * y, of_result=True),
+    "floor": _STAIRS,
+    "ceil": _STAIRS,
+    "clip": _slope(_d_clip),
+    "elu": _slope(_d_elu),
+    "hard_sigmoid": _slope(_d_hard_sigmoid),
+    "erf": _slope(lambda x: x.dtype.type(2 / math.sqrt(math.pi)) * np.exp(-x * x)),
+    "logical_not": NO_GRADIENT,
+}
+
+
 def _make_unary(name: str) -> Op:
     def infer(x: tuple[int, ...], numbers: Any = ()) -> UnarySpec:
         return infer_unary(x, name, numbers)
@@ -171,6 +227,7 @@ def _make_unary(name: str) -> Op:
         reference_unary,
         reference_unary,
         _cost_unary,
+        vjp=_UNARY_VJPS[name],
         settings=lambda s: {"numbers": s.numbers},
     )
 
@@ -300,6 +357,56 @@ _PAIRS: dict[str, Callable[..., Array]] = {
 _COMPARISONS = ("equal", "greater", "less")
 
 
+def _sides(ga: Callable[..., Array], gb: Callable[..., Array]) -> Callable[..., Any]:
+    """Gradients of both operands, each a function of (g, a, b, result), summed over what was broadcast."""
+
+    def vjp(s: PairSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return (
+                unbroadcast(ga(g, *inputs, *results), s.a) if needs[0] else None,
+                unbroadcast(gb(g, *inputs, *results), s.b) if needs[1] else None,
+            )
+
+    return vjp
+
+
+def _winner(g: Array, mine: Array, other: Array) -> Array:
+    """All of the gradient to the larger one, half of it each where both are equal."""
+    return np.where(mine > other, g, np.where(mine < other, 0, np.where(mine == other, g / 2, g)))
+
+
+def _power(x: Array, y: Array) -> Array:
+    return y * np.power(x, y - (y != 0))  # x^0 is 1 everywhere: no power of -1
+
+
+def _log_power(x: Array, p: Array) -> Array:
+    return np.where(p == 0, 0, p * np.log(x))
+
+
+_PAIR_VJPS = {
+    "sub": Vjp(_sides(lambda g, a, b, y: g, lambda g, a, b, y: -g)),
+    "div": Vjp(
+        _sides(lambda g, a, b, y: g / b, lambda g, a, b, y: -g * y / b),
+        lambda s, needs: (1, RESULT) if needs[1] else (1,),
+    ),
+    "pow": Vjp(
+        _sides(lambda g, a, b, y: g * _power(a, b), lambda g, a, b, y: g * _log_power(a, y)),
+        lambda s, needs: ((0, 1) if needs[0] else (0,)) + ((RESULT,) if needs[1] else ()),
+    ),
+    "maximum": Vjp(
+        _sides(lambda g, a, b, y: _winner(g, a, b), lambda g, a, b, y: _winner(g, b, a)), reads_all
+    ),
+    "minimum": Vjp(
+        _sides(lambda g, a, b, y: _winner(g, -a, -b), lambda g, a, b, y: _winner(g, -b, -a)), reads_all
+    ),
+    "prelu": Vjp(
+        _sides(lambda g, a, b, y: np.where(a > 0, g, g * b), lambda g, a, b, y: np.where(a < 0, g * a, 0)),
+        lambda s, needs: (0, 1) if needs[0] else (0,),
+    ),
+    **dict.fromkeys(_COMPARISONS, NO_GRADIENT),
+}
+
+
 def _make_pair(name: str) -> Op:
     function = _PAIRS[name]
 
@@ -311,7 +418,7 @@ def _make_pair(name: str) -> Op:
             return np.asarray(function(a, b))
 
     results = (lambda s, dtype: ((s.out, _BOOL),)) if name in _COMPARISONS else None
-    return Op(name, infer, reference, reference, _cost_pair, results=results)
+    return Op(name, infer, reference, reference, _cost_pair, vjp=_PAIR_VJPS[name], results=results)
 
 
 def _cost_pair(s: PairSpec) -> Cost:
@@ -358,12 +465,18 @@ def pow(x: Any, y: Any) -> Any:
 
 
 def maximum(x: Any, y: Any) -> Any:
-    """The larger one of both, operands as for :func:`sub`; NaN if either is."""
+    """The larger one of both, operands as for :func:`sub`; NaN if either is.
+
+    Where both are equal each has half of the gradient.
+    """
     return _pair("maximum", x, y, "fiu")
 
 
 def minimum(x: Any, y: Any) -> Any:
-    """The smaller one of both, operands as for :func:`sub`; NaN if either is."""
+    """The smaller one of both, operands as for :func:`sub`; NaN if either is.
+
+    Where both are equal each has half of the gradient.
+    """
     return _pair("minimum", x, y, "fiu")
 
 
@@ -414,12 +527,22 @@ def reference_where(s: WhereSpec, condition: Array, a: Array, b: Array) -> Array
     return np.where(condition, a, b)
 
 
+def _vjp_where(s: WhereSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    condition = inputs[0]
+    return (
+        None,
+        unbroadcast(np.where(condition, g, 0), s.a) if needs[1] else None,
+        unbroadcast(np.where(condition, 0, g), s.b) if needs[2] else None,
+    )
+
+
 WHERE = Op(
     "where",
     infer_where,
     reference_where,
     reference_where,
     lambda s: Cost(0.0, 12 * float(np.prod(s.out, dtype=float))),
+    vjp=Vjp(_vjp_where, lambda s, needs: (0,)),
     results=lambda s, dtype: ((s.out, np.dtype(s.dtype)),),
     settings=lambda s: {"dtype": s.dtype},
 )
@@ -471,6 +594,7 @@ CAST = Op(
     reference_cast,
     reference_cast,
     lambda s: Cost(0.0, 8 * float(np.prod(s.out, dtype=float))),
+    vjp=Vjp(lambda s, needs, g, inputs, results: (g,)),  # which takes the type of the argument
     results=lambda s, dtype: ((s.out, np.dtype(s.dtype)),),
     settings=lambda s: {"dtype": s.dtype},
 )

@@ -9,7 +9,8 @@ import numpy as np
 
 from .arithmetic import MUL, infer_mul
 from .pool import AVG_POOL2D, PoolSpec, infer_avg_pool2d
-from .registry import Array, Cost, Op, array, cached
+from .pool_grad import AVG_POOL2D_GRAD
+from .registry import RESULT, Array, Cost, Op, Vjp, array, cached
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ def _native_l2_pool2d(s: L2PoolSpec, x: Array) -> Array:
     return _root(s, AVG_POOL2D.native(s.mean, MUL.native(s.squares, x, x)))
 
 
+def _vjp(s: L2PoolSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    """x times the sum of g / y over the windows with that pixel; windows of length 0 have no gradient."""
+    rows, columns = s.mean.size
+    with np.errstate(all="ignore"):
+        share = np.where(results[0] == 0, 0, g / results[0]) * g.dtype.type(rows * columns)
+    return (inputs[0] * AVG_POOL2D_GRAD(s.mean, share),)
+
+
 def _cost(s: L2PoolSpec) -> Cost:
     mean = AVG_POOL2D.cost(s.mean)
     n, m = (float(np.prod(shape, dtype=float)) for shape in (s.mean.x, s.out))
@@ -56,6 +65,7 @@ L2_POOL2D = Op(
     reference_l2_pool2d,
     _native_l2_pool2d,
     _cost,
+    vjp=Vjp(_vjp, lambda s, needs: (0, RESULT)),
     settings=lambda s: {"size": s.mean.size, "stride": s.mean.asked[0], "padding": s.mean.pads},
 )
 

@@ -12,7 +12,7 @@ import numpy as np
 from .. import config
 from ..config import _State
 from .activations import ACTIVATION_CODES, ACTIVATIONS, apply_activation
-from .arithmetic import broadcast_shape
+from .arithmetic import broadcast_shape, unbroadcast
 from .packed import PackedWeights, own_weight, unpack
 from .registry import (
     Array,
@@ -20,6 +20,7 @@ from .registry import (
     Epilogue,
     Lower,
     Op,
+    Vjp,
     array,
     cached,
     choice,
@@ -28,6 +29,8 @@ from .registry import (
     native,
     optional,
     rank,
+    reads_all,
+    reads_other,
     shape_of,
 )
 
@@ -162,6 +165,19 @@ def _lower_gram_matrix(steps: Any, s: GramSpec, inputs: Any, outputs: Any) -> No
     steps.plan.gram_matrix(s.x[0], s.rows, s.x[-1], inputs[0].place, outputs[0].place)
 
 
+def _vjp_matmul(s: MatmulSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    a, b = inputs
+    return (
+        unbroadcast(matmul(g, b.swapaxes(-1, -2)), s.a) if needs[0] else None,
+        unbroadcast(matmul(a.swapaxes(-1, -2), g), s.b) if needs[1] else None,
+    )
+
+
+def _vjp_gram_matrix(s: GramSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    f = inputs[0].reshape(s.x[0], s.rows, s.x[-1])
+    return (matmul(f, g + g.transpose(0, 2, 1)).reshape(s.x),)
+
+
 LINEAR = Op(
     "linear",
     infer_linear,
@@ -187,6 +203,7 @@ MATMUL = Op(
         2.0 * float(np.prod(s.out, dtype=float)) * s.a[-1],
         4 * sum(float(np.prod(shape, dtype=float)) for shape in (s.a, s.b, s.out)),
     ),
+    vjp=Vjp(_vjp_matmul, reads_other),
 )
 GRAM_MATRIX = Op(
     "gram_matrix",
@@ -194,6 +211,7 @@ GRAM_MATRIX = Op(
     reference_gram_matrix,
     _native_gram_matrix,
     _cost_gram_matrix,
+    vjp=Vjp(_vjp_gram_matrix, reads_all),
     lower=Lower(_lower_gram_matrix),
 )
 

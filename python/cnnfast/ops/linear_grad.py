@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .linear import LinearSpec, _cost_linear, infer_linear
-from .registry import Array, Op, array, cached, fail
+from .activation_grad import activation_grad
+from .conv_grad import bias_grad
+from .linear import LINEAR, LinearSpec, _cost_linear, infer_linear
+from .registry import NO_GRADIENT, RESULT, Array, Op, Vjp, array, cached, fail
 
 
 def _infer(op: str, g: Any, x: Any, w: Any) -> LinearSpec:
@@ -54,6 +56,7 @@ LINEAR_GRAD_INPUT = Op(
     reference_linear_grad_input,
     reference_linear_grad_input,
     _cost_linear,
+    vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
 )
 LINEAR_GRAD_WEIGHT = Op(
@@ -62,7 +65,28 @@ LINEAR_GRAD_WEIGHT = Op(
     reference_linear_grad_weight,
     reference_linear_grad_weight,
     _cost_linear,
+    vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.w, dtype),),
+)
+
+
+def _vjp(s: LinearSpec, needs: tuple[bool, ...], g: Array, inputs: Any, results: Any) -> Any:
+    if s.activation is not None:
+        g = activation_grad(g, results[0], s.activation, slope=s.slope)
+    x, w = inputs[:2]
+    return (
+        LINEAR_GRAD_INPUT(s, g, w) if needs[0] else None,
+        LINEAR_GRAD_WEIGHT(s, x, g) if needs[1] else None,
+        None,  # the packed form of the weight
+        bias_grad(g) if len(needs) > 3 and needs[3] else None,
+    )
+
+
+LINEAR.differentiate(
+    Vjp(
+        _vjp,
+        lambda s, needs: tuple([1 - i for i in (0, 1) if needs[i]] + [RESULT] * (s.activation is not None)),
+    )
 )
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from .registry import (
+    NO_GRADIENT,
     Array,
     Cost,
     Lower,
     Op,
+    Vjp,
     array,
     cached,
     choice,
@@ -22,6 +24,7 @@ from .registry import (
     native,
     number,
     optional,
+    reads_all,
     shape_of,
 )
 
@@ -169,15 +172,21 @@ def reference_instance_norm(
         return wide.astype(x.dtype)
 
 
+def _windowed(a: Array, before: int, after: int) -> Array:
+    """Sums over channels c - before .. c + after."""
+    c = a.shape[-1]
+    wide = np.zeros((*a.shape[:-1], c + before + after), a.dtype)
+    wide[..., before : before + c] = a
+    total = wide[..., :c].copy()
+    for j in range(1, before + after + 1):
+        total += wide[..., j : j + c]
+    return total
+
+
 def reference_local_response_norm(s: LocalResponseSpec, x: Array) -> Array:
     """The quotient x / (k + alpha * windowed sum of squares)^beta."""
-    c = x.shape[-1]
     with np.errstate(all="ignore"):
-        squares = np.zeros((*x.shape[:-1], c + s.before + s.after), x.dtype)
-        np.square(x, out=squares[..., s.before : s.before + c])
-        total = squares[..., :c].copy()
-        for j in range(1, s.before + s.after + 1):
-            total += squares[..., j : j + c]
+        total = _windowed(np.square(x), s.before, s.after)
         total *= x.dtype.type(s.alpha)
         total += x.dtype.type(s.k)
         return np.asarray(x / total ** x.dtype.type(s.beta))
@@ -223,12 +232,98 @@ def _lower_local_response_norm(steps: Any, s: LocalResponseSpec, inputs: Any, ou
     steps.plan.local_response_norm(_rows(s), s.out[-1], *numbers, inputs[0].place, outputs[0].place)
 
 
+# --- gradients -------------------------------------------------------------------------------------
+
+
+def _vjp_batch_norm(s: BatchNormSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    """Of x and the parameters, and of the statistics as numbers of their own."""
+    x, mean, var, scale, _ = inputs
+    kind, rows = g.dtype, tuple(range(g.ndim - 1))
+    with np.errstate(all="ignore"):
+        deviation = 1 / np.sqrt(var.astype(np.float64) + s.eps)
+        factor = deviation if scale is None else deviation * scale
+        gx = g * factor.astype(kind) if needs[0] else None
+        shift: Any = g.sum(axis=rows, dtype=np.float64) if needs[1] or needs[4] else None
+        along: Any = ((x - mean) * g).sum(axis=rows, dtype=np.float64) if needs[2] or needs[3] else None
+        return (
+            gx,
+            -shift * factor if needs[1] else None,
+            -0.5 * along * factor * deviation**2 if needs[2] else None,
+            along * deviation if needs[3] else None,
+            shift if needs[4] else None,
+        )
+
+
+def _reads_batch_norm(s: BatchNormSpec, needs: Any) -> tuple[int, ...]:
+    return (0, 1, 2, 3) if needs[2] or needs[3] else (2, 3)
+
+
+def _vjp_instance_norm(s: InstanceNormSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    """With y = (x - mean) / deviation: gx = (g' - mean(g') - y mean(g' y)) / deviation, g' = g scale."""
+    x, scale, _ = inputs
+    pixels, kind = tuple(range(1, g.ndim - 1)), g.dtype
+    with np.errstate(all="ignore"):
+        y = x.astype(np.float64)
+        y -= y.mean(axis=pixels, keepdims=True)
+        deviation = np.sqrt(np.square(y).mean(axis=pixels, keepdims=True) + s.eps)
+        y /= deviation
+        gx = None
+        if needs[0]:
+            wide = g.astype(np.float64) if scale is None else g * scale.astype(np.float64)
+            along = (wide * y).mean(axis=pixels, keepdims=True)
+            gx = ((wide - wide.mean(axis=pixels, keepdims=True) - y * along) / deviation).astype(kind)
+        return (
+            gx,
+            (g * y).sum(axis=(0, *pixels)) if needs[1] else None,
+            g.sum(axis=(0, *pixels), dtype=np.float64) if needs[2] else None,
+        )
+
+
+def infer_local_response_norm_grad(
+    x: tuple[int, ...],
+    g: tuple[int, ...],
+    size: Any = 5,
+    alpha: Any = 1e-4,
+    beta: Any = 0.75,
+    k: Any = 2.0,
+    alpha_mode: str = "sum",
+) -> LocalResponseSpec:
+    """Validate the gradient of a local response normalisation."""
+    if g != x:
+        fail("local_response_norm_grad", "the gradient must have the shape of x", g=g, x=x)
+    return infer_local_response_norm(x, size, alpha, beta, k, alpha_mode)
+
+
+def reference_local_response_norm_grad(s: LocalResponseSpec, x: Array, g: Array) -> Array:
+    """gx[j] = g[j] d[j]^-beta - 2 a beta x[j] sum over the windows c with j of g[c] x[c] d[c]^(-beta-1),
+    where d = k + a * windowed sum of squares."""
+    kind = x.dtype.type
+    with np.errstate(all="ignore"):
+        d = _windowed(np.square(x), s.before, s.after) * kind(s.alpha) + kind(s.k)
+        gy = g * d ** kind(-s.beta)
+        shared = _windowed(gy * x / d, s.after, s.before)
+        return np.asarray(gy - kind(2 * s.alpha * s.beta) * x * shared)
+
+
+LOCAL_RESPONSE_NORM_GRAD = Op(
+    "local_response_norm_grad",
+    infer_local_response_norm_grad,
+    reference_local_response_norm_grad,
+    reference_local_response_norm_grad,
+    lambda s: Cost(
+        (2 * (s.before + s.after) + 12) * float(np.prod(s.out, dtype=float)),
+        12 * float(np.prod(s.out, dtype=float)),
+    ),
+    vjp=NO_GRADIENT,
+    settings=lambda s: {"size": s.before + s.after + 1, "alpha": s.alpha, "beta": s.beta, "k": s.k},
+)
 BATCH_NORM = Op(
     "batch_norm",
     infer_batch_norm,
     reference_batch_norm,
     _native_batch_norm,
     _cost_batch_norm,
+    vjp=Vjp(_vjp_batch_norm, _reads_batch_norm),
     lower=Lower(_lower_batch_norm, in_place=(0,)),
     settings=lambda s: {"eps": s.eps},
 )
@@ -239,6 +334,7 @@ INSTANCE_NORM = Op(
     reference_instance_norm,
     reference_instance_norm,
     lambda s: Cost(6 * float(np.prod(s.out, dtype=float)), 8 * float(np.prod(s.out, dtype=float))),
+    vjp=Vjp(_vjp_instance_norm, lambda s, needs: (0, 1)),
     settings=lambda s: {"eps": s.eps},
 )
 LOCAL_RESPONSE_NORM = Op(
@@ -247,6 +343,10 @@ LOCAL_RESPONSE_NORM = Op(
     reference_local_response_norm,
     _native_local_response_norm,
     _cost_local_response_norm,
+    vjp=Vjp(
+        lambda s, needs, g, inputs, results: (LOCAL_RESPONSE_NORM_GRAD(s, inputs[0], g),),
+        reads_all,
+    ),
     lower=Lower(_lower_local_response_norm),
     settings=lambda s: {"size": s.before + s.after + 1, "alpha": s.alpha, "beta": s.beta, "k": s.k},
 )

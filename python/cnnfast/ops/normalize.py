@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .registry import Array, Cost, Op, array, cached, elements, fail, integer, number
+from .registry import Array, Cost, Op, Vjp, array, cached, elements, fail, integer, number, reads_all
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,26 @@ def infer_l2_normalize(x: tuple[int, ...], axis: Any = -1, eps: Any = 1e-12) -> 
     return L2NormalizeSpec(x, axis, eps)
 
 
+def _length(s: L2NormalizeSpec, x: Array) -> Array:
+    return np.sqrt(np.square(x, dtype=np.float64).sum(axis=s.axis, keepdims=True))
+
+
 def reference_l2_normalize(s: L2NormalizeSpec, x: Array) -> Array:
     """The quotient x / max(|x|, eps), its length taken in float64."""
     with np.errstate(all="ignore"):
-        length = np.sqrt(np.square(x, dtype=np.float64).sum(axis=s.axis, keepdims=True))
         # NaN wins, so that a vector with one is NaN throughout.
-        return x / np.maximum(length, s.eps).astype(x.dtype)
+        return x / np.maximum(_length(s, x), s.eps).astype(x.dtype)
+
+
+def _vjp(s: L2NormalizeSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    """(g - y <g, y>) / |x|; g / eps where the vector is shorter than eps."""
+    (x,) = inputs
+    with np.errstate(all="ignore"):
+        length = _length(s, x)
+        y = x / np.maximum(length, s.eps)
+        along = y * (g * y).sum(axis=s.axis, keepdims=True)
+        gx = (g - np.where(length < s.eps, 0, along)) / np.maximum(length, s.eps)
+        return (gx.astype(x.dtype),)
 
 
 def _cost(s: L2NormalizeSpec) -> Cost:
@@ -53,6 +67,7 @@ L2_NORMALIZE = Op(
     reference_l2_normalize,
     reference_l2_normalize,
     _cost,
+    vjp=Vjp(_vjp, reads_all),
     settings=lambda s: {"axis": s.axis, "eps": s.eps},
 )
 

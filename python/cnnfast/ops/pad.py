@@ -7,7 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from .registry import Array, Cost, Lower, Op, array, cached, choice, elements, fail, native, pair, rank
+from .registry import (
+    NO_GRADIENT,
+    Array,
+    Cost,
+    Lower,
+    Op,
+    Vjp,
+    array,
+    cached,
+    choice,
+    elements,
+    fail,
+    native,
+    pair,
+    rank,
+)
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 # Codes shared with csrc/cpu/resample.h.
@@ -95,12 +110,57 @@ def _lower_pad2d(steps: Any, s: Pad2dSpec, inputs: Any, outputs: Any) -> None:
     steps.plan.pad2d(numbers, PAD_MODES[s.mode], s.value, inputs[0].place, outputs[0].place)
 
 
+# --- gradient --------------------------------------------------------------------------------------
+
+
+def infer_pad2d_grad(g: tuple[int, ...], x: tuple[int, ...], padding: Any, mode: str = "zeros") -> Pad2dSpec:
+    """Validate the gradient of a padding: what came in, and the shape of the pictures that were padded."""
+    s = infer_pad2d(x, padding, mode)
+    if g != s.out:
+        fail("pad2d_grad", "the gradient must have the shape of the padded pictures", g=g, padded=s.out)
+    return s
+
+
+def _fold(g: Array, axis: int, mode: str, size: int, before: int, after: int) -> Array:
+    """What was repeated in the padding along an axis, added to where it came from."""
+    along = np.moveaxis(g, axis, 0)
+    x = along[before : before + size].copy()
+    source = source_index(mode, size, before, after)
+    outside = [*range(before), *range(before + size, before + size + after)]
+    for i in outside:
+        x[source[i]] += along[i]
+    return np.moveaxis(x, 0, axis)
+
+
+def reference_pad2d_grad(s: Pad2dSpec, g: Array) -> Array:
+    """gx[n, i, j, c] = the sum of g over all places where pixel i, j was written."""
+    _, h, w, _ = s.x
+    (top, bottom), (left, right) = s.pads
+    if s.mode == "zeros" or 0 in s.x:
+        return np.ascontiguousarray(g[:, top : top + h, left : left + w])
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = _fold(g, 2, s.mode, w, left, right)
+        return np.ascontiguousarray(_fold(wide, 1, s.mode, h, top, bottom))
+
+
+# Its work lies in the padding alone: NumPy is fast enough.
+PAD2D_GRAD = Op(
+    "pad2d_grad",
+    infer_pad2d_grad,
+    reference_pad2d_grad,
+    reference_pad2d_grad,
+    _cost_pad2d,
+    vjp=NO_GRADIENT,
+    results=lambda s, dtype: ((s.x, dtype),),
+    settings=lambda s: {"padding": s.pads, "mode": s.mode},
+)
 PAD2D = Op(
     "pad2d",
     infer_pad2d,
     reference_pad2d,
     _native_pad2d,
     _cost_pad2d,
+    vjp=Vjp(lambda s, needs, g, inputs, results: (PAD2D_GRAD(s, g),)),
     lower=Lower(_lower_pad2d),
     settings=lambda s: {"padding": s.pads, "mode": s.mode, "value": s.value},
 )

@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 
 from .pool import (
+    AVG_POOL2D,
+    GLOBAL_AVG_POOL2D,
+    GLOBAL_MAX_POOL2D,
+    MAX_POOL2D,
+    MAX_POOL2D_INDICES,
     PoolSpec,
     _cost_global,
     _cost_pool2d,
@@ -16,7 +21,7 @@ from .pool import (
     infer_max_pool2d,
     reference_max_pool2d,
 )
-from .registry import Array, Op, array, cached, fail, hashable
+from .registry import NO_GRADIENT, Array, Op, Vjp, array, cached, fail, hashable, reads_all
 
 # --- shape rules -----------------------------------------------------------------------------------
 
@@ -129,6 +134,7 @@ MAX_POOL2D_GRAD = Op(
     reference_max_pool2d_grad,
     reference_max_pool2d_grad,
     _cost_pool2d,
+    vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
 )
 AVG_POOL2D_GRAD = Op(
@@ -137,6 +143,7 @@ AVG_POOL2D_GRAD = Op(
     reference_avg_pool2d_grad,
     reference_avg_pool2d_grad,
     _cost_pool2d,
+    vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
 )
 GLOBAL_AVG_POOL2D_GRAD = Op(
@@ -145,6 +152,7 @@ GLOBAL_AVG_POOL2D_GRAD = Op(
     reference_global_avg_pool2d_grad,
     reference_global_avg_pool2d_grad,
     _cost_global,
+    vjp=NO_GRADIENT,
     results=lambda shape, dtype: ((shape, dtype),),
 )
 GLOBAL_MAX_POOL2D_GRAD = Op(
@@ -153,7 +161,25 @@ GLOBAL_MAX_POOL2D_GRAD = Op(
     reference_global_max_pool2d_grad,
     reference_global_max_pool2d_grad,
     _cost_global,
+    vjp=NO_GRADIENT,
     results=lambda shape, dtype: ((shape, dtype),),
+)
+
+
+# --- gradients of the poolings ---------------------------------------------------------------------
+
+MAX_POOL2D.differentiate(
+    Vjp(lambda s, needs, g, inputs, results: (MAX_POOL2D_GRAD(s, g, inputs[0]),), reads_all)
+)
+MAX_POOL2D_INDICES.differentiate(
+    Vjp(lambda s, needs, g, inputs, results: (MAX_POOL2D_GRAD(s, g[0], inputs[0]),), reads_all)
+)
+AVG_POOL2D.differentiate(Vjp(lambda s, needs, g, inputs, results: (AVG_POOL2D_GRAD(s, g),)))
+GLOBAL_AVG_POOL2D.differentiate(
+    Vjp(lambda shape, needs, g, inputs, results: (GLOBAL_AVG_POOL2D_GRAD(shape, g),))
+)
+GLOBAL_MAX_POOL2D.differentiate(
+    Vjp(lambda shape, needs, g, inputs, results: (GLOBAL_MAX_POOL2D_GRAD(shape, g, inputs[0]),), reads_all)
 )
 
 

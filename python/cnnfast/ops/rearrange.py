@@ -9,8 +9,8 @@ import numpy as np
 
 from ..errors import DTypeError
 from ..tensor import Tensor
-from .arithmetic import broadcast_shape
-from .registry import Array, Cost, Lower, Op, cached, choice, elements, fail, hashable, integer, rank
+from .arithmetic import broadcast_shape, unbroadcast
+from .registry import Array, Cost, Lower, Op, Vjp, cached, choice, elements, fail, hashable, integer, rank
 from .views import any_array, reshape, transpose
 
 
@@ -85,12 +85,19 @@ def _lower_tile(steps: Any, s: RepeatSpec, inputs: Any, outputs: Any) -> None:
     steps.plan.copy(sizes, x_steps, y_steps, x.place, y.place)
 
 
+def _vjp_tile(s: RepeatSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    """The sum over all repetitions, in double precision."""
+    apart = [size for n, m in zip(s.x, s.out, strict=True) for size in (m // n if n else 1, n)]
+    return (g.reshape(apart).sum(axis=tuple(range(0, len(apart), 2)), dtype=np.float64),)
+
+
 EXPAND = Op(
     "expand",
     infer_expand,
     reference_expand,
     reference_expand,
     _cost,
+    vjp=Vjp(lambda s, needs, g, inputs, results: (unbroadcast(g, s.x),)),
     lower=Lower(_lower_expand),
     settings=lambda s: {"shape": s.out},
 )
@@ -100,6 +107,7 @@ TILE = Op(
     reference_tile,
     reference_tile,
     _cost,
+    vjp=Vjp(_vjp_tile),
     lower=Lower(_lower_tile),
     settings=lambda s: {"repeats": tuple([m // n if n else 1 for n, m in zip(s.x, s.out, strict=True)])},
 )
@@ -149,12 +157,22 @@ def reference_gather(s: GatherSpec, x: Array, indices: Array) -> Array:
     return np.ascontiguousarray(np.take(x, indices, axis=s.axis)).reshape(s.out)
 
 
+def _vjp_gather(s: GatherSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    """What was taken several times has the sum of its gradients, added in the order of the indices."""
+    indices = inputs[1].ravel()
+    gx = np.zeros(s.x, g.dtype)
+    flat = g.reshape((*s.x[: s.axis], indices.size, *s.x[s.axis + 1 :]))
+    np.add.at(np.moveaxis(gx, s.axis, 0), indices, np.moveaxis(flat, s.axis, 0))
+    return (gx,)
+
+
 GATHER = Op(
     "gather",
     infer_gather,
     reference_gather,
     reference_gather,
     _cost,
+    vjp=Vjp(_vjp_gather, lambda s, needs: (1,)),
     results=lambda s, dtype: ((s.out, np.dtype(s.dtype)),),
     settings=lambda s: {"axis": s.axis, "dtype": s.dtype},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,18 @@ from typing import Any
 import numpy as np
 
 from .elementwise import values
-from .registry import Array, Cost, Op, cached, elements, fail, integer
+from .registry import (
+    NO_GRADIENT,
+    RESULT,
+    Array,
+    Cost,
+    Op,
+    Vjp,
+    cached,
+    elements,
+    fail,
+    integer,
+)
 
 _INT64 = np.dtype(np.int64)
 
@@ -75,6 +87,47 @@ _REDUCTIONS: dict[str, Callable[..., Array]] = {
 }
 
 
+def _spread(s: ReduceSpec, a: Array) -> Array:
+    """What belongs to a result, at each of the elements that it was made of (a view)."""
+    kept = tuple([1 if i in s.axes else n for i, n in enumerate(s.x)])
+    return np.broadcast_to(a.reshape(kept), s.x)
+
+
+def _vjp_sum(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    return (_spread(s, g).copy(),)
+
+
+def _vjp_mean(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    return (_spread(s, g / g.dtype.type(math.prod(s.x[a] for a in s.axes))).copy(),)
+
+
+def _vjp_extreme(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    """To the largest or smallest one; of several equal ones each has its share, as in torch's amax."""
+    best = (inputs[0] == _spread(s, results[0])).astype(g.dtype)
+    with np.errstate(all="ignore"):
+        return (best * _spread(s, g / _sum(best, s.axes, s.keepdims)),)
+
+
+def _vjp_l2(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    """x / |x|, and 0 where the length is 0."""
+    (y,) = results
+    with np.errstate(all="ignore"):
+        return (inputs[0] * _spread(s, np.where(y == 0, 0, g / y)),)
+
+
+def _reads_both(s: ReduceSpec, needs: Any) -> tuple[int, ...]:
+    return (0, RESULT)
+
+
+_VJPS = {
+    "reduce_sum": Vjp(_vjp_sum),
+    "reduce_mean": Vjp(_vjp_mean),
+    "reduce_max": Vjp(_vjp_extreme, _reads_both),
+    "reduce_min": Vjp(_vjp_extreme, _reads_both),
+    "reduce_l2": Vjp(_vjp_l2, _reads_both),
+}
+
+
 def _cost(s: ReduceSpec) -> Cost:
     n = float(np.prod(s.x, dtype=float))
     return Cost(n, 4 * (n + float(np.prod(s.out, dtype=float))))
@@ -96,7 +149,7 @@ def _make(name: str) -> Op:
         with np.errstate(all="ignore"):
             return function(x, s.axes, s.keepdims)
 
-    return Op(name, infer, reference, reference, _cost, settings=_axes)
+    return Op(name, infer, reference, reference, _cost, vjp=_VJPS[name], settings=_axes)
 
 
 _OPS = {name: _make(name) for name in _REDUCTIONS}
@@ -136,12 +189,18 @@ def reduce_mean(x: Any, axes: Any = None, *, keepdims: bool = False) -> Any:
 
 
 def reduce_max(x: Any, axes: Any = None, *, keepdims: bool = False) -> Any:
-    """Largest value over axes; NaN if any is. Parameters as for :func:`reduce_sum`."""
+    """Largest value over axes; NaN if any is. Parameters as for :func:`reduce_sum`.
+
+    The gradient at ties is shared out evenly among the largest ones.
+    """
     return _reduce("reduce_max", x, axes, keepdims, "fiu")
 
 
 def reduce_min(x: Any, axes: Any = None, *, keepdims: bool = False) -> Any:
-    """Smallest value over axes; NaN if any is. Parameters as for :func:`reduce_sum`."""
+    """Smallest value over axes; NaN if any is. Parameters as for :func:`reduce_sum`.
+
+    The gradient at ties is shared out evenly among the smallest ones.
+    """
     return _reduce("reduce_min", x, axes, keepdims, "fiu")
 
 
@@ -170,6 +229,7 @@ ARGMAX = Op(
     reference_argmax,
     reference_argmax,
     _cost,
+    vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.out, _INT64),),
     settings=lambda s: {"axis": s.axes[0], "keepdims": s.keepdims},
 )
@@ -211,12 +271,20 @@ def reference_topk(s: TopKSpec, x: Array) -> tuple[Array, Array]:
     return np.take_along_axis(x, order, axis=s.axis), order
 
 
+def _vjp_topk(s: TopKSpec, needs: Any, g: Any, inputs: Any, results: Any) -> Any:
+    """Each value's gradient to the place it came from."""
+    gx = np.zeros(s.x, g[0].dtype)
+    np.put_along_axis(gx, results[1], g[0], axis=s.axis)
+    return (gx,)
+
+
 TOPK = Op(
     "topk",
     infer_topk,
     reference_topk,
     reference_topk,
     lambda s: Cost(0.0, 4 * float(np.prod(s.x, dtype=float)) + 12 * float(np.prod(s.out, dtype=float))),
+    vjp=Vjp(_vjp_topk, lambda s, needs: (~1,)),
     results=lambda s, dtype: ((s.out, dtype), (s.out, _INT64)),
     settings=lambda s: {"k": s.k, "axis": s.axis, "largest": s.largest},
 )

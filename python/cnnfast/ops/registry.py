@@ -1,15 +1,16 @@
 """What an operator is, how its arguments are checked, and how a call finds its backend.
 
 An operator is a shape rule (``infer``), a NumPy definition (``reference``), a native kernel
-(``native``) and a count of work (``cost``). ``infer`` holds all validation of shapes and parameters;
-its results are cached by shape, so an eager call with known shapes pays for a dictionary look-up.
+(``native``), a count of work (``cost``) and a gradient (``vjp``). ``infer`` holds all validation of shapes
+and parameters; its results are cached by shape, so an eager call with known shapes pays for a dictionary
+look-up.
 """
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -88,6 +89,53 @@ class Lower:
     slice_out: Callable[[Any], bool] = lambda node: False
 
 
+def _none(spec: Any, needs: tuple[bool, ...]) -> tuple[int, ...]:
+    return ()
+
+
+# Among the positions of what a gradient reads: the (first) result of the operator; ``~j`` is result j.
+RESULT = ~0
+
+
+@dataclass(frozen=True)
+class Vjp:
+    """How gradients go back through an operator: the product of a vector with its Jacobian.
+
+    Attributes
+    ----------
+    function : callable or None
+        (spec, needs, gradient of the result, arguments, results) -> gradients of the arguments, in their
+        order, where ``needs`` asks for them; what is missing at the end, and None, is no gradient. All are
+        arrays; arguments and results that it does not read are None. Of an operator with several results
+        it is given a tuple of gradients, each of which may be None. It writes to nothing it is given.
+        None: results do not depend smoothly on anything (indices, comparisons) and have no gradient.
+    reads : callable
+        (spec, needs) -> positions of the arguments that the function reads, and ``~j`` for result j. All
+        else may be freed before the gradient is asked for.
+    """
+
+    function: Callable[..., Any] | None
+    reads: Callable[[Any, tuple[bool, ...]], Collection[int]] = _none
+
+
+NO_GRADIENT = Vjp(None)
+
+
+def reads_all(spec: Any, needs: tuple[bool, ...]) -> tuple[int, ...]:
+    """All arguments."""
+    return tuple(range(len(needs)))
+
+
+def reads_other(spec: Any, needs: tuple[bool, ...]) -> tuple[int, ...]:
+    """The gradient of either of the first two arguments reads the other one."""
+    return tuple([1 - i for i in (0, 1) if needs[i]])
+
+
+def reads_results(spec: Any, needs: tuple[bool, ...]) -> tuple[int, ...]:
+    """The result alone."""
+    return (RESULT,)
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
     """One operator; see the module docstring."""
@@ -97,7 +145,7 @@ class Op:
     reference: Callable[..., Any]
     native: Callable[..., Any]
     cost: Callable[[Any], Cost]
-    vjp: Callable[..., Any] | None = None
+    vjp: Vjp | None = None
     # (spec, type of x) -> shape and type of each result, where that is not one array of shape spec.out.
     results: Callable[..., tuple[tuple[tuple[int, ...], np.dtype], ...]] | None = None
     epilogue: Epilogue | None = None
@@ -111,6 +159,10 @@ class Op:
 
     def __post_init__(self) -> None:
         OPERATORS[self.name] = self
+
+    def differentiate(self, vjp: Vjp) -> None:
+        """Take on a gradient that lives in another file, beside the operators that it is made of."""
+        object.__setattr__(self, "vjp", vjp)
 
     def __call__(self, spec: Any, x: Array, *arrays: Any) -> Any:
         """Run on checked arrays: float32 on the backend in use, float64 on the reference."""

@@ -8,7 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from .registry import Array, Cost, Lower, Op, array, cached, choice, elements, fail, native, pair, rank
+from .registry import (
+    NO_GRADIENT,
+    Array,
+    Cost,
+    Lower,
+    Op,
+    Vjp,
+    array,
+    cached,
+    choice,
+    elements,
+    fail,
+    native,
+    pair,
+    rank,
+)
 
 
 @dataclass(frozen=True)
@@ -37,10 +52,11 @@ class ResizeSpec:
     antialias: bool
     columns_first: bool
 
-    def axes(self) -> tuple[Axis, Axis]:
+    def axes(self, adjoint: bool = False) -> tuple[Axis, Axis]:
         """Tables for height and width."""
+        table = adjoint_axis if adjoint else axis
         kind = self.mode, self.align_corners, self.antialias
-        return axis(self.x[1], self.out[1], *kind), axis(self.x[2], self.out[2], *kind)
+        return table(self.x[1], self.out[1], *kind), table(self.x[2], self.out[2], *kind)
 
 
 # --- tables ----------------------------------------------------------------------------------------
@@ -94,11 +110,35 @@ def axis(size: int, out: int, mode: str, align_corners: bool, antialias: bool) -
         start, count, weights = _triangle(size, out)
     else:
         start, count, weights = _bilinear(size, out, align_corners)
+    return _made(size, start, count, weights)
+
+
+def _made(size: int, start: Array, count: Array, weights: Array) -> Axis:
     for table in (start, count, weights):
         table.setflags(write=False)
     module = native()
     described = module.ResizeAxis(size, start, count, weights) if module is not None else None
     return Axis(size, start, count, weights, described)
+
+
+@functools.lru_cache(maxsize=64)
+def adjoint_axis(size: int, out: int, mode: str, align_corners: bool, antialias: bool) -> Axis:
+    """The table of the adjoint: what each input position gives its share to.
+
+    First and last input of an output never go back from one output to the next, so the outputs that read
+    an input are neighbours too, and the adjoint is a resize with weights of its own.
+    """
+    forward = axis(size, out, mode, align_corners, antialias)
+    position = np.arange(size)
+    start = np.searchsorted(forward.start + forward.count, position, side="right")
+    end = np.searchsorted(forward.start, position, side="right")
+    reach = start[:, None] + np.arange(max(1, int((end - start).max())))
+    used = reach < end[:, None]
+    reach = np.minimum(reach, out - 1)
+    tap = np.where(used, position[:, None] - forward.start[reach], 0)
+    weights = np.where(used, forward.weights[reach, tap], 0.0)
+    # What nobody reads has one weight, of zero.
+    return _made(out, np.minimum(start, out - 1), np.maximum(end - start, 1), weights)
 
 
 # --- shape rule ------------------------------------------------------------------------------------
@@ -147,7 +187,7 @@ def infer_resize(
 
 def _blend(x: Array, table: Axis, dimension: int) -> Array:
     """Weighted sums along one dimension, tap by tap."""
-    if table.weights.shape[1] == 1:
+    if table.weights.shape[1] == 1 and (table.weights == 1).all():
         return np.take(x, table.start, axis=dimension)
     y = np.zeros((*x.shape[:dimension], len(table.start), *x.shape[dimension + 1 :]), x.dtype)
     along = np.moveaxis(y, dimension, 0)  # a view
@@ -198,12 +238,58 @@ def _lower_resize(steps: Any, s: ResizeSpec, inputs: Any, outputs: Any) -> None:
     steps.plan.resize(s.x[0], s.x[3], *tables, inputs[0].place, outputs[0].place)
 
 
+# --- gradient --------------------------------------------------------------------------------------
+
+
+def infer_resize_grad(
+    g: tuple[int, ...],
+    x: tuple[int, ...],
+    mode: str = "bilinear",
+    align_corners: bool = False,
+    antialias: bool = False,
+) -> ResizeSpec:
+    """Validate the gradient of a resize: what came in, and the shape of the pictures that were resized."""
+    rank("resize_grad", "g", g, "N,P,Q,C")
+    s = infer_resize(x, g[1:3], mode, align_corners, antialias)
+    if g != s.out:
+        fail("resize_grad", "the gradient must have the shape of the resized pictures", g=g, resized=s.out)
+    return s
+
+
+def reference_resize_grad(s: ResizeSpec, g: Array) -> Array:
+    """gx[n,i,j,c] = sum over p,q of a[p,i] b[q,j] g[n,p,q,c]."""
+    if 0 in s.x:
+        return np.zeros(s.x, g.dtype)
+    vertical, horizontal = s.axes(adjoint=True)
+    if s.columns_first:
+        return _blend(_blend(g, vertical, 1), horizontal, 2)
+    return _blend(_blend(g, horizontal, 2), vertical, 1)
+
+
+def _native_resize_grad(s: ResizeSpec, g: Array) -> Array:
+    if 0 in s.x:
+        return np.zeros(s.x, g.dtype)
+    vertical, horizontal = s.axes(adjoint=True)
+    return native().resize(g, vertical.native, horizontal.native, not s.columns_first)
+
+
+RESIZE_GRAD = Op(
+    "resize_grad",
+    infer_resize_grad,
+    reference_resize_grad,
+    _native_resize_grad,
+    _cost_resize,
+    vjp=NO_GRADIENT,
+    results=lambda s, dtype: ((s.x, dtype),),
+    settings=lambda s: {"mode": s.mode, "align_corners": s.align_corners, "antialias": s.antialias},
+)
 RESIZE = Op(
     "resize",
     infer_resize,
     reference_resize,
     _native_resize,
     _cost_resize,
+    vjp=Vjp(lambda s, needs, g, inputs, results: (RESIZE_GRAD(s, g),)),
     lower=Lower(_lower_resize),
     settings=lambda s: {
         "size": s.out[1:3],

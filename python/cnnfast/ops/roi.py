@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from .registry import (
+    NO_GRADIENT,
     Array,
     Cost,
     Lower,
     Op,
+    Vjp,
     array,
     cached,
     elements,
@@ -206,6 +208,18 @@ def _bin_by_bin(out: Array, vertical: Array, horizontal: Array, region: Array) -
             out[i, j] = (weight * region[np.ix_(rows, columns)]).sum((0, 1))
 
 
+def _both_weights(spec: RoiSpec, boxes: Array) -> tuple[Array, Array]:
+    """Weights down the columns and along the rows, for one box."""
+    start, bin_size, count = _geometry(spec, boxes)
+    vertical, horizontal = (
+        _weights(float(first), float(step), int(samples), bins, size)
+        for first, step, samples, bins, size in zip(
+            start[0], bin_size[0], count[0], spec.out[1:3], spec.x[1:3], strict=True
+        )
+    )
+    return vertical, horizontal
+
+
 def reference_roi_align(spec: RoiSpec, x: Array, boxes: Array) -> Array:
     """The NumPy definition of :func:`roi_align`.
 
@@ -213,16 +227,10 @@ def reference_roi_align(spec: RoiSpec, x: Array, boxes: Array) -> Array:
     ``rows @ image @ columns^T`` with one small matrix of weights per axis.
     """
     _check_align(spec, boxes)
-    start, bin_size, count = _geometry(spec, boxes)
     _, p, _, c = spec.out
     out = np.zeros(spec.out, x.dtype)
     for k, image in enumerate(boxes[:, 0].astype(np.int64)):
-        vertical, horizontal = (
-            _weights(float(first), float(step), int(samples), bins, size)
-            for first, step, samples, bins, size in zip(
-                start[k], bin_size[k], count[k], spec.out[1:3], spec.x[1:3], strict=True
-            )
-        )
+        vertical, horizontal = _both_weights(spec, boxes[k : k + 1])
         rows, columns = _touched(vertical), _touched(horizontal)
         region = x[image, rows, columns]
         if not region.size:
@@ -235,6 +243,87 @@ def reference_roi_align(spec: RoiSpec, x: Array, boxes: Array) -> Array:
         lines = (vertical @ region.reshape(len(region), -1)).reshape(p, region.shape[1], c)
         out[k] = np.matmul(horizontal, lines)
     return out
+
+
+# --- gradients -------------------------------------------------------------------------------------
+# By the pictures alone: boxes are rounded by one operator and stay constants in the other, as in the papers.
+
+
+def infer_roi_grad(
+    x: tuple[int, ...],
+    boxes: tuple[int, ...],
+    g: tuple[int, ...],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    op: str = "roi_align_grad",
+) -> RoiSpec:
+    """Validate the gradient of a pooling of regions: what came in, and the shape of the pictures."""
+    rank(op, "g", g, "K,P,Q,C")
+    spec = infer_roi(x, boxes, g[1:3], spatial_scale, sampling_ratio, aligned, op)
+    if g != spec.out:
+        fail(op, "the gradient must have the shape of the result", g=g, result=spec.out)
+    return spec
+
+
+def infer_roi_pool_grad(
+    x: tuple[int, ...], boxes: tuple[int, ...], g: tuple[int, ...], spatial_scale: float = 1.0
+) -> RoiSpec:
+    """Validate the gradient of :func:`roi_pool`."""
+    return infer_roi_grad(x, boxes, g, spatial_scale, op="roi_pool_grad")
+
+
+def reference_roi_pool_grad(spec: RoiSpec, x: Array, boxes: Array, g: Array) -> Array:
+    """Each bin's gradient to its maximum, the first one row by row; boxes are added in their order."""
+    real = x.dtype.type
+    _, h, w, c = spec.x
+    _, p, q, _ = spec.out
+    x1, y1, x2, y2 = boxes[:, 1:].T * real(spec.scale)
+    top, bottom = _bins(y1, y2, p, h, real)
+    left, right = _bins(x1, x2, q, w, real)
+    gx, channel = np.zeros(spec.x, g.dtype), np.arange(c)
+    for k, image in enumerate(boxes[:, 0].astype(np.int64)):
+        for i, j in np.ndindex(p, q):
+            rows, columns = slice(top[k, i], bottom[k, i]), slice(left[k, j], right[k, j])
+            region = x[image, rows, columns]
+            if region.size:
+                best = region.reshape(-1, c).argmax(0)
+                row, column = np.divmod(best, region.shape[1])
+                gx[image, rows, columns][row, column, channel] += g[k, i, j]
+    return gx
+
+
+def reference_roi_align_grad(spec: RoiSpec, boxes: Array, g: Array) -> Array:
+    """The adjoint of :func:`roi_align`: ``rows^T @ g @ columns``, boxes added in their order."""
+    gx = np.zeros(spec.x, g.dtype)
+    for k, image in enumerate(boxes[:, 0].astype(np.int64)):
+        vertical, horizontal = _both_weights(spec, boxes[k : k + 1])
+        rows, columns = _touched(vertical), _touched(horizontal)
+        vertical, horizontal = vertical[:, rows].astype(g.dtype), horizontal[:, columns].astype(g.dtype)
+        gx[image, rows, columns] += np.einsum("pi,pqc,qj->ijc", vertical, g[k], horizontal, optimize=True)
+    return gx
+
+
+ROI_POOL_GRAD = Op(
+    "roi_pool_grad",
+    infer_roi_pool_grad,
+    reference_roi_pool_grad,
+    reference_roi_pool_grad,
+    lambda s: Cost(8 * math.prod(s.out), 4 * (math.prod(s.out) + 2 * math.prod(s.x))),
+    vjp=NO_GRADIENT,
+    results=lambda s, dtype: ((s.x, dtype),),
+    settings=lambda s: {"spatial_scale": s.scale},
+)
+ROI_ALIGN_GRAD = Op(
+    "roi_align_grad",
+    infer_roi_grad,
+    reference_roi_align_grad,
+    reference_roi_align_grad,
+    lambda s: Cost(8 * max(s.sampling_ratio, 1) ** 2 * math.prod(s.out), 4 * math.prod(s.out)),
+    vjp=NO_GRADIENT,
+    results=lambda s, dtype: ((s.x, dtype),),
+    settings=lambda s: {"spatial_scale": s.scale, "sampling_ratio": s.sampling_ratio, "aligned": s.aligned},
+)
 
 
 # --- native ----------------------------------------------------------------------------------------
@@ -294,6 +383,10 @@ ROI_POOL = Op(
     reference_roi_pool,
     _native_roi_pool,
     _cost_roi_pool,
+    vjp=Vjp(
+        lambda s, needs, g, inputs, results: (ROI_POOL_GRAD(s, *inputs, g) if needs[0] else None,),
+        lambda s, needs: (0, 1) if needs[0] else (),
+    ),
     lower=Lower(_lower_roi_pool, accepts=_has_known_boxes),
     settings=lambda s: {"output_size": s.out[1:3], "spatial_scale": s.scale},
 )
@@ -303,6 +396,10 @@ ROI_ALIGN = Op(
     reference_roi_align,
     _native_roi_align,
     _cost_roi_align,
+    vjp=Vjp(
+        lambda s, needs, g, inputs, results: (ROI_ALIGN_GRAD(s, inputs[1], g) if needs[0] else None,),
+        lambda s, needs: (1,) if needs[0] else (),
+    ),
     lower=Lower(_lower_roi_align, accepts=_has_known_boxes),
     settings=lambda s: {
         "output_size": s.out[1:3],
@@ -345,6 +442,10 @@ def roi_pool(x: Any, boxes: Any, output_size: Any, *, spatial_scale: float = 1.0
         Also for image numbers outside 0..N-1 or not whole, and for coordinates that are not finite
         or beyond 1e32.
     DTypeError, BackendError
+
+    Notes
+    -----
+    The gradient of a bin goes to its maximum, the first one at ties; boxes have none.
 
     References
     ----------
@@ -397,6 +498,10 @@ def roi_align(
         Also for image numbers outside 0..N-1 or not whole, for coordinates that are not finite or
         beyond 1e32, and for boxes that ask for more than 65536 samples per side of a bin.
     DTypeError, BackendError
+
+    Notes
+    -----
+    Boxes have no gradient.
 
     References
     ----------

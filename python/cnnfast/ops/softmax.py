@@ -9,7 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from .registry import Array, Cost, Lower, Op, array, cached, elements, fail, integer, native
+from .registry import (
+    Array,
+    Cost,
+    Lower,
+    Op,
+    Vjp,
+    array,
+    cached,
+    elements,
+    fail,
+    integer,
+    native,
+    reads_results,
+)
 
 
 @dataclass(frozen=True)
@@ -90,12 +103,29 @@ def _lower(steps: Any, s: SoftmaxSpec, inputs: Any, outputs: Any, log: bool) -> 
     steps.plan.softmax(s.outer, s.k, s.inner, log, inputs[0].place, outputs[0].place)
 
 
+def _total(s: SoftmaxSpec, a: Array) -> Array:
+    """Sums along the axis, in double precision."""
+    return np.asarray(a.sum(axis=s.axis, keepdims=True, dtype=np.float64)).astype(a.dtype)
+
+
+def _vjp_softmax(s: SoftmaxSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    (y,) = results
+    gy = g * y
+    gy -= y * _total(s, gy)
+    return (gy,)
+
+
+def _vjp_log_softmax(s: SoftmaxSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    return (g - np.exp(results[0]) * _total(s, g),)
+
+
 SOFTMAX = Op(
     "softmax",
     infer_softmax,
     reference_softmax,
     _native_softmax,
     _cost,
+    vjp=Vjp(_vjp_softmax, reads_results),
     lower=Lower(functools.partial(_lower, log=False)),
     settings=lambda s: {"axis": s.axis},
 )
@@ -105,6 +135,7 @@ LOG_SOFTMAX = Op(
     reference_log_softmax,
     _native_log_softmax,
     _cost,
+    vjp=Vjp(_vjp_log_softmax, reads_results),
     lower=Lower(functools.partial(_lower, log=True)),
     settings=lambda s: {"axis": s.axis},
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..tensor import Tensor
-from .registry import Array, Cost, Lower, Op, cached, elements, fail, hashable, integer
+from .registry import Array, Cost, Lower, Op, Vjp, cached, elements, fail, hashable, integer
 
 Index = tuple[tuple[int, int, int], ...]  # first, stop and step of every axis
 
@@ -129,12 +129,25 @@ def reference_transpose(s: TransposeSpec, x: Array) -> Array:
     return np.ascontiguousarray(x.transpose(s.axes)).reshape(s.out)  # NumPy makes it at least one axis
 
 
+def _parts(index: Index) -> tuple[slice, ...]:
+    return tuple([slice(first, None if stop < 0 else stop, step) for first, stop, step in index])
+
+
 def reference_slice(s: SliceSpec, x: Array) -> Array:
     """Every step-th element between two bounds of every axis."""
-    parts = []
-    for first, stop, step in s.index:
-        parts.append(slice(first, None if stop < 0 else stop, step))
-    return np.ascontiguousarray(x[tuple(parts)]).reshape(s.out)
+    return np.ascontiguousarray(x[_parts(s.index)]).reshape(s.out)
+
+
+def _vjp_transpose(s: TransposeSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    return (transpose(g, [s.axes.index(i) for i in range(len(s.axes))]),)
+
+
+def _vjp_slice(s: SliceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    """Zeros wherever the slice did not look."""
+    gx = np.zeros(s.x, g.dtype)
+    part = gx[_parts(s.index)]
+    part[...] = g.reshape(part.shape)
+    return (gx,)
 
 
 def _cost(s: Any) -> Cost:
@@ -174,6 +187,7 @@ RESHAPE = Op(
     reference_reshape,
     reference_reshape,
     lambda s: Cost(0.0, 0.0),
+    vjp=Vjp(lambda s, needs, g, inputs, results: (g.reshape(s.x),)),
     lower=Lower(lambda steps, s, inputs, outputs: None, view=True),
     settings=lambda s: {"shape": s.out},
 )
@@ -183,6 +197,7 @@ TRANSPOSE = Op(
     reference_transpose,
     reference_transpose,
     _cost,
+    vjp=Vjp(_vjp_transpose),
     lower=_copies(_lower_transpose),
     settings=lambda s: {"axes": s.axes},
 )
@@ -192,6 +207,7 @@ SLICE = Op(
     reference_slice,
     reference_slice,
     _cost,
+    vjp=Vjp(_vjp_slice),
     lower=_copies(_lower_slice),
     settings=lambda s: {"index": s.index, "dropped": s.dropped},
 )
