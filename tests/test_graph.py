@@ -13,12 +13,19 @@ from cnnfast import graph as G
 from cnnfast import nn, ops
 from networks import double, randomize, small
 
+
+def fuse_all_blocks(graph: G.Graph) -> G.Graph:
+    return G.fuse_depthwise_blocks(graph, lambda spec: True)
+
+
 PASSES: tuple[Callable[[G.Graph], G.Graph], ...] = (
     G.drop_dead_code,
     G.fold_constants,
     G.fold_batch_norm,
     G.fuse_epilogues,
     G.fuse_padding,
+    fuse_all_blocks,
+    G.decompose,
     G.optimize,
 )
 ACTIVATIONS = {"relu", "relu6", "sigmoid", "tanh", "silu", "hard_swish"}

@@ -90,7 +90,7 @@ void bind_conv(py::module_& m) {
           Epilogue epilogue = epilogue_of(bias, residual, activation, slope);
           const float *xd = x.data(), *wd = w.data();
           float* yd = y.mutable_data();
-          without_gil([&] { depthwise_conv2d(s, xd, wd, epilogue, yd); });
+          without_gil([&] { depthwise_conv2d(s, xd, wd, all_finite(wd, s.depth() * s.o), epilogue, yd); });
           return y;
         });
   m.def("conv2d_transpose",

@@ -123,6 +123,10 @@ void bind_steps(py::class_<BoundPlan>& c) {
     s.ldx = ldx, s.ldy = ldy;
     add_conv2d(p.plan, s, weights, x, finish(bias, residual, activation, slope), y);
   });
+  c.def("depthwise_block",
+        [](BoundPlan& p, const Conv2dSpec& s, const BlockStage& expand, const BlockStage& filter,
+           const BlockStage& project, const Place& x,
+           const Place& y) { add_depthwise_block(p.plan, s, expand, filter, project, x, y); });
   c.def("conv2d_plain",
         [finish](BoundPlan& p, Conv2dSpec s, int64_t ldx, int64_t ldy, const Place& w, const Place& x,
                  const Place& bias, const Place& residual, const Place& y, int activation, float slope) {
@@ -236,6 +240,13 @@ void bind_plan(py::module_& m) {
         const float* data = expect_floats(parts[0].first, ConvWeights::floats(kind, s));
         return std::make_shared<ConvWeights>(kind, s, parts[0].second, data, kept(parts[0].first));
       });
+
+  py::class_<BlockStage>(m, "BlockStage")
+      .def(py::init<>())
+      .def(py::init([](std::shared_ptr<ConvWeights> weights, int64_t ld, const Place& bias,
+                       const Place& residual, int activation, float slope) {
+        return BlockStage{std::move(weights), {bias, residual, activation, slope}, ld};
+      }));
 
   py::class_<BoundPlan> plan(m, "Plan");
   plan.def(

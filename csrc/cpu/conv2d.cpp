@@ -215,7 +215,8 @@ void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMat
             const Epilogue& epilogue, float* y) {
   if (s.n * s.p * s.q * s.o == 0) return;
   const Choice& choice = choose(s);
-  if (choice.algorithm == Algorithm::kDepthwise && w) return depthwise_conv2d(s, x, w, epilogue, y);
+  if (choice.algorithm == Algorithm::kDepthwise && w)
+    return depthwise_conv2d(s, x, w, all_finite(w, s.depth() * s.o), epilogue, y);
   const int threads = threads_for(gemm_nanoseconds(s.flops()));
   const int64_t rows = s.n * s.p * s.q;
   std::optional<CallWeights> own;

@@ -3,6 +3,7 @@
 
 #include "core/spec.h"
 #include "cpu/gemm.h"
+#include "kernels/depthwise.h"
 
 namespace cnnfast {
 
@@ -15,9 +16,14 @@ const char* conv2d_algorithm(const Conv2dSpec& spec);
 PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_group, int64_t o,
                          int64_t groups);
 
-// w KH,KW,C,M; spec.groups = c, spec.o = c * M.
-void depthwise_conv2d(const Conv2dSpec& spec, const float* x, const float* w, const Epilogue& epilogue,
-                      float* y);
+// w KH,KW,C,M; spec.groups = c, spec.o = c * M. finite: w is known to hold neither infinity nor NaN.
+void depthwise_conv2d(const Conv2dSpec& spec, const float* x, const float* w, bool finite,
+                      const Epilogue& epilogue, float* y);
+bool all_finite(const float* values, int64_t count);
+// For others who filter rows: what the kernel is told of a picture but for its arrays, and the call of the
+// kernel, for rows p0 .. p1 and channels c0 .. c1.
+DepthwiseImage depthwise_image(const Conv2dSpec& spec, const float* w, bool finite, const Epilogue& epilogue);
+void depthwise_band(const DepthwiseImage& image, int64_t p0, int64_t p1, int64_t c0, int64_t c1);
 
 // w KH,KW,O/groups,C: one packed matrix per phase of output pixels that see the same taps.
 class PackedTranspose {

@@ -41,10 +41,6 @@ PackedMatrix pack_turned(const Conv2dSpec& s, const float* w, int threads) {
   return PackedMatrix(sources.data(), taps, og, s.groups, cg, og, 1, s.o, threads);
 }
 
-bool all_finite(const float* values, int64_t count) {
-  return std::all_of(values, values + count, [](float v) { return v - v == 0; });
-}
-
 void by_transpose(const Conv2dSpec& s, const float* g, const float* w, float* dx, int threads) {
   const ConvTransposeSpec t{s.n,  s.p,  s.q,  s.o,  s.kh, s.kw, s.c, s.groups, s.sh,
                             s.sw, s.dh, s.dw, s.pt, s.pl, s.h,  s.w, s.o,      s.c};
@@ -67,7 +63,7 @@ void conv2d_grad_input(const Conv2dSpec& spec, const float* g, const float* w, f
     Buffer reversed(static_cast<size_t>(weights) * sizeof(float));
     for (int64_t tap = 0; tap < s.kh * s.kw; ++tap)
       std::copy_n(w + tap * s.c, s.c, reversed.floats() + (s.kh * s.kw - 1 - tap) * s.c);
-    return depthwise_conv2d(t, g, reversed.floats(), Epilogue{}, dx);
+    return depthwise_conv2d(t, g, reversed.floats(), true, Epilogue{}, dx);
   }
   const PackedMatrix packed = pack_turned(s, w, threads);
   // 0 * inf is NaN, and there are no zeros around g.

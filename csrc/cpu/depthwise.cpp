@@ -46,10 +46,15 @@ void band_by_copies(const DepthwiseImage& image, int64_t p0, int64_t p1, int64_t
   part.h = last - first, part.p = p1 - p0;
   part.pt = image.pt - p0 * image.sh + first;
   part.x = x, part.y = y, part.weights = w;
+  part.fold = part.ring = 0;
   if (image.bias) part.bias = bias;
   if (image.residual) part.residual = r;
   for (int64_t c = c0; c < c1; c += kCopied) {
-    copy_pixels(image.x + first * image.w * image.c + c, image.c, x, kCopied, in);
+    for (int64_t row = first; row < last; ++row) {
+      const int64_t lies = row - (row >= image.fold ? image.ring : 0);
+      copy_pixels(image.x + lies * image.w * image.c + c, image.c, x + (row - first) * image.w * kCopied,
+                  kCopied, image.w);
+    }
     copy_pixels(image.weights + c, image.c, w, kCopied, taps);
     if (image.bias) std::memcpy(bias, image.bias + c, kCopied * sizeof(float));
     const int64_t to = p0 * image.q * image.c + c;
@@ -61,8 +66,34 @@ void band_by_copies(const DepthwiseImage& image, int64_t p0, int64_t p1, int64_t
 
 }  // namespace
 
-void depthwise_conv2d(const Conv2dSpec& s, const float* x, const float* w, const Epilogue& epilogue,
-                      float* y) {
+DepthwiseImage depthwise_image(const Conv2dSpec& s, const float* w, bool finite, const Epilogue& epilogue) {
+  DepthwiseImage image{};
+  image.weights = w;
+  image.bias = epilogue.bias;
+  image.zero = zeros(static_cast<size_t>(kernels().vl));
+  image.h = s.h, image.w = s.w, image.c = s.o, image.p = s.p, image.q = s.q;
+  image.kh = s.kh, image.kw = s.kw, image.sh = s.sh, image.sw = s.sw, image.dh = s.dh, image.dw = s.dw;
+  image.pt = s.pt, image.pl = s.pl;
+  image.activation = epilogue.activation, image.slope = epilogue.slope;
+  image.skip_padding = finite;
+  return image;
+}
+
+bool depthwise_aliases(const DepthwiseImage& image) { return image.c % kPageFloats == 0 && image.q > 1; }
+
+void depthwise_band(const DepthwiseImage& image, int64_t p0, int64_t p1, int64_t c0, int64_t c1) {
+  if (depthwise_aliases(image))
+    band_by_copies(image, p0, p1, c0, c1);
+  else
+    kernels().depthwise.band(&image, p0, p1, c0, c1);
+}
+
+bool all_finite(const float* values, int64_t count) {
+  return std::all_of(values, values + count, [](float v) { return v - v == 0; });
+}
+
+void depthwise_conv2d(const Conv2dSpec& s, const float* x, const float* w, bool finite,
+                      const Epilogue& epilogue, float* y) {
   if (s.n * s.p * s.q * s.o == 0) return;
   Buffer repeated;
   if (s.o != s.c) {
@@ -70,16 +101,8 @@ void depthwise_conv2d(const Conv2dSpec& s, const float* x, const float* w, const
     x = repeated.floats();
   }
   const int64_t c = s.o;
-  const KernelTable& k = kernels();
-  DepthwiseImage image{};
-  image.weights = w;
-  image.bias = epilogue.bias;
-  image.zero = zeros(static_cast<size_t>(k.vl));
-  image.h = s.h, image.w = s.w, image.c = c, image.p = s.p, image.q = s.q;
-  image.kh = s.kh, image.kw = s.kw, image.sh = s.sh, image.sw = s.sw, image.dh = s.dh, image.dw = s.dw;
-  image.pt = s.pt, image.pl = s.pl;
-  image.activation = epilogue.activation, image.slope = epilogue.slope;
-  image.skip_padding = std::all_of(w, w + s.kh * s.kw * c, [](float v) { return v - v == 0; });
+  const int64_t vl = kernels().vl;
+  const DepthwiseImage image = depthwise_image(s, w, finite, epilogue);
 
   // Memory, not arithmetic, sets the pace: count both.
   const double nanoseconds = s.flops() / 60 + static_cast<double>(s.n * (s.h * s.w + s.p * s.q) * c) * 0.05;
@@ -87,8 +110,8 @@ void depthwise_conv2d(const Conv2dSpec& s, const float* x, const float* w, const
   // Tall bands read few rows twice; short ones keep a band's input in the second-level cache.
   const int64_t bands = (s.p + kBand - 1) / kBand;
   // Small pictures are split by channels too, two vectors at least: the last ones overlap.
-  const int64_t vectors = (c + k.vl - 1) / k.vl;
-  const bool aliased = c % kPageFloats == 0 && s.q > 1;
+  const int64_t vectors = (c + vl - 1) / vl;
+  const bool aliased = depthwise_aliases(image);
   const int64_t copies = c / kCopied;
   int64_t blocks = 1;
   if (threads > 1 && s.n * bands < 4 * threads)
@@ -101,11 +124,9 @@ void depthwise_conv2d(const Conv2dSpec& s, const float* x, const float* w, const
     one.y = y + n * s.p * s.q * c;
     one.residual = epilogue.residual ? epilogue.residual + n * s.p * s.q * c : nullptr;
     const int64_t p0 = band * s.p / bands, p1 = (band + 1) * s.p / bands;
-    if (aliased)
-      band_by_copies(one, p0, p1, block * copies / blocks * kCopied, (block + 1) * copies / blocks * kCopied);
-    else
-      k.depthwise.band(&one, p0, p1, block * vectors / blocks * k.vl,
-                       std::min(c, (block + 1) * vectors / blocks * k.vl));
+    const int64_t unit = aliased ? kCopied : vl, units = aliased ? copies : vectors;
+    depthwise_band(one, p0, p1, block * units / blocks * unit,
+                   std::min(c, (block + 1) * units / blocks * unit));
   });
 }
 

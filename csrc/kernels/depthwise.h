@@ -6,6 +6,7 @@ namespace cnnfast {
 // Depthwise convolution of one picture.
 struct DepthwiseImage {
   const float* x;         // h x w pixels of c channels
+  int64_t fold, ring;     // rows from fold on lie `ring` rows before their place; 0 and 0 for a plain picture
   const float* weights;   // kh x kw x c
   float* y;               // p x q pixels of c channels
   const float* bias;      // c values or null

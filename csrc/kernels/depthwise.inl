@@ -19,6 +19,10 @@ constexpr int kRollingWidth = 4, kRowsWidth = 4;
 #endif
 constexpr int kStripWidth = 8;  // room in the tables
 
+CNNFAST_INLINE const float* depthwise_row(const cnnfast::DepthwiseImage* a, int64_t row) {
+  return a->x + (row - (row >= a->fold ? a->ring : 0)) * a->w * a->c;
+}
+
 // What follows the sums, with every pointer ready for one channel vector of one strip.
 struct DepthwiseOut {
   float* y;
@@ -103,8 +107,8 @@ static __attribute__((noinline)) void depthwise_3x3(const cnnfast::DepthwiseImag
   vf w[9];
   CNNFAST_UNROLL
   for (int i = 0; i < 9; ++i) w[i] = load(a->weights + i * a->c + c);
-  const int64_t stride = a->w * a->c, top = p0 * S - a->pt;
-  const float *x = a->x, *zero = a->zero;
+  const int64_t top = p0 * S - a->pt;
+  const float* zero = a->zero;
   const int64_t h = a->h;
 
   // Adds input row `top + k` times kernel row i to the sums.
@@ -118,7 +122,7 @@ static __attribute__((noinline)) void depthwise_3x3(const cnnfast::DepthwiseImag
     }
   };
   auto row_inside = [&](int64_t k) { return top + k >= 0 && top + k < h; };
-  auto read = [&](int64_t k, vf* in) { columns.read(x + (top + k) * stride, zero, in); };
+  auto read = [&](int64_t k, vf* in) { columns.read(depthwise_row(a, top + k), zero, in); };
 
   const int64_t n = p1 - p0;
   vf in[N], current[T], next[T];
@@ -196,7 +200,7 @@ static __attribute__((noinline)) void depthwise_rows(const cnnfast::DepthwiseIma
       const int64_t iy = p * a->sh - a->pt + i * a->dh;
       if (iy < 0 || iy >= a->h) continue;
       vf in[N];
-      columns.read(a->x + iy * a->w * step, a->zero, in);
+      columns.read(depthwise_row(a, iy), a->zero, in);
       const float* w = a->weights + i * KW * step + c;
       CNNFAST_UNROLL
       for (int j = 0; j < KW; ++j) {
@@ -218,7 +222,7 @@ static void depthwise_pixel(const cnnfast::DepthwiseImage* a, int64_t p, int64_t
       const int64_t ix = q * a->sw - a->pl + j * a->dw;
       const bool inside = iy >= 0 && iy < a->h && ix >= 0 && ix < a->w;
       if (!inside && a->skip_padding) continue;
-      const vf x = inside ? load_n(a->x + (iy * a->w + ix) * a->c + c, lanes) : vf{};
+      const vf x = inside ? load_n(depthwise_row(a, iy) + ix * a->c + c, lanes) : vf{};
       sum = fma(x, load_n(a->weights + (i * a->kw + j) * a->c + c, lanes), sum);
     }
   }

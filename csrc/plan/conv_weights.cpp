@@ -45,9 +45,11 @@ ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, const float* w)
       copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float));
       std::copy_n(w, floats_, copy_.floats());
       plain_ = copy_.floats();
+      finite_ = all_finite(plain_, floats_);
       break;
     case ConvKind::kDirect:
       packed_.emplace(pack_conv2d(w, s.kh, s.kw, s.c / s.groups, s.o, s.groups));
+      finite_ = packed_->view().finite;
       break;
     case ConvKind::kWinograd2:
     case ConvKind::kWinograd4:
@@ -58,7 +60,7 @@ ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, const float* w)
 
 ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, bool finite, const float* made,
                          std::shared_ptr<const void> owner)
-    : kind_(kind), plain_(made), owner_(std::move(owner)), floats_(floats(kind, s)) {
+    : kind_(kind), plain_(made), owner_(std::move(owner)), floats_(floats(kind, s)), finite_(finite) {
   if (kind == ConvKind::kDirect)
     packed_.emplace(s.groups, s.depth(), s.o / s.groups, finite, made, owner_);
   else if (kind != ConvKind::kDepthwise)
@@ -88,7 +90,7 @@ const char* ConvWeights::algorithm(const Conv2dSpec& s) const {
 void ConvWeights::run(const Conv2dSpec& s, const float* x, const Epilogue& epilogue, float* y) const {
   switch (kind_) {
     case ConvKind::kDepthwise:
-      return depthwise_conv2d(s, x, plain_, epilogue, y);
+      return depthwise_conv2d(s, x, plain_, finite_, epilogue, y);
     case ConvKind::kDirect:
       return conv2d(s, x, nullptr, &*packed_, epilogue, y);
     case ConvKind::kWinograd2:

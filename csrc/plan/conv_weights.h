@@ -10,7 +10,7 @@
 namespace cnnfast {
 
 // Raise it whenever weights of any kind are packed in another way: files hold them as they are.
-constexpr int kPackingVersion = 1;
+constexpr int kPackingVersion = 2;
 
 enum class ConvKind { kDirect, kDepthwise, kWinograd2, kWinograd4, kWinograd6 };
 
@@ -31,7 +31,10 @@ class ConvWeights {
   static int64_t floats(ConvKind kind, const Conv2dSpec& spec);
   int64_t floats() const { return floats_; }
   const float* data() const;
-  bool finite() const { return !packed_ || packed_->view().finite; }
+  // Known to hold neither infinity nor NaN; of no meaning to Winograd's algorithm.
+  bool finite() const { return finite_; }
+  // The matrix of a direct convolution, null for others.
+  const PackedMatrix* matrix() const { return packed_ ? &*packed_ : nullptr; }
   void run(const Conv2dSpec& spec, const float* x, const Epilogue& epilogue, float* y) const;
 
  private:
@@ -42,6 +45,7 @@ class ConvWeights {
   const float* plain_ = nullptr;
   std::shared_ptr<const void> owner_;
   int64_t floats_;
+  bool finite_ = true;
 };
 
 }  // namespace cnnfast

@@ -17,6 +17,18 @@ void add_conv2d(Plan& plan, const Conv2dSpec& s, std::shared_ptr<const ConvWeigh
            [=](const Memory& m) { weights->run(s, m[x], epilogue_of(m, finish), m[y]); });
 }
 
+void add_depthwise_block(Plan& plan, const Conv2dSpec& s, const BlockStage& expand, const BlockStage& filter,
+                         const BlockStage& project, const Place& x, const Place& y) {
+  plan.add("bands of rows", [=](const Memory& m) {
+    const auto pointwise = [&m](const BlockStage& stage) {
+      return BlockPointwise{stage.weights ? stage.weights->matrix() : nullptr, epilogue_of(m, stage.finish),
+                            stage.ld};
+    };
+    depthwise_block(s, m[x], pointwise(expand), filter.weights->data(), filter.weights->finite(),
+                    epilogue_of(m, filter.finish), pointwise(project), m[y]);
+  });
+}
+
 void add_conv2d_plain(Plan& plan, const Conv2dSpec& s, const Place& w, const Place& x, const Finish& finish,
                       const Place& y) {
   plan.add(conv2d_algorithm(s),

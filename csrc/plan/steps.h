@@ -2,6 +2,7 @@
 // the memory settled.
 #pragma once
 #include "cpu/conv2d.h"
+#include "cpu/depthwise_block.h"
 #include "cpu/norm.h"
 #include "cpu/pointwise.h"
 #include "cpu/pool.h"
@@ -14,12 +15,20 @@ namespace cnnfast {
 
 struct Finish {  // the epilogue of a step
   Place bias, residual;
-  int activation;
-  float slope;
+  int activation = kNone;
+  float slope = 0.0f;
 };
 
 void add_conv2d(Plan& plan, const Conv2dSpec& spec, std::shared_ptr<const ConvWeights> weights,
                 const Place& x, const Finish& finish, const Place& y);
+// The 1x1 convolutions before and after may be missing; `ld` as in BlockPointwise.
+struct BlockStage {
+  std::shared_ptr<const ConvWeights> weights;
+  Finish finish;
+  int64_t ld = 0;
+};
+void add_depthwise_block(Plan& plan, const Conv2dSpec& depthwise, const BlockStage& expand,
+                         const BlockStage& filter, const BlockStage& project, const Place& x, const Place& y);
 // Weights that are known only in the run.
 void add_conv2d_plain(Plan& plan, const Conv2dSpec& spec, const Place& w, const Place& x,
                       const Finish& finish, const Place& y);

@@ -3,9 +3,11 @@
 from .interpret import interpret
 from .ir import Graph, Node, Value
 from .passes import (
+    decompose,
     drop_dead_code,
     fold_batch_norm,
     fold_constants,
+    fuse_depthwise_blocks,
     fuse_epilogues,
     fuse_padding,
     optimize,
@@ -16,9 +18,11 @@ __all__ = [
     "Graph",
     "Node",
     "Value",
+    "decompose",
     "drop_dead_code",
     "fold_batch_norm",
     "fold_constants",
+    "fuse_depthwise_blocks",
     "fuse_epilogues",
     "fuse_padding",
     "interpret",

@@ -10,15 +10,19 @@ import numpy as np
 
 from ..ops.activations import ACTIVATIONS, ActivationSpec
 from ..ops.arithmetic import BinarySpec
+from ..ops.conv import CONV2D, DEPTHWISE_CONV2D
+from ..ops.depthwise_block import DEPTHWISE_BLOCK, DepthwiseBlockSpec, infer_depthwise_block, worth_fusing
 from ..ops.norm import BatchNormSpec
 from ..ops.pad import Pad2dSpec
-from ..ops.registry import OPERATORS
+from ..ops.registry import OPERATORS, Op
 from .ir import Array, Derived, Graph, Node, Value
 
 __all__ = [
+    "decompose",
     "drop_dead_code",
     "fold_batch_norm",
     "fold_constants",
+    "fuse_depthwise_blocks",
     "fuse_epilogues",
     "fuse_padding",
     "optimize",
@@ -260,6 +264,105 @@ def fuse_padding(graph: Graph) -> Graph:
             pad = None if before is None else producers.get(before)
         nodes.append(node)
     return drop_dead_code(replace(graph, nodes=nodes))
+
+
+def _weight_known(node: Node) -> bool:
+    weight = node.inputs[1]
+    return weight is not None and weight.known
+
+
+def _is_pointwise(node: Node) -> bool:
+    """Whether a node is a convolution of every pixel by itself, by weights that are known."""
+    s = node.spec
+    if node.op is not CONV2D or s.w[:2] != (1, 1) or s.groups != 1 or not _weight_known(node):
+        return False
+    return bool(s.stride == (1, 1) and s.pads == ((0, 0), (0, 0)))
+
+
+def fuse_depthwise_blocks(graph: Graph, worth: Callable[[DepthwiseBlockSpec], bool] = worth_fusing) -> Graph:
+    """Depthwise convolutions with the 1x1 convolutions before and after them into one node each.
+
+    Parameters
+    ----------
+    graph : Graph
+    worth : callable
+        Says of the description of a block whether it should be one.
+    """
+    producers, users = graph.producers(), graph.users()
+    new: dict[Node, Node] = {}  # by the last node of a block
+    gone: set[Node] = set()
+
+    def alone(value: Value) -> bool:
+        return value not in graph.outputs and len(users.get(value, ())) == 1
+
+    for node in graph.nodes:
+        s, x = node.spec, node.inputs[0] if node.inputs else None
+        if node.op is not DEPTHWISE_CONV2D or x is None or s.residual or not _weight_known(node):
+            continue
+        if s.w[3] != s.groups or s.groups == 1:
+            continue
+        before = producers.get(x)
+        if before is not None and not (
+            alone(x) and before not in new and _is_pointwise(before) and not before.spec.residual
+        ):
+            before = None
+        after = users[node.output][0] if alone(node.output) else None
+        if after is not None and not (_is_pointwise(after) and after.inputs[0] is node.output):
+            after = None
+        # The whole block if that pays, or else a part of it.
+        for first, last in ((before, after), (before, None), (None, after)):
+            if first is None and last is None:
+                continue
+            block = _block(first, node, last)
+            if worth(block.spec):
+                parts = [part for part in (first, node, last) if part is not None]
+                new[parts[-1]] = block
+                gone.update(parts[:-1])
+                break
+    nodes = [new.get(node, node) for node in graph.nodes if node not in gone]
+    return replace(graph, nodes=nodes)
+
+
+def _block(first: Node | None, node: Node, last: Node | None) -> Node:
+    """One node for a depthwise convolution and the 1x1 convolutions around it."""
+
+    def arrays(part: Node | None, *positions: int) -> list[Value | None]:
+        if part is None:
+            return [None] * len(positions)
+        return [part.inputs[i] if i < len(part.inputs) else None for i in positions]
+
+    parts = (first, node, last)
+    inputs = [(first or node).inputs[0], *arrays(first, 1, 3), *arrays(node, 1, 3), *arrays(last, 1, 3, 4)]
+    spec = infer_depthwise_block(
+        *[None if v is None else v.shape for v in inputs],
+        stride=node.spec.stride,
+        padding=node.spec.pads,
+        dilation=node.spec.dilation,
+        activations=tuple([None if part is None else part.spec.activation for part in parts]),
+        slopes=tuple([0.01 if part is None else part.spec.slope for part in parts]),
+    )
+    return Node(DEPTHWISE_BLOCK, spec, tuple(inputs), (last or node).outputs, node.scope)
+
+
+def _parts(node: Node) -> list[Node]:
+    """The operators that a node stands for, or itself."""
+    if node.op.decompose is None:
+        return [node]
+    parts: list[Node] = []
+
+    def run(op: Op, spec: Any, *inputs: Any) -> Value:
+        value = Value(spec.out, node.output.dtype)
+        parts.append(Node(op, spec, inputs, (value,), node.scope))
+        return value
+
+    node.op.decompose(run, node.spec, *node.inputs)
+    parts[-1].outputs = node.outputs
+    return parts
+
+
+def decompose(graph: Graph) -> Graph:
+    """With the nodes that stand for several operators as those operators again."""
+    return replace(graph, nodes=[part for node in graph.nodes for part in _parts(node)])
 
 
 def optimize(graph: Graph) -> Graph:

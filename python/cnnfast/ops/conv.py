@@ -290,6 +290,14 @@ def _finishing(steps: Any, s: Conv2dSpec, inputs: Any) -> tuple[Any, Any, int, f
     return steps.place(b), steps.place(residual), ACTIVATION_CODES[s.activation], s.slope
 
 
+def packed_weights(steps: Any, s: Conv2dSpec, w: Any) -> Any:
+    """Known weights in the form that the algorithm of this convolution reads."""
+    kind = steps.native.choose_conv(s.native, steps.winograd)
+    make = functools.partial(steps.native.ConvWeights, kind, s.native)
+    restore = functools.partial(steps.native.ConvWeights.restore, kind, s.native)
+    return steps.shared(w.value, f"conv2d {kind.name} {s.groups}", make, restore)
+
+
 def _lower_conv2d(steps: Any, s: Conv2dSpec, inputs: Any, outputs: Any) -> None:
     x, w, y = inputs[0], inputs[1], outputs[0]
     b, residual, code, slope = _finishing(steps, s, inputs)
@@ -297,11 +305,7 @@ def _lower_conv2d(steps: Any, s: Conv2dSpec, inputs: Any, outputs: Any) -> None:
     if not w.value.known:
         steps.plan.conv2d_plain(s.native, x.ld, y.ld, w.place, *ends)
         return
-    kind = steps.native.choose_conv(s.native, steps.winograd)
-    make = functools.partial(steps.native.ConvWeights, kind, s.native)
-    restore = functools.partial(steps.native.ConvWeights.restore, kind, s.native)
-    weights = steps.shared(w.value, f"conv2d {kind.name} {s.groups}", make, restore)
-    steps.plan.conv2d(s.native, x.ld, y.ld, weights, *ends)
+    steps.plan.conv2d(s.native, x.ld, y.ld, packed_weights(steps, s, w), *ends)
 
 
 def _cost_conv2d(s: Conv2dSpec) -> Cost:

@@ -154,6 +154,9 @@ class Op:
     pads: Callable[[Any, Any], Any] | None = None
     # spec -> the arguments of ``infer`` that follow the shapes of the arrays, by name: what a file keeps.
     settings: Callable[[Any], dict[str, Any]] = lambda spec: {}
+    # Of an operator that stands for several: (run, spec, *arrays) -> result, where run(op, spec, *arrays)
+    # does one of them.
+    decompose: Callable[..., Any] | None = None
     # Shapes of the arrays -> the arguments of ``infer`` that they are.
     shapes: Callable[..., tuple[Any, ...]] = lambda *shapes: shapes
 
