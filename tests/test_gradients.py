@@ -23,7 +23,10 @@ def test_every_operator_has_a_gradient_or_says_that_it_has_none() -> None:
 
 def test_what_has_no_gradient() -> None:
     without = {name for name, op in OPERATORS.items() if op.vjp is NO_GRADIENT and "_grad" not in name}
-    assert without == {
+    fused = {
+        name for name in without if OPERATORS[name].decompose
+    }  # in compiled plans only, of others that have
+    assert without - fused == {
         *("nms", "batched_nms", "soft_nms", "weighted_nms"),
         *("argmax", "equal", "greater", "less", "logical_not"),
     }

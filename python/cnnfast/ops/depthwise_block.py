@@ -15,7 +15,7 @@ from .conv import (
     infer_depthwise_conv2d,
     packed_weights,
 )
-from .registry import Array, Cost, Lower, Op, cached, fail
+from .registry import NO_GRADIENT, Array, Cost, Lower, Op, cached, fail
 
 __all__ = ["DEPTHWISE_BLOCK", "DepthwiseBlockSpec", "infer_depthwise_block"]
 
@@ -165,6 +165,7 @@ DEPTHWISE_BLOCK = Op(
         slice_in=lambda node, position: position == 0 and node.spec.expand is not None,
         slice_out=lambda node: node.spec.project is not None and not node.spec.project.residual,
     ),
+    vjp=NO_GRADIENT,  # what it stands for has gradients; tapes never hold it
     settings=_settings,
     decompose=_decompose,
 )
