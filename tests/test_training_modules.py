@@ -1,0 +1,140 @@
+"""Modules in training: statistics, dropout, frozen parts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cnnfast as cf
+from cnnfast import nn, ops, random
+from cnnfast.errors import ShapeError
+from cnnfast.models.efficientnet import StochasticDepth
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+# --- batch normalisation ---------------------------------------------------------------------------
+
+
+def test_batch_norm_goes_by_the_batch_and_follows_it(backend: str) -> None:
+    bn = nn.BatchNorm2d(3, momentum=0.25)
+    x = draw(4, 5, 6, 3) * 3 + 2
+    y = bn(cf.Tensor(x)).data
+    flat = y.reshape(-1, 3).astype(float)
+    np.testing.assert_allclose(flat.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(flat.var(0), 1, atol=1e-4)
+    wide = x.reshape(-1, 3).astype(float)
+    np.testing.assert_allclose(bn.running_mean, 0.25 * wide.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(bn.running_var, 0.75 + 0.25 * wide.var(0, ddof=1), rtol=1e-5)
+    assert bn.num_batches_tracked == 1
+    assert {b.dtype for b in (bn.running_mean, bn.running_var)} == {np.dtype(np.float32)}
+    before = bn.running_mean
+    bn.eval()(cf.Tensor(x))
+    assert bn.running_mean is before
+
+
+def test_statistics_that_others_hold_do_not_change() -> None:
+    bn = nn.BatchNorm2d(3)
+    state = bn.state_dict()
+    bn(cf.Tensor(draw(4, 5, 6, 3)))
+    assert (state["running_mean"] == 0).all()
+    assert (bn.running_mean != 0).all()
+
+
+def test_a_single_value_has_no_variance() -> None:
+    with pytest.raises(ShapeError, match=r"BatchNorm2d: training needs at least two values .*\(1,1,1,3\)"):
+        nn.BatchNorm2d(3)(cf.Tensor(draw(1, 1, 1, 3)))
+
+
+def test_batch_norm_in_double_precision() -> None:
+    bn = nn.BatchNorm2d(3)
+
+    def call(x: Any, scale: Any, shift: Any) -> Any:
+        bn._parameters.update(weight=scale, bias=shift)
+        return bn(x)
+
+    rng = np.random.default_rng(1)
+    assert cf.gradcheck(call, rng.standard_normal((2, 3, 2, 3)), rng.random(3) + 0.5, rng.random(3))
+
+
+def test_frozen_parts_stay_as_they_are() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2)
+    )
+    model[0].freeze()
+    model[1].freeze()
+    model.train()
+    before = {k: v.copy() for k, v in model.state_dict().items()}
+    y = model(cf.Tensor(draw(2, 8, 8, 3)))
+    ops.reduce_sum(y * y).backward()
+    after = model.state_dict()
+    for name, value in before.items():
+        frozen = name[0] in "01"
+        assert np.array_equal(value, after[name]) or not frozen, name
+    assert not np.array_equal(before["4.running_mean"], after["4.running_mean"])
+    grads = {name: p.grad is not None for name, p in model.named_parameters()}
+    assert {name for name, has in grads.items() if not has} == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    model.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_nothing_is_taped_before_the_first_trained_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    model[0].freeze()
+    y = model(cf.Tensor(draw(1, 6, 6, 3)))
+    assert y.step.sources[0] is None
+    assert y.step.node.inputs[0].shape == (1, 4, 4, 4)
+
+
+# --- random layers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.25), StochasticDepth(0.25)], ids=["dropout", "depth"])
+def test_random_layers(layer: nn.Module) -> None:
+    x = np.ones((400, 5, 5, 2), np.float32)
+    cf.manual_seed(3)
+    layer.train()
+    y = layer(x)
+    values, counts = np.unique(y, return_counts=True)
+    assert values.tolist() == [0, np.float32(1 / 0.75)]
+    assert abs(counts[0] / y.size - 0.25) < 0.1
+    if isinstance(layer, StochasticDepth):
+        assert (y == y[:, :1, :1, :1]).all()
+    assert not np.array_equal(y, layer(x))
+    cf.manual_seed(3)
+    assert np.array_equal(y, layer(x))
+    assert np.array_equal(x, layer.eval()(x))
+
+
+def test_the_gradient_of_dropout_is_its_mask() -> None:
+    x = cf.Tensor(draw(50), requires_grad=True)
+    y = nn.Dropout(0.5)(x)
+    y.backward(np.ones(50, np.float32))
+    assert np.array_equal(y.data, x.data * x.grad)
+
+
+def test_the_generator_goes_on_where_it_was() -> None:
+    layer = nn.Dropout(0.5)
+    x = np.ones(100, np.float32)
+    cf.manual_seed(7)
+    layer(x)
+    state = json.loads(json.dumps(random.get_state()))
+    expected = [layer(x) for _ in range(3)]
+    cf.manual_seed(8)
+    random.set_state(state)
+    assert all(np.array_equal(layer(x), e) for e in expected)
+    with pytest.raises(ValueError, match="negative"):
+        cf.manual_seed(-1)
+
+
+def test_tracing_and_compiling_know_no_training() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
+    x = draw(2, 4)
+    engine = cf.compile(model, (2, 4))
+    assert model.training
+    np.testing.assert_allclose(engine(x), model.eval()(x), rtol=1e-6)
