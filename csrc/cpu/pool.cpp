@@ -15,8 +15,9 @@ enum class Kind { kMax, kAverage, kPositions };
 
 // Windows that the row kernels take straight from the picture; others have their rows merged first.
 bool takes_rows_directly(const PoolSpec& s) {
-  return s.c >= kernels().vl &&
-         (s.kh == 1 || s.ldx != s.c || (s.dw == 1 && s.kh <= 3 && (s.kw == 2 || s.kw == 3) && s.sw <= 2));
+  const bool square = s.kh == 2 && s.kw == 2 && s.dw == 1;
+  if (s.c < kernels().vl) return s.kh == 1 || square;
+  return s.kh == 1 || s.ldx != s.c || (s.dw == 1 && s.kh <= 3 && (s.kw == 2 || s.kw == 3) && s.sw <= 2);
 }
 
 // Length of the part of a window that counts for the average.
@@ -56,8 +57,8 @@ void pool_rows(Kind kind, const PoolSpec& s, const float* x, float* y, int64_t* 
     auto* row_start = reinterpret_cast<int64_t*>(rows + most_rows);
     float* merged = nullptr;
     if (!direct)
-      merged = static_cast<float*>(
-          thread_scratch(Slot::kTile, static_cast<size_t>(s.w * s.c + kernels().vl) * sizeof(float)));
+      merged =
+          static_cast<float*>(thread_scratch(Slot::kTile, static_cast<size_t>(s.w * s.c) * sizeof(float)));
     PoolRow row{rows,    0,        nullptr, s.w,  s.c,  s.q, s.ldx,
                 s.ldy,   s.kw,     s.sw,    s.dw, s.pl, 1.0, divisors.as<double>(),
                 nullptr, row_start};

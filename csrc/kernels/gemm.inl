@@ -2,7 +2,7 @@
 // come through pointers and are broadcast one value at a time, B is read a panel row at a time.
 // Accumulators: M * NV vectors, summed in the order of k, one chunk per call (the caller's chunks
 // bound the rounding error). Tiles (M x columns): AVX-512 and NEON 6x4, 8x3, 12x2, 12x1 vectors
-// (AVX-512: narrow widths by half vectors, 12x1, 12x2, 8x3, 5x5); 16-register levels 6x2, 8x1.
+// (AVX-512: narrow widths by half vectors, 14x1, 12x2, 8x3, 5x5); 16-register levels 6x2, 8x1.
 #pragma once
 #include "kernels/gemm.h"
 #include "kernels/simd.h"
@@ -16,7 +16,7 @@ constexpr int kTileRows[kMaxVectors + 1] = {0, 12, 12, 8, 6};
 constexpr int kMaxVectors = 2;
 constexpr int kTileRows[kMaxVectors + 1] = {0, 8, 6};
 #endif
-constexpr int kMaxTileRows = 12;
+constexpr int kMaxTileRows = 14;
 
 // Matrices beyond the caches are fetched this far ahead; nearer ones are quicker without.
 constexpr int64_t kStreamAhead = 1024, kFarFloats = int64_t{4} << 20;
@@ -148,7 +148,7 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
 
 typedef void (*TileFn)(const TileArgs*);
 
-// Tiles of 1 .. 12 rows; heights above `rows` are never asked for.
+// Tiles of 1 .. 14 rows; heights above `rows` are never asked for.
 #define CNNFAST_TILE_IF(V, NV, rows, m) \
   (rows) >= (m) ? gemm_tile<V, ((rows) >= (m) ? (m) : 1), NV, Even> : nullptr
 #define CNNFAST_TILE_ROW(V, NV, rows) \
@@ -164,7 +164,9 @@ typedef void (*TileFn)(const TileArgs*);
    CNNFAST_TILE_IF(V, NV, rows, 9),   \
    CNNFAST_TILE_IF(V, NV, rows, 10),  \
    CNNFAST_TILE_IF(V, NV, rows, 11),  \
-   CNNFAST_TILE_IF(V, NV, rows, 12)}
+   CNNFAST_TILE_IF(V, NV, rows, 12),  \
+   CNNFAST_TILE_IF(V, NV, rows, 13),  \
+   CNNFAST_TILE_IF(V, NV, rows, 14)}
 
 template <bool Even>
 static const TileFn kTiles[kMaxVectors + 1][kMaxTileRows + 1] = {
@@ -179,7 +181,7 @@ static const TileFn kTiles[kMaxVectors + 1][kMaxTileRows + 1] = {
 
 #if defined(CNNFAST_LEVEL_V4)
 // By half vectors: 1, 2, 3 and 5 of them; wider or even widths take whole vectors.
-constexpr int kHalfTileRows[6] = {0, 12, 12, 8, 0, 5};
+constexpr int kHalfTileRows[6] = {0, 14, 12, 8, 0, 5};
 template <bool Even>
 static const TileFn kHalfTiles[6][kMaxTileRows + 1] = {
     {},

@@ -5,8 +5,7 @@ namespace cnnfast {
 
 // One output row of a pooling.
 struct PoolRow {
-  // `rows` >= 1 input rows that lie in the picture, each w pixels of c channels. With fewer channels
-  // than lanes: one row, with a readable vector past its end.
+  // `rows` >= 1 input rows that lie in the picture, each w pixels of c channels.
   const float* const* x;
   int64_t rows;
   float* y;  // q pixels of c channels

@@ -78,14 +78,15 @@ CNNFAST_INLINE TapRange taps_of(const cnnfast::PoolRow* r, int64_t q) {
   return {x0, j0, j1};
 }
 
-template <class P>
-CNNFAST_INLINE vf pool_window(const cnnfast::PoolRow* r, TapRange taps, int64_t c) {
+// `get` loads a vector of channels.
+template <class P, class Get>
+CNNFAST_INLINE vf pool_window(const cnnfast::PoolRow* r, TapRange taps, int64_t c, Get get) {
   // A column is merged before its neighbour, as in the tiles: the same sum wherever it is computed.
   vf total = {};
   for (int64_t j = taps.j0; j < taps.j1; ++j) {
     const int64_t at = (taps.x0 + j * r->dw) * r->ldx + c;
-    vf column = load(r->x[0] + at);
-    for (int64_t i = 1; i < r->rows; ++i) column = P::exact(column, load(r->x[i] + at));
+    vf column = get(r->x[0] + at);
+    for (int64_t i = 1; i < r->rows; ++i) column = P::exact(column, get(r->x[i] + at));
     total = j == taps.j0 ? column : P::exact(total, column);
   }
   return total;
@@ -97,16 +98,26 @@ static void pool_pixel(const cnnfast::PoolRow* r, int64_t q) {
   float* y = r->y + q * r->ldy;
   for (int64_t i = 0; i < r->c; i += VL) {
     const int64_t c = min_int(i, r->c - VL);
-    store(y + c, P::finish(r, q, pool_window<P>(r, taps, c)));
+    store(y + c, P::finish(r, q, pool_window<P>(r, taps, c, [](const float* p) { return load(p); })));
   }
 }
 
-// Fewer channels than lanes: whole vectors are read (the row has slack) and written (the next pixels
-// follow and overwrite), except at the end of the row.
+// Fewer channels than lanes: whole vectors are written (the next pixels follow and overwrite), except at
+// the end of the row.
 template <class P>
 static void pool_narrow(const cnnfast::PoolRow* r) {
+  const auto get = [lanes = static_cast<int>(r->c)](const float* p) { return load_n(p, lanes); };
+  const bool square = r->rows == 2 && r->kw == 2 && r->dw == 1;
   for (int64_t q = 0; q < r->q; ++q) {
-    const vf v = P::finish(r, q, pool_window<P>(r, taps_of(r, q), 0));
+    const TapRange taps = taps_of(r, q);
+    vf v;
+    if (square && taps.j0 == 0 && taps.j1 == 2) {
+      const float *a = r->x[0] + taps.x0 * r->ldx, *b = r->x[1] + taps.x0 * r->ldx;
+      v = P::exact(P::exact(get(a), get(b)), P::exact(get(a + r->ldx), get(b + r->ldx)));
+    } else {
+      v = pool_window<P>(r, taps, 0, get);
+    }
+    v = P::finish(r, q, v);
     float* y = r->y + q * r->ldy;
     if (r->ldy == r->c && (r->q - q) * r->c >= VL)
       store(y, v);
