@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import cnnfast as cf
 import problems
+from cnnfast import nn
 from cnnfast.errors import DTypeError, ShapeError
 from cnnfast.ops import conv2d, pack_conv2d
 from problems import Problem
@@ -250,6 +251,7 @@ def test_dilation_is_a_kernel_with_holes(backend: str, rng: np.random.Generator)
         ((1, 3, 7, 1024), (3, 3, 1, 1024), {"groups": 1024, "padding": 1}),
         ((1, 1, 1, 600), (1, 1, 600, 21), {}),
         ((1, 9, 9, 12), (3, 3, 3, 44), {"groups": 4, "padding": 1}),
+        ((1, 9, 9, 36), (3, 3, 4, 36), {"groups": 9, "padding": 1}),
     ],
 )
 def test_fused_equals_unfused(
@@ -346,6 +348,58 @@ def test_packed_weights(backend: str, rng: np.random.Generator) -> None:
         pack_conv2d(np.ones((3, 3, 2, 6), np.int64))
 
 
+# --- groups of few channels ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", [2, 4, 8])
+@pytest.mark.parametrize("groups", [2, 3, 5, 8, 16, 33])
+@pytest.mark.parametrize(
+    ("kernel", "parameters"),
+    [
+        ((3, 3), {"padding": ((1, 2), (3, 3))}),
+        ((3, 3), {"stride": 2, "padding": 1}),
+        ((2, 3), {"stride": (3, 1), "dilation": (2, 1), "padding": ((4, 0), (0, 2))}),
+        ((3, 3), {"stride": (1, 3)}),
+        ((3, 2), {"dilation": (1, 2), "padding": 2}),
+    ],
+)
+def test_groups_of_few_channels(
+    native: None, group: int, groups: int, kernel: tuple[int, int], parameters: dict
+) -> None:
+    """Every width of a strip, its edges, overlapping last channels; a residual and a dear activation."""
+    c = group * groups
+    for width in (3, 5, 6, 7, 8, 13, 18):
+        name = f"{c} in groups of {group}, width {width}"
+        p = Problem(name, "conv2d", (1, 7, width, c), (*kernel, group, c), {**parameters, "groups": groups})
+        a = problems.operands(p, "whole")
+        exact, _ = problems.answer(p, a)
+        got = call(p, a)
+        assert np.array_equal(problems.at(p, got), exact)
+        packed = pack_conv2d(a["w"], groups=groups)
+        residual = np.arange(got.size, dtype=np.float32).reshape(got.shape) % 7 - 3
+        fused = conv2d(a["x"], packed, a["b"], residual=residual, activation="hard_swish", **p.attrs)
+        expected = problems.activated("hard_swish", got.astype(np.float64) + residual)
+        np.testing.assert_allclose(fused, expected, rtol=1e-6, atol=1e-6)
+    problems.check(p, call)
+
+
+@pytest.mark.parametrize("value", [0, np.nan, np.inf])
+def test_groups_of_few_channels_without_numbers(native: None, rng: np.random.Generator, value: float) -> None:
+    """In weights, where 0 * inf is NaN in the padding too, and in pictures; compiled to the same bits."""
+    x = rng.standard_normal((2, 11, 9, 48)).astype(np.float32)
+    w = rng.standard_normal((3, 3, 4, 48)).astype(np.float32)
+    for array in (x, w):
+        number, array[1, 1, 2, 3] = array[1, 1, 2, 3], value
+        layer = nn.Conv2d(48, 48, 3, padding=1, stride=2, groups=12, bias=False)
+        layer.load_state_dict({"weight": w})
+        got = conv2d(x, w, groups=12, padding=1, stride=2)
+        with cf.use_backend("numpy"), np.errstate(invalid="ignore"):
+            expected = conv2d(x, w, groups=12, padding=1, stride=2)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(cf.compile(layer, x.shape)(x), got)
+        array[1, 1, 2, 3] = number
+
+
 # --- determinism -----------------------------------------------------------------------------------
 
 LARGE = [
@@ -354,6 +408,8 @@ LARGE = [
     Problem("threads 1x1", "conv2d", (2, 29, 31, 96), (1, 1, 96, 72)),
     Problem("threads few rows", "conv2d", (1, 4, 4, 512), (3, 3, 512, 80), {"padding": 1}),
     Problem("threads groups", "conv2d", (2, 21, 21, 64), (3, 3, 8, 128), {"padding": 1, "groups": 8}),
+    Problem("threads few a group", "conv2d", (2, 41, 38, 72), (3, 3, 4, 72), {"padding": 1, "groups": 18}),
+    Problem("threads pages", "conv2d", (2, 15, 9, 1024), (3, 3, 2, 1024), {"padding": 1, "groups": 512}),
     Problem("threads deep", "conv2d", (1, 3, 3, 1100), (2, 2, 1100, 130)),
     Problem("threads depthwise", "conv2d", (2, 57, 40, 40), (3, 3, 1, 40), {"padding": 1, "groups": 40}),
 ]

@@ -148,6 +148,7 @@ def test_many_taps(backend: str, c: int) -> None:
         ((2, 3, 4, 20), {"padding": (0, 2), "dilation": (1, 2)}),
         ((1, 1, 4, 20), {"padding": 1}),
         ((3, 3, 1, 4), {"groups": 4, "padding": 1}),
+        ((3, 3, 2, 4), {"groups": 2, "padding": 1}),
         ((3, 3, 1, 20), {"groups": 4, "padding": 1, "stride": (2, 1)}),
         ((5, 5, 2, 6), {"groups": 2, "padding": 2}),
     ],

@@ -32,6 +32,7 @@ KINDS: dict[str, Callable[[Any, int], Any]] = {
     "strided": lambda x, c: ops.conv2d(x, weight(3, 3, c, 32), stride=2, padding=1),
     "dilated": lambda x, c: ops.conv2d(x, weight(3, 3, c, 16), dilation=(2, 3), padding=(2, 3)),
     "groups": lambda x, c: ops.conv2d(x, weight(3, 3, c // 2, 36), groups=2, padding=1),
+    "groups of four": lambda x, c: ops.conv2d(x, weight(3, 3, 4, c), groups=c // 4, padding=1),
     "Winograd": lambda x, c: ops.conv2d(x, weight(3, 3, c, 48), weight(48), padding=1, activation="relu6"),
     "transpose": lambda x, c: ops.conv2d_transpose(x, weight(2, 2, 20, c), weight(20), stride=2),
     "transpose, gaps": lambda x, c: ops.conv2d_transpose(x, weight(2, 1, 20, c), weight(20), stride=3),

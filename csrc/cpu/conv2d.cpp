@@ -148,8 +148,16 @@ void conv2d_by_kernel_rows(const Conv2dSpec& s, const float* x, const MatrixView
   });
 }
 
+bool is_depthwise(const Conv2dSpec& s) { return s.groups == s.c && s.c > 1; }
+
+bool is_few_channels(const Conv2dSpec& s) {
+  const int64_t few = s.c / s.groups, vl = kernels().vl;
+  return s.groups > 1 && s.c == s.o && (few == 2 || few == 4 || few == 8) && few <= vl && s.c >= vl &&
+         s.kw == 3 && s.dw == 1 && s.sw <= 2;
+}
+
 // One list, in order; the first that accepts is taken.
-enum class Algorithm { kDepthwise, kPointwise, kKernelRows, kImplicitGemm };
+enum class Algorithm { kDepthwise, kGroups, kPointwise, kKernelRows, kImplicitGemm };
 struct Choice {
   Algorithm algorithm;
   const char* name;
@@ -157,8 +165,9 @@ struct Choice {
   const char* condition;
 };
 const Choice kChoices[] = {
-    {Algorithm::kDepthwise, "depthwise", [](const Conv2dSpec& s) { return s.groups == s.c && s.c > 1; },
-     "one input channel per group"},
+    {Algorithm::kDepthwise, "depthwise", is_depthwise, "one input channel per group"},
+    {Algorithm::kGroups, "groups across lanes", is_few_channels,
+     "2, 4 or 8 channels in and out of every group, kernel width 3, stride 1 or 2 along rows"},
     {Algorithm::kPointwise, "pointwise GEMM",
      [](const Conv2dSpec& s) {
        return s.kh == 1 && s.kw == 1 && s.sh == 1 && s.sw == 1 && s.pt == 0 && s.pl == 0 && s.p == s.h &&
@@ -198,6 +207,8 @@ void say_choice(const char* op, const char* chosen, const char* why) {
   std::fprintf(stderr, "cnnfast: %s: %s (%s)\n", op, chosen, why);
 }
 
+bool channels_across_lanes(const Conv2dSpec& s) { return is_depthwise(s) || is_few_channels(s); }
+
 const char* conv2d_algorithm(const Conv2dSpec& s) {
   for (const Choice& choice : kChoices)
     if (choice.accepts(s)) return choice.name;
@@ -215,7 +226,7 @@ void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMat
             const Epilogue& epilogue, float* y) {
   if (s.n * s.p * s.q * s.o == 0) return;
   const Choice& choice = choose(s);
-  if (choice.algorithm == Algorithm::kDepthwise && w)
+  if ((choice.algorithm == Algorithm::kDepthwise || choice.algorithm == Algorithm::kGroups) && w)
     return depthwise_conv2d(s, x, w, all_finite(w, s.depth() * s.o), epilogue, y);
   const int threads = threads_for(gemm_nanoseconds(s.flops()));
   const int64_t rows = s.n * s.p * s.q;

@@ -10,13 +10,17 @@ namespace cnnfast {
 // x NHWC, w HWIO (groups side by side in O); `packed` replaces w where given. y has n * p * q * o floats.
 void conv2d(const Conv2dSpec& spec, const float* x, const float* w, const PackedMatrix* packed,
             const Epilogue& epilogue, float* y);
+// Whether the depthwise kernel takes it, which reads weights as they are and whole pixels: one channel a
+// group, or as many in as out, so few that a vector holds whole groups.
+bool channels_across_lanes(const Conv2dSpec& spec);
 // What conv2d takes for this call.
 const char* conv2d_algorithm(const Conv2dSpec& spec);
 // Weights HWIO packed for any input size and stride.
 PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_group, int64_t o,
                          int64_t groups);
 
-// w KH,KW,C,M; spec.groups = c, spec.o = c * M. finite: w is known to hold neither infinity nor NaN.
+// w KH,KW,C,M; spec.groups = c, spec.o = c * M. Or what channels_across_lanes accepts, w HWIO.
+// finite: w is known to hold neither infinity nor NaN.
 void depthwise_conv2d(const Conv2dSpec& spec, const float* x, const float* w, bool finite,
                       const Epilogue& epilogue, float* y);
 bool all_finite(const float* values, int64_t count);

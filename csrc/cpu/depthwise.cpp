@@ -1,4 +1,5 @@
-// Depthwise convolution: bands of output rows, and blocks of channels where those are few, over threads.
+// Depthwise convolution and groups of few channels: bands of output rows, and blocks of channels where those
+// are few, over threads.
 #include <algorithm>
 #include <cstring>
 
@@ -9,7 +10,7 @@
 namespace cnnfast {
 namespace {
 
-constexpr int64_t kBand = 14;  // output rows
+constexpr int64_t kBand = 14, kTallBand = 56;  // output rows
 
 // With a channel multiplier every input channel is written M times, then the plain kernel runs.
 Buffer repeat_channels(const float* x, int64_t pixels, int64_t c, int64_t m) {
@@ -36,7 +37,7 @@ void band_by_copies(const DepthwiseImage& image, int64_t p0, int64_t p1, int64_t
   const int64_t first = std::max<int64_t>(0, p0 * image.sh - image.pt);
   const int64_t last = std::min(image.h, (p1 - 1) * image.sh - image.pt + (image.kh - 1) * image.dh + 1);
   const int64_t in = std::max<int64_t>(0, last - first) * image.w, out = (p1 - p0) * image.q;
-  const int64_t taps = image.kh * image.kw, residual = image.residual ? out : 0;
+  const int64_t taps = image.kh * image.kw * image.group, residual = image.residual ? out : 0;
   auto* scratch = static_cast<float*>(thread_scratch(
       Slot::kImage, static_cast<size_t>((in + out + residual + taps + 1) * kCopied) * sizeof(float)));
   DepthwiseImage part = image;
@@ -72,6 +73,7 @@ DepthwiseImage depthwise_image(const Conv2dSpec& s, const float* w, bool finite,
   image.bias = epilogue.bias;
   image.zero = zeros(static_cast<size_t>(kernels().vl));
   image.h = s.h, image.w = s.w, image.c = s.o, image.p = s.p, image.q = s.q;
+  image.group = s.c / s.groups;
   image.kh = s.kh, image.kw = s.kw, image.sh = s.sh, image.sw = s.sw, image.dh = s.dh, image.dw = s.dw;
   image.pt = s.pt, image.pl = s.pl;
   image.activation = epilogue.activation, image.slope = epilogue.slope;
@@ -88,9 +90,7 @@ void depthwise_band(const DepthwiseImage& image, int64_t p0, int64_t p1, int64_t
     kernels().depthwise.band(&image, p0, p1, c0, c1);
 }
 
-bool all_finite(const float* values, int64_t count) {
-  return std::all_of(values, values + count, [](float v) { return v - v == 0; });
-}
+bool all_finite(const float* values, int64_t count) { return kernels().depthwise.all_finite(values, count); }
 
 void depthwise_conv2d(const Conv2dSpec& s, const float* x, const float* w, bool finite,
                       const Epilogue& epilogue, float* y) {
@@ -107,11 +107,14 @@ void depthwise_conv2d(const Conv2dSpec& s, const float* x, const float* w, bool 
   // Memory, not arithmetic, sets the pace: count both.
   const double nanoseconds = s.flops() / 60 + static_cast<double>(s.n * (s.h * s.w + s.p * s.q) * c) * 0.05;
   const int threads = threads_for(nanoseconds);
-  // Tall bands read few rows twice; short ones keep a band's input in the second-level cache.
-  const int64_t bands = (s.p + kBand - 1) / kBand;
+  const bool aliased = depthwise_aliases(image);
+  // Tall bands read few rows twice and begin seldom; short ones share the work out, and the copies of their
+  // input stay in the second-level cache.
+  const int64_t share = threads > 1 ? s.n * s.p / (4 * threads) : kTallBand;
+  const int64_t height = aliased ? kBand : std::clamp(share, kBand, kTallBand);
+  const int64_t bands = (s.p + height - 1) / height;
   // Small pictures are split by channels too, two vectors at least: the last ones overlap.
   const int64_t vectors = (c + vl - 1) / vl;
-  const bool aliased = depthwise_aliases(image);
   const int64_t copies = c / kCopied;
   int64_t blocks = 1;
   if (threads > 1 && s.n * bands < 4 * threads)

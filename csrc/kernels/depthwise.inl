@@ -1,8 +1,10 @@
-// Depthwise convolution. Algorithm: channels across lanes. 3x3 kernels with stride 1 or 2 walk down
-// strips of up to kRollingWidth output columns: each input row is read once and added to the sums of
-// all output rows that it touches, which wait in registers (rolling accumulators); the nine weights
-// stay in registers too. Other kernels sum one output row of up to kRowsWidth columns at a time.
-// Accumulators: per output pixel one vector, taps in row-major order.
+// Depthwise convolution, and groups of G channels in and out. Algorithm: channels across lanes. 3x3 kernels
+// with stride 1 or 2 walk down strips of up to kRollingWidth output columns: each input row is read once and
+// added to the sums of all output rows that it touches, which wait in registers (rolling accumulators); the
+// nine weights stay in registers too. Other kernels sum one output row of up to kRowsWidth columns at a time.
+// Groups: the lanes hold whole groups. Each of the G channels of an input vector is repeated over the lanes
+// of its group and multiplied by one vector of weights, which lie as they are needed.
+// Accumulators: per output pixel one vector, taps in row-major order, in rows of groups channel by channel.
 // At the borders of the picture the strip reads zeros through selected pointers. The last channels
 // overlap their neighbours instead of being masked (computed twice, with the same result).
 #pragma once
@@ -13,9 +15,9 @@
 namespace {
 
 #if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_NEON)
-constexpr int kRollingWidth = 6, kRowsWidth = 8;
+constexpr int kRollingWidth = 6, kRowsWidth = 8, kGroupsWidth = 8;
 #else
-constexpr int kRollingWidth = 4, kRowsWidth = 4;
+constexpr int kRollingWidth = 4, kRowsWidth = 4, kGroupsWidth = 6;
 #endif
 constexpr int kStripWidth = 8;  // room in the tables
 
@@ -184,8 +186,23 @@ static __attribute__((noinline)) void depthwise_3x3(const cnnfast::DepthwiseImag
   }
 }
 
+template <int G, int K>
+constexpr int lane_of_channel(int l) {
+  return l / G * G + K;
+}
+// Calls f(vector -> its channel K of every group, K) for all K.
+template <int G, int K = 0, class F>
+CNNFAST_INLINE void each_channel(F f) {
+  if constexpr (K < G) {
+    f([](vf x)
+          __attribute__((always_inline)) { return G == 1 ? x : pick_lanes<lane_of_channel<G, K>>(x, x); },
+      K);
+    each_channel<G, K + 1>(f);
+  }
+}
+
 // Kernel width KW, stride S along the row, any height, vertical stride and vertical dilation.
-template <int KW, int S, int T, bool EDGE>
+template <int G, int KW, int S, int T, bool EDGE>
 static __attribute__((noinline)) void depthwise_rows(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1,
                                                      int64_t q0, int64_t c) {
   constexpr int N = (T - 1) * S + KW;
@@ -201,19 +218,25 @@ static __attribute__((noinline)) void depthwise_rows(const cnnfast::DepthwiseIma
       if (iy < 0 || iy >= a->h) continue;
       vf in[N];
       columns.read(depthwise_row(a, iy), a->zero, in);
-      const float* w = a->weights + i * KW * step + c;
-      CNNFAST_UNROLL
-      for (int j = 0; j < KW; ++j) {
-        const vf weight = load(w + j * step);
+      const float* w = a->weights + i * KW * G * step + c;
+      each_channel<G>([&](auto channel, int k) __attribute__((always_inline)) {
+        vf x[N];
         CNNFAST_UNROLL
-        for (int t = 0; t < T; ++t) acc[t] = fma(in[t * S + j], weight, acc[t]);
-      }
+        for (int n = 0; n < N; ++n) x[n] = channel(in[n]);
+        CNNFAST_UNROLL
+        for (int j = 0; j < KW; ++j) {
+          const vf weight = load(w + (j * G + k) * step);
+          CNNFAST_UNROLL
+          for (int t = 0; t < T; ++t) acc[t] = fma(x[t * S + j], weight, acc[t]);
+        }
+      });
     }
     depthwise_finish<T>(out, p, acc);
   }
 }
 
 // Any kernel, one pixel and up to a vector of channels at a time.
+template <int G>
 static void depthwise_pixel(const cnnfast::DepthwiseImage* a, int64_t p, int64_t q, int64_t c, int lanes) {
   vf sum = {};
   for (int64_t i = 0; i < a->kh; ++i) {
@@ -223,7 +246,10 @@ static void depthwise_pixel(const cnnfast::DepthwiseImage* a, int64_t p, int64_t
       const bool inside = iy >= 0 && iy < a->h && ix >= 0 && ix < a->w;
       if (!inside && a->skip_padding) continue;
       const vf x = inside ? load_n(depthwise_row(a, iy) + ix * a->c + c, lanes) : vf{};
-      sum = fma(x, load_n(a->weights + (i * a->kw + j) * a->c + c, lanes), sum);
+      const float* w = a->weights + (i * a->kw + j) * G * a->c + c;
+      each_channel<G>([&](auto channel, int k) __attribute__((always_inline)) {
+        sum = fma(channel(x), load_n(w + k * a->c, lanes), sum);
+      });
     }
   }
   const int64_t at = (p * a->q + q) * a->c + c;
@@ -255,13 +281,19 @@ struct DepthwiseStrips {
 
 static const DepthwiseStrips kStrips3x3s1 = CNNFAST_STRIPS(depthwise_3x3, kRollingWidth, 1);
 static const DepthwiseStrips kStrips3x3s2 = CNNFAST_STRIPS(depthwise_3x3, kRollingWidth, 2);
-static const DepthwiseStrips kStrips3s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 3, 1);
-static const DepthwiseStrips kStrips5s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 5, 1);
-static const DepthwiseStrips kStrips5s2 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 5, 2);
-static const DepthwiseStrips kStrips7s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 7, 1);
+static const DepthwiseStrips kStrips3s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 1, 3, 1);
+static const DepthwiseStrips kStrips5s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 1, 5, 1);
+static const DepthwiseStrips kStrips5s2 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 1, 5, 2);
+static const DepthwiseStrips kStrips7s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 1, 7, 1);
+template <int G>
+static const DepthwiseStrips kGroups3s1 = CNNFAST_STRIPS(depthwise_rows, kGroupsWidth, G, 3, 1);
+template <int G>
+static const DepthwiseStrips kGroups3s2 = CNNFAST_STRIPS(depthwise_rows, 6, G, 3, 2);
 
+template <int G>
 static const DepthwiseStrips* depthwise_strips(const cnnfast::DepthwiseImage* a) {
   if (a->c < VL || a->dw != 1 || !a->skip_padding) return nullptr;
+  if (G > 1) return a->kw != 3 || a->sw > 2 ? nullptr : a->sw == 1 ? &kGroups3s1<G> : &kGroups3s2<G>;
   const bool square = a->kh == 3 && a->dh == 1 && a->sh == a->sw;
   if (a->kw == 3 && a->sw == 1) return square ? &kStrips3x3s1 : &kStrips3s1;
   if (a->kw == 3 && a->sw == 2 && square) return &kStrips3x3s2;
@@ -271,13 +303,15 @@ static const DepthwiseStrips* depthwise_strips(const cnnfast::DepthwiseImage* a)
   return nullptr;
 }
 
-static void depthwise_band(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1, int64_t c0, int64_t c1) {
-  const DepthwiseStrips* strips = depthwise_strips(a);
+template <int G>
+static void depthwise_groups(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1, int64_t c0,
+                             int64_t c1) {
+  const DepthwiseStrips* strips = depthwise_strips<G>(a);
   if (!strips) {
     for (int64_t p = p0; p < p1; ++p)
       for (int64_t q = 0; q < a->q; ++q)
         for (int64_t c = c0; c < c1; c += VL)
-          depthwise_pixel(a, p, q, c, static_cast<int>(min_int(VL, c1 - c)));
+          depthwise_pixel<G>(a, p, q, c, static_cast<int>(min_int(VL, c1 - c)));
     return;
   }
   // Strips of nearly equal width.
@@ -290,6 +324,26 @@ static void depthwise_band(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t
   }
 }
 
-constexpr cnnfast::DepthwiseKernels depthwise_kernels() { return {depthwise_band}; }
+static void depthwise_band(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1, int64_t c0, int64_t c1) {
+  if (a->group == 1) depthwise_groups<1>(a, p0, p1, c0, c1);
+  if (a->group == 2) depthwise_groups<2>(a, p0, p1, c0, c1);
+  if (a->group == 4) depthwise_groups<4>(a, p0, p1, c0, c1);
+  if constexpr (VL >= 8) {
+    if (a->group == 8) depthwise_groups<8>(a, p0, p1, c0, c1);
+  }
+}
+
+static bool all_finite(const float* weights, int64_t count) {
+  vf check[4] = {};  // NaN once a value is not finite
+  int64_t i = 0;
+  for (; i + 4 * VL <= count; i += 4 * VL) {
+    CNNFAST_UNROLL
+    for (int v = 0; v < 4; ++v) check[v] += load(weights + i + v * VL) * 0.0f;
+  }
+  for (; i < count; i += VL) check[0] += load_n(weights + i, static_cast<int>(min_int(VL, count - i))) * 0.0f;
+  return sum_lanes(check[0] + check[1] + (check[2] + check[3])) == 0.0f;
+}
+
+constexpr cnnfast::DepthwiseKernels depthwise_kernels() { return {depthwise_band, all_finite}; }
 
 }  // namespace

@@ -15,7 +15,7 @@ constexpr int kUsualThreads = 2;
 }  // namespace
 
 ConvKind choose_conv(const Conv2dSpec& s, int winograd) {
-  if (s.groups == s.c && s.c > 1) return ConvKind::kDepthwise;
+  if (channels_across_lanes(s)) return ConvKind::kDepthwise;
   Conv2dSpec picture = s;
   picture.n = 1;
   const int tile = winograd_tile(picture, kUsualThreads, winograd);
@@ -73,14 +73,13 @@ const float* ConvWeights::data() const {
 
 const char* ConvWeights::algorithm(const Conv2dSpec& s) const {
   switch (kind_) {
-    case ConvKind::kDepthwise:
-      return "depthwise";
     case ConvKind::kWinograd2:
       return "Winograd F(2,5)";
     case ConvKind::kWinograd4:
       return "Winograd F(4,3)";
     case ConvKind::kWinograd6:
       return "Winograd F(6,3)";
+    case ConvKind::kDepthwise:
     case ConvKind::kDirect:
       break;
   }

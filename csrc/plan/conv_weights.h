@@ -10,7 +10,7 @@
 namespace cnnfast {
 
 // Raise it whenever weights of any kind are packed in another way: files hold them as they are.
-constexpr int kPackingVersion = 2;
+constexpr int kPackingVersion = 3;
 
 enum class ConvKind { kDirect, kDepthwise, kWinograd2, kWinograd4, kWinograd6 };
 
@@ -20,7 +20,7 @@ ConvKind choose_conv(const Conv2dSpec& spec, int winograd);
 
 class ConvWeights {
  public:
-  // w HWIO, or KH,KW,C,M where the kind is depthwise.
+  // w HWIO, or KH,KW,C,M of a depthwise convolution.
   ConvWeights(ConvKind kind, const Conv2dSpec& spec, const float* w);
   // What was made before: floats() of it, read where it lies.
   ConvWeights(ConvKind kind, const Conv2dSpec& spec, bool finite, const float* made,

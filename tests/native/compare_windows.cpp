@@ -2,7 +2,8 @@
 #include "harness.h"
 
 CNNFAST_EXPECT_KERNELS(DepthwiseKernels,
-                       void (*band)(const cnnfast::DepthwiseImage*, int64_t, int64_t, int64_t, int64_t);)
+                       void (*band)(const cnnfast::DepthwiseImage*, int64_t, int64_t, int64_t, int64_t);
+                       bool (*all_finite)();)
 CNNFAST_EXPECT_KERNELS(PoolKernels, void (*max_row)(); void (*average_row)(); void (*position_row)();
                        void (*merge_rows_max)(); void (*merge_rows_sum)(); void (*reduce_max)();
                        void (*reduce_sum)();)
@@ -17,7 +18,33 @@ int64_t out_size(int64_t n, int64_t k, int64_t s, int64_t d, int64_t pads) {
 struct Depthwise {
   int64_t h, w, c, kh, kw, sh, sw, dh, dw, pt, pl;
   int activation;
+  int64_t group = 1;  // channels; more than one go without vertical dilation
 };
+
+// The same sums one channel at a time: channel k of a group becomes row k of as many rows.
+Depthwise without_groups(const Depthwise& p) {
+  Depthwise flat = p;
+  flat.h *= p.group, flat.kh *= p.group, flat.sh *= p.group, flat.pt *= p.group, flat.group = 1;
+  return flat;
+}
+Floats rows_of_channels(const Depthwise& p, const Floats& x, Guard guard) {
+  Floats flat(x.size() * p.group, guard);
+  for (int64_t i = 0; i < p.h; ++i)
+    for (int64_t k = 0; k < p.group; ++k)
+      for (int64_t j = 0; j < p.w; ++j)
+        for (int64_t c = 0; c < p.c; ++c)
+          flat[((i * p.group + k) * p.w + j) * p.c + c] = x[(i * p.w + j) * p.c + c / p.group * p.group + k];
+  return flat;
+}
+Floats rows_of_weights(const Depthwise& p, const Floats& w, Guard guard) {
+  Floats flat(w.size(), guard);
+  for (int64_t i = 0; i < p.kh; ++i)
+    for (int64_t j = 0; j < p.kw; ++j)
+      for (int64_t k = 0; k < p.group; ++k)
+        for (int64_t c = 0; c < p.c; ++c)
+          flat[((i * p.group + k) * p.kw + j) * p.c + c] = w[((i * p.kw + j) * p.group + k) * p.c + c];
+  return flat;
+}
 
 void run(const KernelTable& table, const Depthwise& p, Guard guard, const Floats& x, const Floats& weights,
          const Floats* bias, const Floats* residual, int activation, const Floats& y) {
@@ -29,7 +56,7 @@ void run(const KernelTable& table, const Depthwise& p, Guard guard, const Floats
   image.bias = bias ? bias->data() : nullptr;
   image.residual = residual ? residual->data() : nullptr;
   image.zero = zero.data();
-  image.h = p.h, image.w = p.w, image.c = p.c;
+  image.h = p.h, image.w = p.w, image.c = p.c, image.group = p.group;
   image.p = out_size(p.h, p.kh, p.sh, p.dh, 2 * p.pt), image.q = out_size(p.w, p.kw, p.sw, p.dw, 2 * p.pl);
   image.kh = p.kh, image.kw = p.kw, image.sh = p.sh, image.sw = p.sw, image.dh = p.dh, image.dw = p.dw;
   image.pt = p.pt, image.pl = p.pl;
@@ -48,30 +75,34 @@ void compare_one(const KernelTable& base, const KernelTable& level, const Depthw
                  Random& random, Report& report) {
   const int64_t outputs =
       out_size(p.h, p.kh, p.sh, p.dh, 2 * p.pt) * out_size(p.w, p.kw, p.sw, p.dw, 2 * p.pl) * p.c;
-  const Floats x = random.floats(p.h * p.w * p.c, guard), weights = random.floats(p.kh * p.kw * p.c, guard);
+  const Floats x = random.floats(p.h * p.w * p.c, guard),
+               weights = random.floats(p.kh * p.kw * p.group * p.c, guard);
   const Floats bias = random.floats(p.c, guard), residual = random.floats(outputs, guard);
   const bool with = p.activation % 2 == 0;
   Floats expected = filled(outputs, guard, NAN), got = filled(outputs, guard, NAN),
          sums = filled(outputs, guard, NAN);
   const Floats *b = with ? &bias : nullptr, *r = with ? &residual : nullptr;
-  run(base, p, guard, x, weights, b, r, p.activation, expected);
+  const Depthwise flat = without_groups(p);
+  const Floats rows = rows_of_channels(p, x, guard), taps = rows_of_weights(p, weights, guard);
+  run(base, flat, guard, rows, taps, b, r, p.activation, expected);
   run(level, p, guard, x, weights, b, r, p.activation, got);
-  Floats sizes[4] = {Floats(x.size(), guard), Floats(weights.size(), guard), Floats(bias.size(), guard),
+  Floats sizes[4] = {Floats(rows.size(), guard), Floats(taps.size(), guard), Floats(bias.size(), guard),
                      Floats(residual.size(), guard)};
-  const Floats* from[4] = {&x, &weights, &bias, &residual};
+  const Floats* from[4] = {&rows, &taps, &bias, &residual};
   for (int k = 0; k < 4; ++k)
     for (int64_t i = 0; i < sizes[k].size(); ++i) sizes[k][i] = std::fabs((*from[k])[i]);
-  run(base, p, guard, sizes[0], sizes[1], with ? &sizes[2] : nullptr, with ? &sizes[3] : nullptr, 0, sums);
+  run(base, flat, guard, sizes[0], sizes[1], with ? &sizes[2] : nullptr, with ? &sizes[3] : nullptr, 0, sums);
   std::vector<double> bounds;
   for (int64_t i = 0; i < outputs; ++i)
-    bounds.push_back(1.5 * 2.0 * static_cast<double>(p.kh * p.kw + 3) * kUnit * sums[i] +
+    bounds.push_back(1.5 * 2.0 * static_cast<double>(flat.kh * p.kw + 3) * kUnit * sums[i] +
                      (p.activation ? 8e-7 * std::fabs(expected[i]) + 1e-37 : 0));
   char what[160];
-  std::snprintf(
-      what, sizeof what, "%dx%dx%d kernel %dx%d stride %d,%d dilation %d,%d padding %d,%d activation %d",
-      static_cast<int>(p.h), static_cast<int>(p.w), static_cast<int>(p.c), static_cast<int>(p.kh),
-      static_cast<int>(p.kw), static_cast<int>(p.sh), static_cast<int>(p.sw), static_cast<int>(p.dh),
-      static_cast<int>(p.dw), static_cast<int>(p.pt), static_cast<int>(p.pl), p.activation);
+  std::snprintf(what, sizeof what,
+                "%dx%dx%d kernel %dx%d stride %d,%d dilation %d,%d padding %d,%d activation %d group %d",
+                static_cast<int>(p.h), static_cast<int>(p.w), static_cast<int>(p.c), static_cast<int>(p.kh),
+                static_cast<int>(p.kw), static_cast<int>(p.sh), static_cast<int>(p.sw),
+                static_cast<int>(p.dh), static_cast<int>(p.dw), static_cast<int>(p.pt),
+                static_cast<int>(p.pl), p.activation, static_cast<int>(p.group));
   report.same(what, expected.data(), got.data(), outputs, &bounds);
 }
 
@@ -207,6 +238,26 @@ void compare_depthwise(const KernelTable& base, const KernelTable& level, Guard 
       compare_one(base, level, p, guard, random, report);
     }
   }
+  for (int64_t group : {2, 4, 8})
+    for (int64_t groups : {1, 2, 3, 5, 8, 20}) {
+      const int64_t c = group * groups;
+      const Depthwise problems[] = {
+          {7, 19, c, 3, 3, 1, 1, 1, 1, 1, 1, 0, group}, {8, 19, c, 3, 3, 2, 2, 1, 1, 1, 1, 0, group},
+          {9, 6, c, 2, 3, 3, 1, 1, 1, 0, 2, 0, group},  {5, 8, c, 3, 3, 1, 3, 1, 2, 2, 2, 0, group},
+          {4, 5, c, 1, 2, 1, 1, 1, 1, 0, 0, 0, group},
+      };
+      for (Depthwise p : problems) {
+        p.activation = activation++ % 8;
+        if (group <= level.vl) compare_one(base, level, p, guard, random, report);
+      }
+    }
+  for (int64_t count : {0, 1, 5, 16, 64, 100, 131})
+    for (int64_t wrong = -1; wrong < count; ++wrong) {
+      Floats weights = random.floats(count, guard);
+      if (wrong >= 0) weights[wrong] = wrong % 2 ? NAN : INFINITY;
+      if (level.depthwise.all_finite(weights.data(), count) != (wrong < 0))
+        report.fail("all_finite", "the wrong answer");
+    }
 }
 
 void compare_pool(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {

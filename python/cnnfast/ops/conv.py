@@ -280,8 +280,9 @@ def _native_conv2d(
 # --- in compiled plans -----------------------------------------------------------------------------
 
 
-def _is_depthwise(s: Conv2dSpec) -> bool:
-    return s.groups == s.x[3] and s.groups > 1
+def _reads_parts(s: Conv2dSpec) -> bool:
+    """Whether pixels may be parts of wider ones; not where few channels of a group lie across lanes."""
+    return s.groups == 1 or s.w[2] > 8
 
 
 def _finishing(steps: Any, s: Conv2dSpec, inputs: Any) -> tuple[Any, Any, int, float]:
@@ -360,8 +361,8 @@ CONV2D = Op(
     epilogue=Epilogue(_respec, bias=3, residual=4, scale=lambda s, w, factor: w * factor),
     lower=Lower(
         _lower_conv2d,
-        slice_in=lambda node, position: position == 0 and not _is_depthwise(node.spec),
-        slice_out=lambda node: not _is_depthwise(node.spec) and not node.spec.residual,
+        slice_in=lambda node, position: position == 0 and _reads_parts(node.spec),
+        slice_out=lambda node: _reads_parts(node.spec) and not node.spec.residual,
     ),
     pads=_padded,
     settings=lambda s: {**_settings(s), "groups": s.groups},
@@ -456,12 +457,16 @@ def conv2d(
     if padding_mode != "zeros":
         x, padding = _pad_by_mode(x, w, stride, padding, dilation, padding_mode)
     key = (x.shape, w.shape, shape_of(b), shape_of(residual), stride, padding, dilation, groups, activation)
-    try:
-        simple = type(stride) is not tuple and type(padding) is not tuple and type(dilation) is not tuple
-        s = (infer_conv2d.quick if simple else infer_conv2d)(*key)
-    except TypeError:  # a list among the parameters, or a wrong one that is now reported
-        s = infer_conv2d(*key)
+    s = _inferred(infer_conv2d, key, stride, padding, dilation)
     return CONV2D(s, x, w, packed, b, residual)
+
+
+def _inferred(infer: Any, key: tuple[Any, ...], *parameters: Any) -> Conv2dSpec:
+    """The spec of a call, out of the quick cache where the parameters allow it."""
+    try:
+        return (infer if tuple in map(type, parameters) else infer.quick)(*key)
+    except TypeError:  # a list among the parameters, or a wrong one that is now reported
+        return infer(*key)
 
 
 def _pad_by_mode(
@@ -516,5 +521,6 @@ def depthwise_conv2d(
     x = array("depthwise_conv2d", "x", x)
     w = array("depthwise_conv2d", "weight", w, x)
     b = optional("depthwise_conv2d", "bias", b, x)
-    s = infer_depthwise_conv2d(x.shape, w.shape, shape_of(b), None, stride, padding, dilation, activation)
+    key = (x.shape, w.shape, shape_of(b), None, stride, padding, dilation, activation)
+    s = _inferred(infer_depthwise_conv2d, key, stride, padding, dilation)
     return DEPTHWISE_CONV2D(s, x, w, None, b)
