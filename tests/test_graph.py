@@ -14,8 +14,8 @@ from cnnfast import nn, ops
 from networks import double, randomize, small
 
 
-def fuse_all_blocks(graph: G.Graph) -> G.Graph:
-    return G.fuse_depthwise_blocks(graph, lambda spec: True)
+def fuse_all(graph: G.Graph) -> G.Graph:
+    return G.fuse_gates(G.fuse_depthwise_blocks(graph, lambda spec: True), lambda spec: True)
 
 
 PASSES: tuple[Callable[[G.Graph], G.Graph], ...] = (
@@ -24,7 +24,7 @@ PASSES: tuple[Callable[[G.Graph], G.Graph], ...] = (
     G.fold_batch_norm,
     G.fuse_epilogues,
     G.fuse_padding,
-    fuse_all_blocks,
+    fuse_all,
     G.decompose,
     G.optimize,
 )

@@ -127,6 +127,13 @@ void bind_steps(py::class_<BoundPlan>& c) {
         [](BoundPlan& p, const Conv2dSpec& s, const BlockStage& expand, const BlockStage& filter,
            const BlockStage& project, const Place& x,
            const Place& y) { add_depthwise_block(p.plan, s, expand, filter, project, x, y); });
+  c.def("gated_conv2d",
+        [finish](BoundPlan& p, Conv2dSpec s, int64_t ldx, int64_t ldy, std::shared_ptr<ConvWeights> weights,
+                 const Place& x, const Place& gates, const Place& bias, const Place& residual, const Place& y,
+                 int activation, float slope) {
+          s.ldx = ldx, s.ldy = ldy;
+          add_gated_conv2d(p.plan, s, weights, x, gates, finish(bias, residual, activation, slope), y);
+        });
   c.def("conv2d_plain",
         [finish](BoundPlan& p, Conv2dSpec s, int64_t ldx, int64_t ldy, const Place& w, const Place& x,
                  const Place& bias, const Place& residual, const Place& y, int activation, float slope) {

@@ -29,6 +29,13 @@ void add_depthwise_block(Plan& plan, const Conv2dSpec& s, const BlockStage& expa
   });
 }
 
+void add_gated_conv2d(Plan& plan, const Conv2dSpec& s, std::shared_ptr<const ConvWeights> weights,
+                      const Place& x, const Place& gates, const Finish& finish, const Place& y) {
+  plan.add("pointwise GEMM, gated weights", [=](const Memory& m) {
+    gated_conv2d(s, m[x], m[gates], *weights->matrix(), epilogue_of(m, finish), m[y]);
+  });
+}
+
 void add_conv2d_plain(Plan& plan, const Conv2dSpec& s, const Place& w, const Place& x, const Finish& finish,
                       const Place& y) {
   plan.add(conv2d_algorithm(s),

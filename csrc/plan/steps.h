@@ -3,6 +3,7 @@
 #pragma once
 #include "cpu/conv2d.h"
 #include "cpu/depthwise_block.h"
+#include "cpu/gated_conv2d.h"
 #include "cpu/norm.h"
 #include "cpu/pointwise.h"
 #include "cpu/pool.h"
@@ -29,6 +30,9 @@ struct BlockStage {
 };
 void add_depthwise_block(Plan& plan, const Conv2dSpec& depthwise, const BlockStage& expand,
                          const BlockStage& filter, const BlockStage& project, const Place& x, const Place& y);
+// Of weights of kind kDirect.
+void add_gated_conv2d(Plan& plan, const Conv2dSpec& spec, std::shared_ptr<const ConvWeights> weights,
+                      const Place& x, const Place& gates, const Finish& finish, const Place& y);
 // Weights that are known only in the run.
 void add_conv2d_plain(Plan& plan, const Conv2dSpec& spec, const Place& w, const Place& x,
                       const Finish& finish, const Place& y);

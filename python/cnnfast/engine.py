@@ -14,7 +14,7 @@ from . import config
 from .errors import BackendError, DTypeError, ShapeError
 from .graph.interpret import interpret
 from .graph.ir import Graph
-from .graph.passes import fuse_depthwise_blocks, optimize
+from .graph.passes import fuse_depthwise_blocks, fuse_gates, optimize
 from .graph.trace import trace
 from .ops.registry import F32, is_plain
 from .tensor import Tensor
@@ -134,7 +134,7 @@ class Engine:
                 else:
                     from .graph.program import Program
 
-                    ready = Program(fuse_depthwise_blocks(optimize(graph)), self._options)
+                    ready = Program(fuse_gates(fuse_depthwise_blocks(optimize(graph))), self._options)
                 self._made[shapes] = ready
                 while len(self._made) > MOST_PLANS:
                     self._made.popitem(last=False)

@@ -9,6 +9,7 @@ from .passes import (
     fold_constants,
     fuse_depthwise_blocks,
     fuse_epilogues,
+    fuse_gates,
     fuse_padding,
     optimize,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "fold_constants",
     "fuse_depthwise_blocks",
     "fuse_epilogues",
+    "fuse_gates",
     "fuse_padding",
     "interpret",
     "optimize",

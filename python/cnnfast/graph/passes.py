@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..ops.activations import ACTIVATIONS, ActivationSpec
-from ..ops.arithmetic import BinarySpec
+from ..ops.arithmetic import MUL, BinarySpec
 from ..ops.conv import CONV2D, DEPTHWISE_CONV2D
 from ..ops.depthwise_block import DEPTHWISE_BLOCK, DepthwiseBlockSpec, infer_depthwise_block, worth_fusing
+from ..ops.gated_conv2d import GATED_CONV2D, GatedConv2dSpec, infer_gated_conv2d
+from ..ops.gated_conv2d import worth_fusing as gates_worth_fusing
 from ..ops.norm import BatchNormSpec
 from ..ops.pad import Pad2dSpec
 from ..ops.registry import OPERATORS, Op
@@ -24,6 +26,7 @@ __all__ = [
     "fold_constants",
     "fuse_depthwise_blocks",
     "fuse_epilogues",
+    "fuse_gates",
     "fuse_padding",
     "optimize",
 ]
@@ -342,6 +345,40 @@ def _block(first: Node | None, node: Node, last: Node | None) -> Node:
         slopes=tuple([0.01 if part is None else part.spec.slope for part in parts]),
     )
     return Node(DEPTHWISE_BLOCK, spec, tuple(inputs), (last or node).outputs, node.scope)
+
+
+def fuse_gates(graph: Graph, worth: Callable[[GatedConv2dSpec], bool] = gates_worth_fusing) -> Graph:
+    """Products of pictures with gates (N,1,1,C) into the 1x1 convolutions that read them.
+
+    Parameters
+    ----------
+    graph : Graph
+    worth : callable
+        Says of the description of a gated convolution whether it should be one.
+    """
+    producers, users = graph.producers(), graph.users()
+    new: dict[Node, Node] = {}
+    gone: set[Node] = set()
+    for node in graph.nodes:
+        x = node.inputs[0] if node.inputs else None
+        product = None if x is None else producers.get(x)
+        if x is None or product is None or product.op is not MUL or not _is_pointwise(node):
+            continue
+        if x in graph.outputs or len(users[x]) != 1:
+            continue
+        n, _, _, c = x.shape
+        picture, gates = product.inputs
+        if picture is not None and picture.shape == (n, 1, 1, c):
+            picture, gates = gates, picture
+        if picture is None or gates is None or picture.shape != x.shape or gates.shape != (n, 1, 1, c):
+            continue
+        rest = [node.inputs[i] if i < len(node.inputs) else None for i in (1, 3, 4)]
+        shapes = [None if v is None else v.shape for v in (picture, gates, *rest)]
+        spec = infer_gated_conv2d(*shapes, activation=node.spec.activation, slope=node.spec.slope)
+        if worth(spec):
+            new[node] = Node(GATED_CONV2D, spec, (picture, gates, *rest), node.outputs, node.scope)
+            gone.add(product)
+    return replace(graph, nodes=[new.get(node, node) for node in graph.nodes if node not in gone])
 
 
 def _parts(node: Node) -> list[Node]:
