@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,8 +92,9 @@ def _without_activation(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:
     return op.epilogue.respec(spec, shape(op.epilogue.bias), shape(op.epilogue.residual), None, spec.slope)
 
 
-def tape(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:
-    """Run an operator on arguments of which some want gradients, and remember what its gradient reads.
+def tape(op: Op, spec: Any, arguments: tuple[Any, ...], arrays: list[Any]) -> Any:
+    """Run an operator on arguments (and their arrays) of which some want gradients, and remember what its
+    gradient reads.
 
     An activation in the same pass becomes an operation of its own where its gradient does not follow
     from the result.
@@ -102,16 +103,19 @@ def tape(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:
     if activation is not None and not reads_result(activation, spec.slope):
         sums = run(op, _without_activation(op, spec, arguments), arguments)
         return run(OPERATORS[activation], infer_activation(sums.shape, activation, spec.slope), (sums,))
-    arrays = tuple([a.data if isinstance(a, Tensor) else a for a in arguments])
+    needs: list[bool] = []
+    sources: list[Step | Tensor | None] = []
+    for a in arguments:
+        need = isinstance(a, Tensor) and a.requires_grad
+        needs.append(need)
+        sources.append((a.step or a) if need else None)
     result = op(spec, *arrays)
     results = result if isinstance(result, tuple) else (result,)
     tensors = tuple(map(Tensor, results))
     if op.vjp is not NO_GRADIENT:
-        needs = tuple([isinstance(a, Tensor) and a.requires_grad for a in arguments])
-        sources = tuple([(a.step or a) if need else None for a, need in zip(arguments, needs, strict=True)])
         values = tuple([Value(t.shape, t.dtype) for t in tensors])
-        step = Step(Node(op, spec, tuple(map(_value, arguments)), values), needs, sources)
-        reads = () if op.vjp is None else op.vjp.reads(spec, needs)
+        step = Step(Node(op, spec, tuple(map(_value, arguments)), values), tuple(needs), tuple(sources))
+        reads = () if op.vjp is None else op.vjp.reads(spec, step.needs)
         step.inputs = tuple([a if i in reads else None for i, a in enumerate(arrays)])
         step.results = tuple([a if ~j in reads else None for j, a in enumerate(results)])
         for tensor, value in zip(tensors, values, strict=True):
@@ -214,12 +218,11 @@ def _gradients(step: Step, grads: list[Array | None]) -> Sequence[Array | None]:
     return (*found, *[None] * count)[:count]
 
 
-def _is_own(part: Array, others: Iterable[Any]) -> bool:
+def _is_own(part: Array, others: list[Array]) -> bool:
     """Whether an array is nobody else's, so that it may be added to."""
-    return (
-        part.flags.carray
-        and not any(isinstance(o, np.ndarray) and np.may_share_memory(part, o) for o in others)
-    )  # fmt: skip
+    if not part.flags.carray:
+        return False
+    return not any(np.may_share_memory(part, o) for o in others)
 
 
 def _go_back(step: Step, sums: dict[Value | Tensor, _Sum], keep: bool) -> None:
@@ -228,22 +231,31 @@ def _go_back(step: Step, sums: dict[Value | Tensor, _Sum], keep: bool) -> None:
     for output in step.node.outputs:
         total = sums.pop(output, None)
         array = None if total is None else total.array
-        grads.append(None if array is None else _hooked(step.hooks.get(output), array))
+        hooks = step.hooks.get(output) if step.hooks else None
+        grads.append(_hooked(hooks, array) if hooks and array is not None else array)
     if any(g is not None for g in grads):
-        parts = _gradients(step, grads)
-        for i, (value, need, part) in enumerate(zip(step.node.inputs, step.needs, parts, strict=True)):
-            if not need or part is None or value is None:
-                continue
-            array = np.asarray(part, value.dtype)
-            if array.shape != value.shape:
-                name = step.node.op.name
-                raise ShapeError(f"{name}: gradient {i} has shape {array.shape}, expected {value.shape}")
-            others = (*grads, *step.inputs, *step.results, *parts[:i], *parts[i + 1 :])
-            source = step.sources[i]
-            key = source if isinstance(source, Tensor) else value
-            sums.setdefault(key, _Sum()).add(array, _is_own(array, others))
+        _share_out(step, grads, _gradients(step, grads), sums)
     if not keep:
         step.free()
+
+
+def _share_out(
+    step: Step, grads: list[Array | None], parts: Sequence[Array | None], sums: dict[Value | Tensor, _Sum]
+) -> None:
+    """Add what an operator's rule gave to the gradients of its arguments."""
+    held = [a for a in (*grads, *step.inputs, *step.results) if isinstance(a, np.ndarray)]
+    for i, part in enumerate(parts):
+        value = step.node.inputs[i]
+        if part is None or value is None or not step.needs[i]:
+            continue
+        array = np.asarray(part, value.dtype)
+        if array.shape != value.shape:
+            name = step.node.op.name
+            raise ShapeError(f"{name}: gradient {i} has shape {array.shape}, expected {value.shape}")
+        source = step.sources[i]
+        key = source if isinstance(source, Tensor) else value
+        others = [p for j, p in enumerate(parts) if j != i and isinstance(p, np.ndarray)]
+        sums.setdefault(key, _Sum()).add(array, _is_own(array, [*held, *others]))
 
 
 def _finish(leaf: Tensor, total: _Sum | None) -> None:

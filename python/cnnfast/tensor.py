@@ -65,6 +65,21 @@ class Hook:
         self._held.pop(id(self), None)
 
 
+_F32 = np.dtype(np.float32)
+
+
+def _plain(data: Any) -> Array:
+    """An array of the machine's byte order, and of float32 in place of other sizes than 4 and 8 bytes."""
+    array = np.asarray(data.data if isinstance(data, Tensor) else data)
+    if array.dtype.kind in "biuf":
+        half = array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8)
+        # The view makes equal types one object.
+        native = np.dtype(np.float32 if half else array.dtype.char)
+        if array.dtype is not native:
+            array = array.astype(native, copy=False).view(native)
+    return array
+
+
 class Tensor:
     """An array in a network.
 
@@ -105,15 +120,7 @@ class Tensor:
     __array_ufunc__ = None
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
-        if isinstance(data, Tensor):
-            data = data.data
-        array = np.asarray(data)
-        if array.dtype.kind in "biuf":
-            half = array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8)
-            # Of the machine's byte order; the view makes equal types one object.
-            native = np.dtype(np.float32 if half else array.dtype.char)
-            if array.dtype is not native:
-                array = array.astype(native, copy=False).view(native)
+        array = data if type(data) is np.ndarray and data.dtype is _F32 else _plain(data)
         self._data: Array | None = array
         self.shape: tuple[int, ...] = array.shape
         self.dtype = array.dtype
@@ -343,13 +350,15 @@ def run(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:
     It is recorded where one is a symbol, and taped where one wants a gradient.
     """
     tensors = [a for a in arguments if isinstance(a, Tensor)]
-    if any(t.is_symbol for t in tensors):
+    # First of all: initial values of parameters are not drawn for a trace.
+    if any([t._data is None and t.is_symbol for t in tensors]):  # noqa: C419  # a list is faster
         from .graph.trace import record
 
         return record(op, spec, arguments)
-    if not _mode.blocks and any(t.requires_grad for t in tensors):
+    arrays = [a.data if isinstance(a, Tensor) else a for a in arguments]
+    if not _mode.blocks and any([t.requires_grad for t in tensors]):  # noqa: C419
         from .autograd import tape
 
-        return tape(op, spec, arguments)
-    result = op(spec, *[a.data if isinstance(a, Tensor) else a for a in arguments])
+        return tape(op, spec, arguments, arrays)
+    result = op(spec, *arrays)
     return tuple(map(Tensor, result)) if isinstance(result, tuple) else Tensor(result)
