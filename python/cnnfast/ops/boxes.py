@@ -563,17 +563,19 @@ def box_convert(boxes: Any, source: str, target: str) -> Array:
 
 
 def _convert_tensor(boxes: Tensor, source: str, target: str) -> Any:
-    """:func:`box_convert` by operators on tensors."""
+    """:func:`box_convert` by operators on tensors, in the same arithmetic."""
+    if source == target:
+        return boxes
     first, second = take(boxes, (..., slice(0, 2))), take(boxes, (..., slice(2, 4)))
-    if source == "xyxy":
-        low, sides = first, sub(second, first)
-    else:
-        low, sides = first if source == "xywh" else sub(first, mul(second, 0.5)), second
+    low = sub(first, mul(second, 0.5)) if source == "cxcywh" else first
+    high = second
     if target == "xyxy":
-        return concat([low, second if source == "xyxy" else add(low, sides)])
-    if target == "xywh":
-        return concat([low, sides])
-    return concat([first if source == "cxcywh" else add(low, mul(sides, 0.5)), sides])
+        high = add(low, second) if source == "xywh" else add(first, mul(second, 0.5))
+    elif source == "xyxy":
+        high = sub(second, first)
+    if target == "cxcywh":
+        low = mul(add(first, second), 0.5) if source == "xyxy" else add(first, mul(second, 0.5))
+    return concat([low, high])
 
 
 def nms(boxes: Any, scores: Any, iou_threshold: float) -> Array:
