@@ -57,16 +57,19 @@ void conv2d_grad_input(const Conv2dSpec& spec, const float* g, const float* w, f
   if (s.n * s.h * s.w * s.c == 0) return;
   const int threads = threads_for(gemm_nanoseconds(s.flops()));
   const Conv2dSpec t = turned(s);
+  const bool depthwise = s.groups == s.c && s.o == s.c && s.c > 1;
+  if (depthwise && (s.sh != 1 || s.sw != 1 || t.pt < 0 || t.pl < 0)) return depthwise_grad_input(s, g, w, dx);
   if (s.sh != 1 || s.sw != 1 || t.pt < 0 || t.pl < 0) return by_transpose(s, g, w, dx, threads);
   const int64_t weights = s.kh * s.kw * (s.c / s.groups) * s.o;
-  if (s.groups == s.c && s.o == s.c && s.c > 1 && all_finite(w, weights)) {
+  if (depthwise) {
+    // 0 * inf is NaN, and there are no zeros around g.
+    if (!all_finite(w, weights)) return depthwise_grad_input(s, g, w, dx);
     Buffer reversed(static_cast<size_t>(weights) * sizeof(float));
     for (int64_t tap = 0; tap < s.kh * s.kw; ++tap)
       std::copy_n(w + tap * s.c, s.c, reversed.floats() + (s.kh * s.kw - 1 - tap) * s.c);
     return depthwise_conv2d(t, g, reversed.floats(), true, Epilogue{}, dx);
   }
   const PackedMatrix packed = pack_turned(s, w, threads);
-  // 0 * inf is NaN, and there are no zeros around g.
   if (!packed.view().finite) return by_transpose(s, g, w, dx, threads);
   conv2d(t, g, nullptr, &packed, Epilogue{}, dx);
 }

@@ -12,6 +12,8 @@
 #include "kernels/boxes.inl"
 #include "kernels/roi.inl"
 #include "kernels/winograd.inl"
+#include "kernels/outer.inl"
+#include "kernels/depthwise_grad.inl"
 
 #define CNNFAST_STRING_(x) #x
 #define CNNFAST_STRING(x) CNNFAST_STRING_(x)
@@ -52,6 +54,8 @@ const cnnfast::KernelTable CNNFAST_TABLE = {
     box_kernels(),
     roi_kernels(),
     winograd_kernels(),
+    outer_kernels(),
+    depthwise_grad_kernels(),
     spin_fma,
 };
 }

@@ -9,6 +9,8 @@
 #include "kernels/boxes.h"
 #include "kernels/roi.h"
 #include "kernels/winograd.h"
+#include "kernels/outer.h"
+#include "kernels/depthwise_grad.h"
 
 namespace cnnfast {
 
@@ -24,6 +26,8 @@ struct KernelTable {
   BoxKernels boxes;
   RoiKernels roi;
   WinogradKernels winograd;
+  OuterKernels outer;
+  DepthwiseGradKernels depthwise_grad;
   // Runs `steps` dependent rounds of independent FMAs and returns the FLOPs done: the peak of a core.
   double (*spin_fma)(int64_t steps);
 };

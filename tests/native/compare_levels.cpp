@@ -19,16 +19,23 @@ CNNFAST_EXPECT_KERNELS(KernelTable, const char* level; int vl; cnnfast::GemmKern
                        cnnfast::DepthwiseKernels depthwise; cnnfast::PoolKernels pool;
                        cnnfast::PointwiseKernels pointwise; cnnfast::NormKernels norm;
                        cnnfast::ResampleKernels resample; cnnfast::BoxKernels boxes; cnnfast::RoiKernels roi;
-                       cnnfast::WinogradKernels winograd; double (*spin_fma)(int64_t);)
+                       cnnfast::WinogradKernels winograd; cnnfast::OuterKernels outer;
+                       cnnfast::DepthwiseGradKernels depthwise_grad; double (*spin_fma)(int64_t);)
 
 namespace {
 
 const std::pair<const char*, Compare> kFamilies[] = {
-    {"gemm", compare_gemm},         {"depthwise", compare_depthwise},
-    {"pool", compare_pool},         {"pointwise", compare_pointwise},
-    {"norm", compare_norm},         {"resample", compare_resample},
-    {"boxes", compare_boxes},       {"roi", compare_roi},
+    {"gemm", compare_gemm},
+    {"depthwise", compare_depthwise},
+    {"pool", compare_pool},
+    {"pointwise", compare_pointwise},
+    {"norm", compare_norm},
+    {"resample", compare_resample},
+    {"boxes", compare_boxes},
+    {"roi", compare_roi},
     {"winograd", compare_winograd},
+    {"outer", compare_outer},
+    {"depthwise_grad", compare_depthwise_grad},
 };
 
 const KernelTable* table_of(const std::string& name) {

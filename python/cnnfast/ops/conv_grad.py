@@ -149,6 +149,10 @@ def _native_conv2d_grad_input(s: Conv2dSpec, g: Array, w: Array) -> Array:
     return native().conv2d_grad_input(s.native, g, w)
 
 
+def _native_conv2d_grad_weight(s: Conv2dSpec, x: Array, g: Array) -> Array:
+    return native().conv2d_grad_weight(s.native, x, g)
+
+
 CONV2D_GRAD_INPUT = Op(
     "conv2d_grad_input",
     infer_conv2d_grad_input,
@@ -162,7 +166,7 @@ CONV2D_GRAD_WEIGHT = Op(
     "conv2d_grad_weight",
     infer_conv2d_grad_weight,
     reference_conv2d_grad_weight,
-    reference_conv2d_grad_weight,
+    _native_conv2d_grad_weight,
     _cost_conv2d,
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.w, dtype),),
@@ -195,7 +199,7 @@ BIAS_GRAD = Op(
     "bias_grad",
     infer_bias_grad,
     reference_bias_grad,
-    reference_bias_grad,
+    lambda shape, g: native().channel_sums(g),
     _cost_bias_grad,
     vjp=NO_GRADIENT,
     results=lambda shape, dtype: ((shape[-1:], dtype),),

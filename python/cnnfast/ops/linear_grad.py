@@ -9,7 +9,7 @@ import numpy as np
 from .activation_grad import activation_grad
 from .conv_grad import bias_grad
 from .linear import LINEAR, LinearSpec, _cost_linear, infer_linear
-from .registry import NO_GRADIENT, RESULT, Array, Op, Vjp, array, cached, fail
+from .registry import NO_GRADIENT, RESULT, Array, Op, Vjp, array, cached, fail, native
 
 
 def _infer(op: str, g: Any, x: Any, w: Any) -> LinearSpec:
@@ -54,7 +54,7 @@ LINEAR_GRAD_INPUT = Op(
     "linear_grad_input",
     infer_linear_grad_input,
     reference_linear_grad_input,
-    reference_linear_grad_input,
+    lambda s, g, w: native().linear_grad_input(g, w),
     _cost_linear,
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
@@ -63,7 +63,7 @@ LINEAR_GRAD_WEIGHT = Op(
     "linear_grad_weight",
     infer_linear_grad_weight,
     reference_linear_grad_weight,
-    reference_linear_grad_weight,
+    lambda s, x, g: native().linear_grad_weight(x, g),
     _cost_linear,
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.w, dtype),),
