@@ -14,6 +14,8 @@
 #include "kernels/winograd.inl"
 #include "kernels/outer.inl"
 #include "kernels/depthwise_grad.inl"
+#include "kernels/pool_grad.inl"
+#include "kernels/train.inl"
 
 #define CNNFAST_STRING_(x) #x
 #define CNNFAST_STRING(x) CNNFAST_STRING_(x)
@@ -56,6 +58,8 @@ const cnnfast::KernelTable CNNFAST_TABLE = {
     winograd_kernels(),
     outer_kernels(),
     depthwise_grad_kernels(),
+    pool_grad_kernels(),
+    train_kernels(),
     spin_fma,
 };
 }

@@ -11,6 +11,8 @@
 #include "kernels/winograd.h"
 #include "kernels/outer.h"
 #include "kernels/depthwise_grad.h"
+#include "kernels/pool_grad.h"
+#include "kernels/train.h"
 
 namespace cnnfast {
 
@@ -28,6 +30,8 @@ struct KernelTable {
   WinogradKernels winograd;
   OuterKernels outer;
   DepthwiseGradKernels depthwise_grad;
+  PoolGradKernels pool_grad;
+  TrainKernels train;
   // Runs `steps` dependent rounds of independent FMAs and returns the FLOPs done: the peak of a core.
   double (*spin_fma)(int64_t steps);
 };

@@ -1,10 +1,14 @@
-// Sums of outer products over pixels, and the gradients of depthwise convolution.
+// Gradients: sums of outer products over pixels, depthwise convolution, pooling, batch normalisation and
+// activations.
 #include <algorithm>
 
 #include "harness.h"
 
 CNNFAST_EXPECT_KERNELS(OuterKernels, int64_t widest; int64_t (*rows)(); void (*block)();)
 CNNFAST_EXPECT_KERNELS(DepthwiseGradKernels, void (*weight)(); void (*input)();)
+CNNFAST_EXPECT_KERNELS(PoolGradKernels, void (*max_row)(); void (*average_row)();)
+CNNFAST_EXPECT_KERNELS(TrainKernels, void (*moments)(); void (*norm_sums)(); void (*norm_grad)();
+                       void (*activation_grad)();)
 
 namespace compare {
 
@@ -85,6 +89,97 @@ void compare_depthwise_grad(const KernelTable& base, const KernelTable& level, G
       level.depthwise_grad.input(gs.data(), ws.data(), taps, c, got.data());
       const std::vector<double> bounds(static_cast<size_t>(c), static_cast<double>(2 * taps * taps) * kUnit);
       report.same("input", expected.data(), got.data(), c, &bounds);
+    }
+}
+
+void compare_pool_grad(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {
+  Random random(23);
+  for (int64_t c : {1, 3, 8, 16, 17, 33, 70})
+    for (int64_t kw : {1, 2, 3, 5})
+      for (int64_t step : {1, 2})
+        for (int64_t dilation : {1, 2}) {
+          const int64_t w = 11, rows = 3, pl = kw / 2, ld = c + 1, count = (w - 1) * ld + c;
+          const int64_t q = (w + 2 * pl - dilation * (kw - 1) - 1) / step + 1;
+          // Whole numbers have ties.
+          Floats x = random.floats(rows * count, guard, -3, 3);
+          for (float& v : x) v = std::floor(v);
+          x[random.below(rows * count)] = NAN;
+          const Floats g = random.floats((q - 1) * ld + c, guard), start = random.floats(rows * count, guard);
+          std::vector<double> divisors;
+          for (int64_t i = 0; i < q; ++i) divisors.push_back(static_cast<double>(random.below(3) + 1));
+          for (bool max : {true, false}) {
+            Floats results[2] = {Floats(rows * count, guard), Floats(rows * count, guard)};
+            const KernelTable* tables[2] = {&base, &level};
+            for (int k = 0; k < 2; ++k) {
+              std::copy(start.begin(), start.end(), results[k].begin());
+              const float* from[rows];
+              float* to[rows];
+              for (int64_t r = 0; r < rows; ++r)
+                from[r] = x.data() + r * count, to[r] = results[k].data() + r * count;
+              const cnnfast::PoolGradRow t{from, to, rows, g.data(), w,  q,   c,
+                                           ld,   kw, step, dilation, pl, 2.0, divisors.data()};
+              (max ? tables[k]->pool_grad.max_row : tables[k]->pool_grad.average_row)(&t);
+            }
+            report.same(max ? "maximum" : "average", results[0].data(), results[1].data(), rows * count);
+          }
+        }
+}
+
+void compare_train(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {
+  Random random(24);
+  const KernelTable* tables[2] = {&base, &level};
+  for (int64_t n : {1, 2, 5, 8, 15, 16, 17, 33, 64, 65, 130})
+    for (int64_t rows : {1, 3, 4, 9}) {
+      const Floats x = random.floats(rows * n, guard), g = random.floats(rows * n, guard);
+      const Floats mean = random.floats(n, guard), factor = random.floats(n, guard);
+      const Floats shift = random.floats(n, guard), level_of = random.floats(n, guard);
+      const Floats slope = random.floats(n, guard);
+      const std::vector<double> of_sums(static_cast<size_t>(n), 64 * kUnit * static_cast<double>(rows));
+      const std::vector<double> of_values(static_cast<size_t>(rows * n), 32 * kUnit);
+      Floats first[2] = {Floats(n, guard), Floats(n, guard)},
+             second[2] = {Floats(n, guard), Floats(n, guard)};
+      for (int k = 0; k < 2; ++k) {
+        const cnnfast::MomentRows t{x.data(), mean.data(), first[k].data(), second[k].data(), rows, n};
+        tables[k]->train.moments(&t);
+      }
+      report.same("sums", first[0].data(), first[1].data(), n, &of_sums);
+      report.same("squares", second[0].data(), second[1].data(), n, &of_sums);
+      for (bool relu : {false, true}) {
+        Floats dx[2] = {Floats(rows * n, guard), Floats(rows * n, guard)};
+        for (int k = 0; k < 2; ++k) {
+          const cnnfast::NormGradRows t{x.data(),
+                                        g.data(),
+                                        mean.data(),
+                                        factor.data(),
+                                        shift.data(),
+                                        first[k].data(),
+                                        second[k].data(),
+                                        dx[k].data(),
+                                        level_of.data(),
+                                        slope.data(),
+                                        rows,
+                                        n,
+                                        relu};
+          tables[k]->train.norm_sums(&t);
+          tables[k]->train.norm_grad(&t);
+        }
+        report.same("sums of gradients", first[0].data(), first[1].data(), n, &of_sums);
+        report.same("products", second[0].data(), second[1].data(), n, &of_sums);
+        report.same("gradients", dx[0].data(), dx[1].data(), rows * n, &of_values);
+      }
+    }
+  for (int64_t n : {1, 7, 16, 17, 63, 130})
+    for (int kind = 0; kind < 8; ++kind) {
+      Floats v = random.floats(n, guard, -9, 9);
+      const Floats g = random.floats(n, guard);
+      const float special[] = {0.0f, 3.0f, -3.0f, 6.0f, INFINITY, -INFINITY, NAN};
+      if (random.below(2)) v[random.below(n)] = special[random.below(7)];
+      Floats y[2] = {Floats(n, guard), Floats(n, guard)};
+      for (int k = 0; k < 2; ++k)
+        tables[k]->train.activation_grad(kind, 0.125f, g.data(), v.data(), y[k].data(), n);
+      // Results far outside 0 .. 1, which sigmoid and tanh never give, make large products.
+      const std::vector<double> bounds(static_cast<size_t>(n), 1200 * kUnit);
+      report.same("activation", y[0].data(), y[1].data(), n, kind <= cnnfast::kTanh ? nullptr : &bounds);
     }
 }
 

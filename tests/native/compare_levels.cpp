@@ -20,7 +20,8 @@ CNNFAST_EXPECT_KERNELS(KernelTable, const char* level; int vl; cnnfast::GemmKern
                        cnnfast::PointwiseKernels pointwise; cnnfast::NormKernels norm;
                        cnnfast::ResampleKernels resample; cnnfast::BoxKernels boxes; cnnfast::RoiKernels roi;
                        cnnfast::WinogradKernels winograd; cnnfast::OuterKernels outer;
-                       cnnfast::DepthwiseGradKernels depthwise_grad; double (*spin_fma)(int64_t);)
+                       cnnfast::DepthwiseGradKernels depthwise_grad; cnnfast::PoolGradKernels pool_grad;
+                       cnnfast::TrainKernels train; double (*spin_fma)(int64_t);)
 
 namespace {
 
@@ -36,6 +37,8 @@ const std::pair<const char*, Compare> kFamilies[] = {
     {"winograd", compare_winograd},
     {"outer", compare_outer},
     {"depthwise_grad", compare_depthwise_grad},
+    {"pool_grad", compare_pool_grad},
+    {"train", compare_train},
 };
 
 const KernelTable* table_of(const std::string& name) {

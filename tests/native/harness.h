@@ -177,5 +177,7 @@ void compare_roi(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_winograd(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_outer(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_depthwise_grad(const KernelTable&, const KernelTable&, Guard, Report&);
+void compare_pool_grad(const KernelTable&, const KernelTable&, Guard, Report&);
+void compare_train(const KernelTable&, const KernelTable&, Guard, Report&);
 
 }  // namespace compare

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .activations import ACTIVATIONS, ActivationSpec, infer_activation, reads_result
+from .activations import ACTIVATION_CODES, ACTIVATIONS, ActivationSpec, infer_activation, reads_result
 from .registry import (
     NO_GRADIENT,
     OPERATORS,
@@ -19,6 +19,7 @@ from .registry import (
     cached,
     choice,
     fail,
+    native,
 )
 
 
@@ -67,7 +68,7 @@ ACTIVATION_GRAD = Op(
     "activation_grad",
     infer_activation_grad,
     reference_activation_grad,
-    reference_activation_grad,
+    lambda s, g, v: native().activation_grad(g, v, ACTIVATION_CODES[s.name], s.slope),
     lambda s: Cost(3 * float(np.prod(s.out, dtype=float)), 12 * float(np.prod(s.out, dtype=float))),
     vjp=NO_GRADIENT,
     settings=lambda s: {"name": s.name, "slope": s.slope},

@@ -20,6 +20,7 @@ from .registry import (
     choice,
     elements,
     fail,
+    native,
     optional,
     shape_of,
 )
@@ -134,6 +135,24 @@ def reference_batch_norm_train_grad(
         return dx.reshape(s.out).astype(x.dtype), dscale.astype(x.dtype), dshift.astype(x.dtype)
 
 
+def _native_batch_norm_train(
+    s: BatchNormTrainSpec, x: Array, scale: Array | None = None, shift: Array | None = None
+) -> tuple[Array, Array, Array]:
+    return native().batch_norm_train(x, scale, shift, s.eps, s.activation is not None)
+
+
+def _native_batch_norm_train_grad(
+    s: BatchNormTrainSpec,
+    g: Array,
+    x: Array,
+    mean: Array,
+    var: Array,
+    scale: Array | None = None,
+    shift: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    return native().batch_norm_train_grad(g, x, mean, var, scale, shift, s.eps, s.activation is not None)
+
+
 def _cost_train(s: BatchNormTrainSpec) -> Cost:
     n = float(np.prod(s.out, dtype=float))
     return Cost(6 * n, 8 * n)
@@ -164,7 +183,7 @@ BATCH_NORM_TRAIN = Op(
     "batch_norm_train",
     infer_batch_norm_train,
     reference_batch_norm_train,
-    reference_batch_norm_train,
+    _native_batch_norm_train,
     _cost_train,
     vjp=Vjp(_vjp, lambda s, needs: (0, 1, 2, ~1, ~2)),
     results=lambda s, dtype: ((s.out, dtype), (s.out[-1:], dtype), (s.out[-1:], dtype)),
@@ -174,7 +193,7 @@ BATCH_NORM_TRAIN_GRAD = Op(
     "batch_norm_train_grad",
     infer_batch_norm_train_grad,
     reference_batch_norm_train_grad,
-    reference_batch_norm_train_grad,
+    _native_batch_norm_train_grad,
     _cost_grad,
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.out, dtype), (s.out[-1:], dtype), (s.out[-1:], dtype)),

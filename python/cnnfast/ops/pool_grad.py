@@ -21,7 +21,7 @@ from .pool import (
     infer_max_pool2d,
     reference_max_pool2d,
 )
-from .registry import NO_GRADIENT, Array, Op, Vjp, array, cached, fail, hashable, reads_all
+from .registry import NO_GRADIENT, Array, Op, Vjp, array, cached, fail, hashable, native, reads_all
 
 # --- shape rules -----------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ MAX_POOL2D_GRAD = Op(
     "max_pool2d_grad",
     infer_max_pool2d_grad,
     reference_max_pool2d_grad,
-    reference_max_pool2d_grad,
+    lambda s, g, x: native().max_pool2d_grad(s.native, g, x),
     _cost_pool2d,
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
@@ -141,7 +141,7 @@ AVG_POOL2D_GRAD = Op(
     "avg_pool2d_grad",
     infer_avg_pool2d_grad,
     reference_avg_pool2d_grad,
-    reference_avg_pool2d_grad,
+    lambda s, g: native().avg_pool2d_grad(s.native, g),
     _cost_pool2d,
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),

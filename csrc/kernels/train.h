@@ -1,0 +1,35 @@
+#pragma once
+#include <cstdint>
+
+namespace cnnfast {
+
+// Rows of n values under vectors of n values: sums of the differences x - mean, and of their squares.
+struct MomentRows {
+  const float* x;
+  const float* mean;
+  float *sums, *squares;  // n each
+  int64_t rows, n;
+};
+
+// Rows of n values: what batch normalisation does with a gradient. With relu, g counts only where
+// (x - mean) * factor + shift is not below or at zero.
+struct NormGradRows {
+  const float *x, *g;
+  const float *mean, *factor, *shift;
+  float *sums, *products;  // of g, and of g * (x - mean)
+  float* dx;               // factor * (g - level - (x - mean) * slope)
+  const float *level, *slope;
+  int64_t rows, n;
+  bool relu;
+};
+
+struct TrainKernels {
+  void (*moments)(const MomentRows*);
+  void (*norm_sums)(const NormGradRows*);
+  void (*norm_grad)(const NormGradRows*);
+  // y = g * derivative of an activation at v: its result for relu, relu6, sigmoid and tanh, its argument for
+  // the others.
+  void (*activation_grad)(int kind, float slope, const float* g, const float* v, float* y, int64_t n);
+};
+
+}  // namespace cnnfast
