@@ -200,25 +200,12 @@ void copy_values(const float* from, int64_t step, int64_t pixels, float* to) {
 void Block::pack_channels(const float* x, int64_t c0, int64_t rows, float* to) const {
   for (const int64_t line : lines_) {
     const float* from = x + (line * s_.w + left_) * s_.c + c0;
-    switch (rows) {
-      case 4:
-        copy_values<4>(from, s_.c, width_, to);
-        break;
-      case 5:
-        copy_values<5>(from, s_.c, width_, to);
-        break;
-      case 6:
-        copy_values<6>(from, s_.c, width_, to);
-        break;
-      case 8:
-        copy_values<8>(from, s_.c, width_, to);
-        break;
-      case 12:
-        copy_values<12>(from, s_.c, width_, to);
-        break;
-      default:
-        for (int64_t i = 0; i < width_; ++i) std::copy_n(from + i * s_.c, rows, to + i * rows);
-    }
+    // The heights of tiles, which are copied with the number known.
+    static constexpr void (*kCopies[])(const float*, int64_t, int64_t, float*) = {
+        nullptr,         copy_values<1>,  copy_values<2>,  copy_values<3>,  copy_values<4>,
+        copy_values<5>,  copy_values<6>,  copy_values<7>,  copy_values<8>,  copy_values<9>,
+        copy_values<10>, copy_values<11>, copy_values<12>, copy_values<13>, copy_values<14>};
+    kCopies[rows](from, s_.c, width_, to);
     to += width_ * rows;
   }
 }

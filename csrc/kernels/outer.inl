@@ -73,7 +73,9 @@ typedef void (*OuterFn)(const cnnfast::OuterBlock*);
    CNNFAST_OUTER_IF(V, NV, rows, 9),   \
    CNNFAST_OUTER_IF(V, NV, rows, 10),  \
    CNNFAST_OUTER_IF(V, NV, rows, 11),  \
-   CNNFAST_OUTER_IF(V, NV, rows, 12)}
+   CNNFAST_OUTER_IF(V, NV, rows, 12),  \
+   CNNFAST_OUTER_IF(V, NV, rows, 13),  \
+   CNNFAST_OUTER_IF(V, NV, rows, 14)}
 
 static const OuterFn kOuterTiles[kMaxVectors + 1][kMaxTileRows + 1] = {
     {},
