@@ -124,7 +124,8 @@ static void activation_grad(int kind, float slope, const float* g, const float* 
       return CNNFAST_EACH(d * select(x <= splat(-3.0f), zero,
                                      select(x >= splat(3.0f), one, fma(x, splat(1.0f / 3), splat(0.5f)))));
     default:
-      return CNNFAST_EACH(d);
+      return each_vector(y, n,
+                         [g](int64_t i, auto read) __attribute__((always_inline)) { return read(g + i); });
   }
 #undef CNNFAST_EACH
 }
