@@ -159,6 +159,19 @@ for _name in ("softmax", "log_softmax"):
     _case(_name, "middle", lambda x, n=_name: getattr(ops, n)(x, 1), (2, 7, 3))
 
 LABELS = np.array([[3, 0, 16], [-100, 5, 5]])
+_case(
+    "sigmoid_cross_entropy",
+    "plain",
+    lambda x, t: ops.sigmoid_cross_entropy(x, ops.sigmoid(t)),
+    (3, 5),
+    (3, 5),
+)
+_case(
+    "sigmoid_cross_entropy",
+    "weighted",
+    lambda x: ops.sigmoid_cross_entropy(x, np.eye(3, 17, dtype=x.dtype), pos_weight=2.5),
+    (3, 17),
+)
 _case("softmax_cross_entropy", "plain", lambda x: ops.softmax_cross_entropy(x, LABELS)[0], (2, 3, 17))
 _case(
     "softmax_cross_entropy",

@@ -10,7 +10,7 @@ from . import errors, filters, ops
 from .config import get_num_threads, set_num_threads, show_config, use_backend
 
 if TYPE_CHECKING:
-    from . import data, graph, models, nn, onnx
+    from . import data, graph, losses, models, nn, onnx
     from .engine import Engine, compile, load_engine
     from .gradient_check import gradcheck
     from .graph.summary import summary
@@ -34,6 +34,7 @@ __all__ = [
     "is_grad_enabled",
     "load_engine",
     "load_weights",
+    "losses",
     "manual_seed",
     "models",
     "nn",
@@ -57,7 +58,7 @@ _LATER = {
     "graph.summary": ("summary",),
     "models.convolutional": ("fully_convolutional",),
 }
-_MODULES = ("data", "graph", "models", "nn", "onnx")
+_MODULES = ("data", "graph", "losses", "models", "nn", "onnx")
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from .linear import Flatten, Linear
 from .module import Module
 from .norm import BatchNorm2d, LocalResponseNorm
 from .pool import AvgPool2d, GlobalAvgPool2d, GlobalMaxPool2d, MaxPool2d, Upsample
+from .siamese import SiameseHead
 
 __all__ = [
     "AvgPool2d",
@@ -44,6 +45,7 @@ __all__ = [
     "ReLU6",
     "Sequential",
     "SiLU",
+    "SiameseHead",
     "Sigmoid",
     "Softmax",
     "Tanh",

@@ -9,7 +9,7 @@ from .concat import concat
 from .conv import conv2d, depthwise_conv2d, pack_conv2d
 from .conv_grad import bias_grad, conv2d_grad_input, conv2d_grad_weight
 from .conv_transpose import conv2d_transpose, pack_conv2d_transpose
-from .cross_entropy import softmax_cross_entropy
+from .cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
 from .elementwise import (
     abs,
     cast,
@@ -138,6 +138,7 @@ __all__ = [
     "roi_align",
     "roi_pool",
     "sigmoid",
+    "sigmoid_cross_entropy",
     "silu",
     "soft_nms",
     "softmax",

@@ -1,4 +1,4 @@
-"""Softmax and cross-entropy in one operator, with the gradient that belongs to it."""
+"""Cross-entropy of scores, softmax or sigmoid included, with the gradient that belongs to it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import DTypeError, GradientError
 from ..tensor import Tensor
+from .activations import sigmoid
 from .registry import Array, Cost, Op, Vjp, array, cached, fail, integer, native, number
 from .softmax import log_softmax
 
@@ -137,3 +138,92 @@ def softmax_cross_entropy(
     if wrong.any():
         fail(op, f"labels must be in 0..{s.x[-1] - 1}, got {label[wrong].ravel()[0]}", x=x.shape)
     return SOFTMAX_CROSS_ENTROPY(s, x, label)
+
+
+# --- independent classes ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SigmoidCrossEntropySpec:
+    """A checked cross-entropy of each score with its own target."""
+
+    out: tuple[int, ...]
+    pos_weight: float
+
+
+@cached
+def infer_sigmoid_cross_entropy(
+    x: tuple[int, ...], target: tuple[int, ...], pos_weight: Any = 1.0
+) -> SigmoidCrossEntropySpec:
+    """Validate a cross-entropy; see :func:`sigmoid_cross_entropy`."""
+    op = "sigmoid_cross_entropy"
+    if target != x:
+        fail(op, "target must have the shape of x", target=target, x=x)
+    weight = number(op, "pos_weight", pos_weight)
+    if not 0 <= weight < math.inf:
+        fail(op, f"pos_weight must be finite and not negative, got {weight}")
+    return SigmoidCrossEntropySpec(x, weight)
+
+
+def reference_sigmoid_cross_entropy(s: SigmoidCrossEntropySpec, x: Array, target: Array) -> Array:
+    """w t log(1 + exp(-x)) + (1 - t) log(1 + exp(x)), without overflow."""
+    with np.errstate(all="ignore"):
+        small = np.log1p(np.exp(-np.abs(x)))
+        weight = x.dtype.type(s.pos_weight)
+        return weight * target * (small + np.maximum(-x, 0)) + (1 - target) * (small + np.maximum(x, 0))
+
+
+def _vjp_sigmoid(s: SigmoidCrossEntropySpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    x, target = inputs
+    p, weight = sigmoid(x), x.dtype.type(s.pos_weight)
+    gx = g * ((1 - target) * p - weight * target * (1 - p)) if needs[0] else None
+    if not needs[1]:
+        return gx, None
+    with np.errstate(all="ignore"):
+        small = np.log1p(np.exp(-np.abs(x)))
+    return gx, g * (weight * (small + np.maximum(-x, 0)) - (small + np.maximum(x, 0)))
+
+
+SIGMOID_CROSS_ENTROPY = Op(
+    "sigmoid_cross_entropy",
+    infer_sigmoid_cross_entropy,
+    reference_sigmoid_cross_entropy,
+    reference_sigmoid_cross_entropy,
+    lambda s: Cost(12 * float(np.prod(s.out, dtype=float)), 12 * float(np.prod(s.out, dtype=float))),
+    vjp=Vjp(_vjp_sigmoid, lambda s, needs: (0, 1)),
+    settings=lambda s: {"pos_weight": s.pos_weight},
+)
+
+
+def sigmoid_cross_entropy(x: Any, target: Any, *, pos_weight: float = 1.0) -> Array:
+    """Cross-entropy of the sigmoid of each score with its target.
+
+    ``-w t log sigmoid(x) - (1 - t) log(1 - sigmoid(x))``; the gradient at x = 0 is ``1/2 - t`` for w = 1.
+
+    Parameters
+    ----------
+    x : array_like, any shape
+        Scores before the sigmoid; float32 or float64.
+    target : array_like, shape and type of x
+        Probabilities in 0 .. 1.
+    pos_weight : float
+        w, the weight of positive targets.
+
+    Returns
+    -------
+    ndarray, shape of x
+        Per score, neither summed nor averaged.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    References
+    ----------
+    Bishop, "Pattern recognition and machine learning", 2006, equation 4.90.
+    """
+    op = "sigmoid_cross_entropy"
+    x = array(op, "x", x)
+    target = array(op, "target", target, x)
+    s = infer_sigmoid_cross_entropy(x.shape, target.shape, pos_weight)
+    return SIGMOID_CROSS_ENTROPY(s, x, target)
