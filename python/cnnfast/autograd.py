@@ -152,8 +152,9 @@ class _Sum:
     def add(self, part: Array, own: bool) -> None:
         if self.array is None:
             self.array, self.own = part, own
-        elif self.own:
-            np.add(self.array, part, out=self.array)
+        elif self.own or own:
+            to = self.array if self.own else part
+            self.array, self.own = np.add(self.array, part, out=to), True
         else:
             self.array, self.own = np.asarray(self.array + part), True
 
