@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .problems import Problem, channels_out
+from .problems import OPERATORS, Problem, channels_out
 
 __all__ = ["Operands", "error", "limit", "make"]
 
@@ -81,6 +81,11 @@ def terms(problem: Problem) -> int:
         return math.prod(problem.shapes["w"][:2])
     if problem.op == "conv2d":
         return math.prod(problem.shapes["w"][:3])
+    if problem.op == "conv2d_grad_input":
+        kh, kw, _, o = problem.shapes["w"]
+        return int(kh * kw * o // problem.attrs.get("groups", 1))
+    if problem.op == "conv2d_grad_weight":
+        return math.prod(problem.shapes["g"][:3])
     return 1
 
 
@@ -97,8 +102,9 @@ def error(problem: Problem, operands: Operands, got: np.ndarray, exact: np.ndarr
     if not np.array_equal(np.isfinite(got), np.isfinite(exact)):
         return math.inf
     if problem.macs:
-        x: np.ndarray = operands["x"]
-        w: np.ndarray = operands.get("w", x)
+        names = [name for name in OPERATORS[problem.op].operands if name in operands and name != "b"]
+        x: np.ndarray = operands[names[0]]
+        w: np.ndarray = operands[names[-1]]
         scale = terms(problem) * float(np.abs(x).max() * np.abs(w).max())
     else:
         # The mean of numbers around zero is far below the sums on the way to it.

@@ -281,10 +281,33 @@ def pointwise(flops: int) -> Operator:
     return Operator(("x",), same_out, flops=per_output(flops))
 
 
+def grad_input_out(p: Problem) -> Shape:
+    """The input whose gradient it is; the gradient that comes in must be the convolution's result."""
+    x = tuple(p.attrs["input_shape"])
+    forward = Problem(p.name, "conv2d", {"x": x, "w": p.shapes["w"]}, p.attrs, group=p.group)
+    check(tuple(p.shapes["g"]) == conv2d_out(forward), p, "g of the shape of the result")
+    return x
+
+
+def grad_weight_out(p: Problem) -> Shape:
+    w = tuple(p.attrs["weight_shape"])
+    forward = Problem(p.name, "conv2d", {"x": p.shapes["x"], "w": w}, p.attrs, group=p.group)
+    check(tuple(p.shapes["g"]) == conv2d_out(forward), p, "g of the shape of the result")
+    return w
+
+
+def grad_macs(p: Problem) -> int:
+    """As many as the convolution has."""
+    w = p.attrs.get("weight_shape") or p.shapes["w"]
+    return math.prod(p.shapes["g"]) * math.prod(w[:3])
+
+
 OPERATORS: dict[str, Operator] = {
     "conv2d": Operator(("x", "w", "b"), conv2d_out, conv_macs),
     "depthwise_conv2d": Operator(("x", "w", "b"), depthwise_out, conv_macs),
     "conv2d_transpose": Operator(("x", "w", "b"), transpose_out, transpose_macs),
+    "conv2d_grad_input": Operator(("g", "w"), grad_input_out, grad_macs),
+    "conv2d_grad_weight": Operator(("x", "g"), grad_weight_out, grad_macs),
     "linear": Operator(("x", "w", "b"), linear_out, linear_macs),
     "gram_matrix": Operator(("x",), gram_out, gram_macs),
     "max_pool2d": Operator(("x",), pool_out, flops=per_window),
@@ -316,7 +339,7 @@ OPERATORS: dict[str, Operator] = {
     "roi_align": Operator(("x", "boxes"), roi_out, flops=per_output(4 * 8)),
 }
 
-SHAPE_KEYS = ("x", "y", "w", "a", "b", "xs", "boxes")
+SHAPE_KEYS = ("x", "y", "w", "g", "a", "b", "xs", "boxes")
 
 
 def parse(entry: dict[str, Any], group: str) -> Problem:

@@ -40,13 +40,22 @@ def prepare(problem: Problem, operands: Operands, threads: int) -> dict[str, Can
 
     images = any(getattr(value, "ndim", 0) == 4 for value in operands.values()) or "xs" in operands
     formats = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+    back = hwio if problem.op == "conv2d_grad_weight" else from_nchw
+
+    def result(out: Any) -> np.ndarray:
+        return back(out.numpy())
+
     ways = {}
     for name, memory_format in formats.items() if images else [("plain", torch.contiguous_format)]:
         tensors = {key: tensor(key, value, problem, memory_format) for key, value in operands.items()}
         # inference_mode is no_grad with less bookkeeping per call.
         run = build(problem, tensors)
-        ways[name] = Candidate(run, lambda out: from_nchw(out.numpy()), torch.inference_mode)
+        ways[name] = Candidate(run, result, torch.inference_mode)
     return ways
+
+
+def hwio(w: np.ndarray) -> np.ndarray:
+    return w.transpose(2, 3, 1, 0)
 
 
 def tensor(key: str, value: Any, problem: Problem, memory_format: Any) -> Any:
@@ -57,7 +66,7 @@ def tensor(key: str, value: Any, problem: Problem, memory_format: Any) -> Any:
         return [tensor("x", v, problem, memory_format) for v in value]
     if key == "w":
         value = weight_for_nchw(problem, value)
-    elif key in ("x", "y"):
+    elif key in ("x", "y", "g"):
         value = to_nchw(value)
     result = torch.from_numpy(np.ascontiguousarray(value))
     return result.contiguous(memory_format=memory_format) if result.ndim == 4 else result
@@ -98,6 +107,17 @@ def build(problem: Problem, t: dict[str, Any]) -> Callable[[], Any]:
         if a.get("activation"):
             raise NotSupported(f"no fused {a['activation']}")
         return lambda: F.conv2d(x, w, b, stride, padding, dilation, groups)
+    if op in ("conv2d_grad_input", "conv2d_grad_weight"):
+        steps = [list(pair(a.get(name, 1))) for name in ("stride", "dilation")]
+        if op == "conv2d_grad_input":
+            n, h, width, c = a["input_shape"]
+            x, w, wanted = t["w"].new_empty((n, c, h, width)), t["w"], [True, False, False]
+        else:
+            kh, kw, cg, o = a["weight_shape"]
+            w, wanted = x.new_empty((o, cg, kh, kw)), [False, True, False]
+        rest = steps[0], list(symmetric(problem)), steps[1], False, [0, 0], a.get("groups", 1), wanted
+        which = wanted.index(True)
+        return lambda: torch.ops.aten.convolution_backward(t["g"], x, w, None, *rest)[which]
     if op == "conv2d_transpose":
         stride, dilation, padding = pair(a.get("stride", 1)), pair(a.get("dilation", 1)), symmetric(problem)
         w, b, groups, extra = t["w"], t.get("b"), a.get("groups", 1), pair(a.get("output_padding", 0))

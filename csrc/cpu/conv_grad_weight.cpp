@@ -22,6 +22,8 @@ constexpr int64_t kSums = 512, kBlockFloats = int64_t{1} << 17, kGroup = 16;
 constexpr int64_t kMostFloats = int64_t{1} << 25;
 // Up to so many channels a row of the kernel is taken as one run of values.
 constexpr int64_t kFewChannels = 8;
+// Up to so many tiles per panel, taps counted, are quicker without a packed gradient.
+constexpr int64_t kFewTiles = 4;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -56,8 +58,10 @@ struct Shape {
     const int64_t vl = kernels().vl;
     return ceil_div(panel_starts[p + 1] - panel_starts[p], vl) * vl;
   }
-  // A single whole panel lies in memory as if packed.
-  bool packed_already() const { return s.groups == 1 && panels == 1 && panel_width(0) == s.o; }
+  // Whole vectors are read where they lie if there is one panel, or if few tiles would repay a copy.
+  bool packed_already() const {
+    return s.groups == 1 && s.o % kernels().vl == 0 && (panels == 1 || tiles * s.kh * taps_x <= kFewTiles);
+  }
 
   const Conv2dSpec& s;
   bool by_rows;
@@ -279,7 +283,8 @@ void run_block(const Shape& shape, const Block& block, const float* x, const flo
     for (int64_t p = 0; p < shape.panels; ++p) {
       const int64_t start = shape.panel_starts[p];
       t.n = shape.panel_starts[p + 1] - start;
-      t.b_step = shape.panel_width(p);
+      t.b_step = direct ? s.o : shape.panel_width(p);
+      if (direct) t.b = panels + start;
       for (int64_t tap = 0; tap < s.kh * shape.taps_x; ++tap) {
         t.y = y + (tap * shape.columns + m0) * s.o + group * shape.outputs + start;
         t.first = overwrite;
@@ -291,7 +296,7 @@ void run_block(const Shape& shape, const Block& block, const float* x, const flo
           t.first = false;
         }
       }
-      t.b += t.b_step * block.pixels();
+      if (!direct) t.b += t.b_step * block.pixels();
     }
   }
 }
