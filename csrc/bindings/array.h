@@ -136,6 +136,7 @@ void bind_boxes(py::module_& m);
 void bind_roi(py::module_& m);
 void bind_winograd(py::module_& m);
 void bind_grad(py::module_& m);
+void bind_optim(py::module_& m);
 void bind_plan(py::module_& m);
 
 }  // namespace cnnfast::bindings

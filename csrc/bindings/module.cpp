@@ -103,5 +103,6 @@ PYBIND11_MODULE(_cpu, m) {
   bind_roi(m);
   bind_winograd(m);
   bind_grad(m);
+  bind_optim(m);
   bind_plan(m);
 }

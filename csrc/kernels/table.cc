@@ -16,6 +16,7 @@
 #include "kernels/depthwise_grad.inl"
 #include "kernels/pool_grad.inl"
 #include "kernels/train.inl"
+#include "kernels/optim.inl"
 
 #define CNNFAST_STRING_(x) #x
 #define CNNFAST_STRING(x) CNNFAST_STRING_(x)
@@ -60,6 +61,7 @@ const cnnfast::KernelTable CNNFAST_TABLE = {
     depthwise_grad_kernels(),
     pool_grad_kernels(),
     train_kernels(),
+    optim_kernels(),
     spin_fma,
 };
 }

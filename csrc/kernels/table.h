@@ -13,6 +13,7 @@
 #include "kernels/depthwise_grad.h"
 #include "kernels/pool_grad.h"
 #include "kernels/train.h"
+#include "kernels/optim.h"
 
 namespace cnnfast {
 
@@ -32,6 +33,7 @@ struct KernelTable {
   DepthwiseGradKernels depthwise_grad;
   PoolGradKernels pool_grad;
   TrainKernels train;
+  OptimKernels optim;
   // Runs `steps` dependent rounds of independent FMAs and returns the FLOPs done: the peak of a core.
   double (*spin_fma)(int64_t steps);
 };

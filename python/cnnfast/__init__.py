@@ -10,7 +10,7 @@ from . import errors, filters, ops
 from .config import get_num_threads, set_num_threads, show_config, use_backend
 
 if TYPE_CHECKING:
-    from . import data, graph, losses, models, nn, onnx
+    from . import data, graph, losses, models, nn, onnx, optim
     from .engine import Engine, compile, load_engine
     from .gradient_check import gradcheck
     from .graph.summary import summary
@@ -41,6 +41,7 @@ __all__ = [
     "no_grad",
     "onnx",
     "ops",
+    "optim",
     "save_weights",
     "set_num_threads",
     "show_config",
@@ -58,7 +59,7 @@ _LATER = {
     "graph.summary": ("summary",),
     "models.convolutional": ("fully_convolutional",),
 }
-_MODULES = ("data", "graph", "losses", "models", "nn", "onnx")
+_MODULES = ("data", "graph", "losses", "models", "nn", "onnx", "optim")
 
 
 def __getattr__(name: str) -> Any:

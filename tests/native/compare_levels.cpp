@@ -21,7 +21,7 @@ CNNFAST_EXPECT_KERNELS(KernelTable, const char* level; int vl; cnnfast::GemmKern
                        cnnfast::ResampleKernels resample; cnnfast::BoxKernels boxes; cnnfast::RoiKernels roi;
                        cnnfast::WinogradKernels winograd; cnnfast::OuterKernels outer;
                        cnnfast::DepthwiseGradKernels depthwise_grad; cnnfast::PoolGradKernels pool_grad;
-                       cnnfast::TrainKernels train; double (*spin_fma)(int64_t);)
+                       cnnfast::TrainKernels train; cnnfast::OptimKernels optim; double (*spin_fma)(int64_t);)
 
 namespace {
 
@@ -39,6 +39,7 @@ const std::pair<const char*, Compare> kFamilies[] = {
     {"depthwise_grad", compare_depthwise_grad},
     {"pool_grad", compare_pool_grad},
     {"train", compare_train},
+    {"optim", compare_optim},
 };
 
 const KernelTable* table_of(const std::string& name) {

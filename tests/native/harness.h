@@ -179,5 +179,6 @@ void compare_outer(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_depthwise_grad(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_pool_grad(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_train(const KernelTable&, const KernelTable&, Guard, Report&);
+void compare_optim(const KernelTable&, const KernelTable&, Guard, Report&);
 
 }  // namespace compare

@@ -1,0 +1,86 @@
+"""Exponential moving averages of weights, which often do better than the last weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import ShapeError
+from .optimizer import below_one
+from .vectors import approach
+
+Array = np.ndarray
+
+__all__ = ["ExponentialMovingAverage"]
+
+
+class ExponentialMovingAverage:
+    """Average of parameters: after each step, ``average += (1 - decay) (parameter - average)``.
+
+    Parameters
+    ----------
+    params : iterable of Tensor
+        Statistics of batch normalisation are averages already and are not among them.
+    decay : float
+    warmup : bool
+        Whether the decay is at most (1 + t) / (10 + t) at update t, so that the average leaves the initial
+        values sooner.
+
+    Attributes
+    ----------
+    averages : list of ndarray
+
+    References
+    ----------
+    Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; Szegedy et al.,
+    "Rethinking the Inception architecture", 2016, section 8.
+    """
+
+    def __init__(self, params: Iterable[Any], decay: float = 0.999, *, warmup: bool = False) -> None:
+        if not below_one(decay):
+            raise ValueError(f"ExponentialMovingAverage: expected decay as a number in [0, 1), got {decay!r}")
+        self._params = list(params)
+        self.decay, self.warmup, self.updates = decay, warmup, 0
+        self.averages: list[Array] = [np.array(p.data, order="C") for p in self._params]
+
+    def update(self) -> None:
+        """Take the parameters in; to be called after every step."""
+        self.updates += 1
+        t = self.updates
+        decay = min(self.decay, (1 + t) / (10 + t)) if self.warmup else self.decay
+        for average, parameter in zip(self.averages, self._params, strict=True):
+            approach(average, np.ascontiguousarray(parameter.data).reshape(average.shape), 1 - decay)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The parameters are their averages inside a ``with`` block, and what they were after it."""
+        before = [p.data for p in self._params]
+        for parameter, average in zip(self._params, self.averages, strict=True):
+            parameter.data = average.copy()
+        try:
+            yield
+        finally:
+            for parameter, data in zip(self._params, before, strict=True):
+                parameter.data = data
+
+    def state_dict(self) -> dict[str, Any]:
+        """Decay, number of updates and averages (copies)."""
+        averages = [average.copy() for average in self.averages]
+        return {"decay": self.decay, "warmup": self.warmup, "updates": self.updates, "averages": averages}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly from a state.
+
+        Raises
+        ------
+        ShapeError
+            If the averages are of other parameters; nothing is changed then.
+        """
+        given, own = ([(a.dtype, a.shape) for a in arrays] for arrays in (state["averages"], self.averages))
+        if given != own:
+            raise ShapeError(f"ExponentialMovingAverage: expected averages {own}, got {given}")
+        self.decay, self.warmup, self.updates = state["decay"], state["warmup"], state["updates"]
+        self.averages = [np.array(a, order="C") for a in state["averages"]]
