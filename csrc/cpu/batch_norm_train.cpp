@@ -81,22 +81,21 @@ void batch_norm_train(int64_t rows, int64_t c, const float* x, const float* scal
     const float* from = x + s.begin(task);
     kernels().pool.reduce_sum(centre, from, n, n, count);
     const auto r = static_cast<double>(count);
-    for (int64_t k = 0; k < n; ++k) centre[k] = static_cast<float>(centre[k] / r);
+    const double part = 1 / r;
+    for (int64_t k = 0; k < n; ++k) centre[k] *= static_cast<float>(part);
     const MomentRows t{from, centre, sums, squares, count, n};
     kernels().train.moments(&t);
     // Mean and squares about it of each channel in this stretch.
     double *means = sums_of(task), *about = means + c;
-    const auto column_mean = [&](int64_t k) { return centre[k] + sums[k] / r; };
-    for (int64_t k = 0; k < c; ++k) {
-      double total = 0, spread = 0;
-      for (int64_t j = k; j < n; j += c) total += column_mean(j);
-      means[k] = total / static_cast<double>(times);
-      for (int64_t j = k; j < n; j += c) {
-        const double apart = column_mean(j) - means[k], sum = sums[j];
-        spread += std::max(0.0, squares[j] - sum * sum / r) + r * apart * apart;
+    std::fill_n(means, 2 * c, 0.0);
+    for (int64_t j = 0; j < n; j += c)
+      for (int64_t k = 0; k < c; ++k) means[k] += centre[j + k] + sums[j + k] * part;
+    for (int64_t k = 0; k < c; ++k) means[k] /= static_cast<double>(times);
+    for (int64_t j = 0; j < n; j += c)
+      for (int64_t k = 0; k < c; ++k) {
+        const double sum = sums[j + k], apart = centre[j + k] + sum * part - means[k];
+        about[k] += std::max(0.0, squares[j + k] - sum * sum * part) + r * apart * apart;
       }
-      about[k] = spread;
-    }
   });
   std::vector<double> total(static_cast<size_t>(2 * c), 0.0);
   double *centre = total.data(), *spread = centre + c;
