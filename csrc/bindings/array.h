@@ -131,6 +131,7 @@ void bind_conv(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_pointwise(py::module_& m);
 void bind_norm(py::module_& m);
+void bind_reduce(py::module_& m);
 void bind_resample(py::module_& m);
 void bind_boxes(py::module_& m);
 void bind_roi(py::module_& m);

@@ -146,6 +146,18 @@ void bind_conv(py::module_& m) {
     without_gil([&] { linear(xs.size() / in, in, out, xd, wd, nullptr, epilogue, yd); });
     return y;
   });
+  py::class_<MatmulSpec>(m, "MatmulSpec")
+      .def(py::init([](int64_t rows, int64_t depth, int64_t columns, const Broadcast& stacks) {
+        return MatmulSpec{rows, depth, columns, stacks};
+      }));
+  m.def("matmul",
+        [](const MatmulSpec& s, const std::vector<py::ssize_t>& out, const Floats& a, const Floats& b) {
+          auto y = new_array(out);
+          const float *ad = a.data(), *bd = b.data();
+          float* yd = y.mutable_data();
+          without_gil([&] { matmul(s, ad, bd, yd); });
+          return y;
+        });
   m.def("gram_matrix", [](const Floats& x) {
     const int64_t n = x.shape(0), c = x.shape(x.ndim() - 1);
     int64_t rows = 1;

@@ -98,6 +98,7 @@ PYBIND11_MODULE(_cpu, m) {
   bind_pool(m);
   bind_pointwise(m);
   bind_norm(m);
+  bind_reduce(m);
   bind_resample(m);
   bind_boxes(m);
   bind_roi(m);

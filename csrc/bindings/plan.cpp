@@ -152,6 +152,9 @@ void bind_steps(py::class_<BoundPlan>& c) {
                            const Place& y, int activation, float slope) {
     add_linear(p.plan, {rows, in, out}, w, weights, x, finish(bias, Place(), activation, slope), y);
   });
+  c.def("matmul", [](BoundPlan& p, const MatmulSpec& s, const Place& a, const Place& b, const Place& y) {
+    add_matmul(p.plan, s, a, b, y);
+  });
   c.def("gram_matrix", [](BoundPlan& p, int64_t n, int64_t rows, int64_t channels, const Place& x,
                           const Place& y) { add_gram_matrix(p.plan, n, rows, channels, x, y); });
   c.def("pool2d",
@@ -163,12 +166,18 @@ void bind_steps(py::class_<BoundPlan>& c) {
                             bool average, const Place& x, const Place& y) {
     add_global_pool2d(p.plan, {n, pixels, channels, ldx}, average, x, y);
   });
+  c.def("l2_pool2d", [](BoundPlan& p, const PoolSpec& s, int64_t size, const Place& x, const Place& y) {
+    add_l2_pool2d(p.plan, s, size, x, y);
+  });
   c.def("activation", [](BoundPlan& p, int64_t count, int kind, float slope, const Place& x, const Place& y) {
     add_activation(p.plan, count, kind, slope, x, y);
   });
-  c.def("binary", [](BoundPlan& p, bool add, const Broadcast& s, bool alike, const Place& a, const Place& b,
+  c.def("unary",
+        [](BoundPlan& p, int function, float first, float second, int64_t count, const Place& x,
+           const Place& y) { add_unary(p.plan, static_cast<Unary>(function), first, second, count, x, y); });
+  c.def("binary", [](BoundPlan& p, int op, const Broadcast& s, bool alike, const Place& a, const Place& b,
                      int activation, float slope, const Place& y) {
-    add_binary(p.plan, add ? Binary::kAdd : Binary::kMul, s, alike, a, b, activation, slope, y);
+    add_binary(p.plan, static_cast<Binary>(op), s, alike, a, b, activation, slope, y);
   });
   c.def("batch_norm",
         [](BoundPlan& p, int64_t rows, int64_t channels, double eps, const Place& x, const Place& mean,
@@ -177,6 +186,15 @@ void bind_steps(py::class_<BoundPlan>& c) {
   c.def("local_response_norm", [](BoundPlan& p, int64_t rows, int64_t channels, int64_t before, int64_t after,
                                   double k, double alpha, double beta, const Place& x, const Place& y) {
     add_local_response_norm(p.plan, {rows, channels, before, after, k, alpha, beta}, x, y);
+  });
+  c.def("reduce", [](BoundPlan& p, int kind, const ReduceAxes& s, const Place& x, const Place& y) {
+    add_reduce(p.plan, static_cast<Reduce>(kind), s, x, y);
+  });
+  c.def("l2_normalize", [](BoundPlan& p, int64_t outer, int64_t k, int64_t inner, double eps, const Place& x,
+                           const Place& y) { add_l2_normalize(p.plan, {outer, k, inner, eps}, x, y); });
+  c.def("instance_norm", [](BoundPlan& p, int64_t n, int64_t pixels, int64_t channels, double eps,
+                            const Place& x, const Place& scale, const Place& shift, const Place& y) {
+    add_instance_norm(p.plan, {n, pixels, channels, eps}, x, scale, shift, y);
   });
   c.def("softmax", [](BoundPlan& p, int64_t outer, int64_t k, int64_t inner, bool log, const Place& x,
                       const Place& y) { add_softmax(p.plan, {outer, k, inner, log}, x, y); });

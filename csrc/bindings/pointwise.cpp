@@ -18,15 +18,23 @@ void bind_pointwise(py::module_& m) {
     without_gil([&] { activate(kind, slope, xd, yd, n); });
     return y;
   });
+  m.def("unary", [](const Floats& x, int function, float p, float q) {
+    auto y = new_array(x.shape(), static_cast<size_t>(x.ndim()));
+    const float* xd = x.data();
+    float* yd = y.mutable_data();
+    const int64_t n = x.size();
+    without_gil_if_long(n, [&] { unary(static_cast<Unary>(function), p, q, xd, yd, n); });
+    return y;
+  });
+  m.def("binary",
+        [](int op, const Broadcast& s, const Floats& a, const Floats& b, int activation, float slope) {
+          auto y = new_array(s.out.data(), s.out.size());
+          const float *ad = a.data(), *bd = b.data();
+          float* yd = y.mutable_data();
+          without_gil([&] { binary(static_cast<Binary>(op), s, ad, bd, activation, slope, yd); });
+          return y;
+        });
   const auto define = [&m](const std::string& name, Binary op) {
-    m.def(name.c_str(),
-          [op](const Broadcast& s, const Floats& a, const Floats& b, int activation, float slope) {
-            auto y = new_array(s.out.data(), s.out.size());
-            const float *ad = a.data(), *bd = b.data();
-            float* yd = y.mutable_data();
-            without_gil([&] { binary(op, s, ad, bd, activation, slope, yd); });
-            return y;
-          });
     // For plain arrays of one shape, which need no checks; None for all others.
     m.def((name + "_alike").c_str(), [op](py::handle a, py::handle b, int activation) -> py::object {
       if (!is_plain(a.ptr()) || !is_plain(b.ptr())) return py::none();

@@ -33,6 +33,13 @@ void bind_pool(py::module_& m) {
     without_gil([&] { avg_pool2d(s, xd, yd); });
     return y;
   });
+  m.def("l2_pool2d", [](const PoolSpec& s, int64_t size, const Floats& x) {
+    auto y = new_array({s.n, s.p, s.q, s.c});
+    const float* xd = x.data();
+    float* yd = y.mutable_data();
+    without_gil([&] { l2_pool2d(s, size, xd, yd); });
+    return y;
+  });
   m.def("global_pool2d", [](const Floats& x, bool average) {
     const int64_t n = x.shape(0), pixels = x.shape(1) * x.shape(2), c = x.shape(3);
     auto y = new_array({n, 1, 1, c});

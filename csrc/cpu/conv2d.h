@@ -3,6 +3,7 @@
 
 #include "core/spec.h"
 #include "cpu/gemm.h"
+#include "cpu/pointwise.h"
 #include "kernels/depthwise.h"
 
 namespace cnnfast {
@@ -57,6 +58,12 @@ void linear(int64_t rows, int64_t in, int64_t out, const float* x, const float* 
             const Epilogue& epilogue, float* y);
 
 // x n x rows x c -> n x c x c, each X^T X.
+// Stacks of matrices, rows x depth by depth x columns; the stacks broadcast.
+struct MatmulSpec {
+  int64_t rows, depth, columns;
+  Broadcast stacks;
+};
+void matmul(const MatmulSpec& s, const float* a, const float* b, float* y);
 void gram_matrix(int64_t n, int64_t rows, int64_t c, const float* x, float* y);
 
 // True when CNNFAST_VERBOSE=1: print one line per call on stderr.

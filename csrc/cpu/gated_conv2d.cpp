@@ -26,7 +26,7 @@ void gated_conv2d(const Conv2dSpec& s, const float* x, const float* gates, const
       const BinaryRows rows{
           plain + begin, gates + n * s.c, gated.floats() + begin, s.c, width, width, 1, width, true, kNone,
           0.0f};
-      k.pointwise.mul(&rows);
+      k.pointwise.binary(Binary::kMul, &rows);
     }
     Epilogue end = epilogue;
     if (end.residual) end.residual += n * pixels * s.ldy;

@@ -22,6 +22,33 @@ void linear(int64_t rows, int64_t in, int64_t out, const float* x, const float* 
   dense_gemm(x, in, rows, b, epilogue, y, out, threads);
 }
 
+void matmul(const MatmulSpec& s, const float* a, const float* b, float* y) {
+  int64_t rows = s.rows, count = s.stacks.count;
+  if (rows * s.columns * count == 0) return;
+  if (s.depth == 0) {
+    std::fill_n(y, rows * s.columns * count, 0.0f);
+    return;
+  }
+  if (s.stacks.b_count == 1) rows *= count, count = 1;  // one matrix for all: a is one tall matrix
+  const double flops = 2.0 * static_cast<double>(rows * s.depth) * static_cast<double>(s.columns);
+  const int threads = threads_for(gemm_nanoseconds(flops) * static_cast<double>(count));
+  // Products over threads where there are enough of them, else the rows of each.
+  const int within = count >= threads ? 1 : threads;
+  parallel_for(count, within == 1 ? threads : 1, [&](int64_t index) {
+    int64_t from_a = 0, from_b = 0, rest = index;
+    for (size_t axis = s.stacks.axes.size(); count > 1 && axis-- > 0;) {
+      const Broadcast::Axis& stack = s.stacks.axes[axis];
+      const int64_t at = rest % stack.size;
+      rest /= stack.size;
+      from_a += at * stack.a, from_b += at * stack.b;
+    }
+    if (s.stacks.swapped) std::swap(from_a, from_b);
+    const CallWeights weights(b + from_b * s.depth * s.columns, rows, 1, s.depth, s.columns, within);
+    dense_gemm(a + from_a * s.rows * s.depth, s.depth, rows, weights.view(), Epilogue(),
+               y + index * rows * s.columns, s.columns, within);
+  });
+}
+
 void gram_matrix(int64_t n, int64_t rows, int64_t c, const float* x, float* y) {
   if (n * c == 0) return;
   const KernelTable& k = kernels();

@@ -24,6 +24,21 @@ double nanoseconds_per_element(int activation) {
   }
 }
 
+double nanoseconds_per_element(Unary function) {
+  switch (function) {
+    case Unary::kExp:
+    case Unary::kElu:
+    case Unary::kErf:
+      return 8.0 / kernels().vl;
+    case Unary::kLog:
+      return 16.0 / kernels().vl;
+    default:
+      return 0.2;
+  }
+}
+
+double nanoseconds_per_element(Binary op) { return op == Binary::kPow ? 40.0 / kernels().vl : 0.1; }
+
 // Every task writes its values `times` times, so that a short repeated row becomes a long one.
 const float* repeat_row(const float* row, int64_t n, int64_t times) {
   auto* out =
@@ -42,6 +57,14 @@ void activate(int kind, float slope, const float* x, float* y, int64_t n) {
   });
 }
 
+void unary(Unary function, float p, float q, const float* x, float* y, int64_t n) {
+  const int threads = threads_for(static_cast<double>(n) * nanoseconds_per_element(function));
+  parallel_for((n + kBlock - 1) / kBlock, threads, [&](int64_t task) {
+    const int64_t begin = task * kBlock;
+    kernels().pointwise.unary(function, p, q, x + begin, y + begin, std::min(kBlock, n - begin));
+  });
+}
+
 Broadcast::Broadcast(const std::vector<int64_t>& a, const std::vector<int64_t>& b) {
   const size_t rank = std::max(a.size(), b.size());
   out.resize(rank);
@@ -52,6 +75,7 @@ Broadcast::Broadcast(const std::vector<int64_t>& a, const std::vector<int64_t>& 
     out[rank - 1 - i] = axis.size;
     count *= axis.size;
     a_step *= an, b_step *= bn;
+    b_count = b_step;
     if (axis.size == 1) continue;
     if (!axes.empty()) {
       // Joins the axis inside it where both operands go on as they did.
@@ -73,13 +97,13 @@ Broadcast::Broadcast(const std::vector<int64_t>& a, const std::vector<int64_t>& 
 
 void binary_alike(Binary op, int64_t n, const float* a, const float* b, int activation, float slope,
                   float* y) {
-  const auto kernel = op == Binary::kAdd ? kernels().pointwise.add : kernels().pointwise.mul;
-  const int threads = threads_for(static_cast<double>(n) * (0.1 + nanoseconds_per_element(activation)));
+  const double each = nanoseconds_per_element(op) + nanoseconds_per_element(activation);
+  const int threads = threads_for(static_cast<double>(n) * each);
   parallel_for((n + kBlock - 1) / kBlock, threads, [&](int64_t task) {
     const int64_t begin = task * kBlock;
     const BinaryRows t{a + begin, b + begin, y + begin,  1,    std::min(kBlock, n - begin), 0, 0,
                        0,         false,     activation, slope};
-    kernel(&t);
+    kernels().pointwise.binary(op, &t);
   });
 }
 
@@ -95,8 +119,9 @@ void binary(Binary op, const Broadcast& s, const float* a, const float* b, int a
   // A short row of b that serves every row of a: repeat it and run along whole stretches of a.
   const bool stretch = inner.size < 256 && inner.b == 1 && outer.b == 0 && outer.a == inner.size && rows > 1;
   const int64_t times = stretch ? std::min(rows, 1024 / inner.size) : 1;
-  const auto kernel = op == Binary::kAdd ? kernels().pointwise.add : kernels().pointwise.mul;
-  const double each = 0.1 + nanoseconds_per_element(activation) + (inner.size < 16 && !stretch ? 0.5 : 0.0);
+  const auto kernel = kernels().pointwise.binary;
+  const double each = nanoseconds_per_element(op) + nanoseconds_per_element(activation) +
+                      (inner.size < 16 && !stretch ? 0.5 : 0.0);
   parallel_for(planes * down * across, threads_for(static_cast<double>(s.count) * each), [&](int64_t task) {
     const int64_t column = task % across * columns, row = task / across % down * rows,
                   index = task / across / down;
@@ -117,16 +142,17 @@ void binary(Binary op, const Broadcast& s, const float* a, const float* b, int a
                  inner.size,
                  inner.b == 0,
                  activation,
-                 slope};
-    if (!stretch) return kernel(&t);
+                 slope,
+                 s.swapped};
+    if (!stretch) return kernel(op, &t);
     const int64_t total = t.rows;
     t.b = repeat_row(t.b, inner.size, times);
     t.n = t.a_step = t.y_step = times * inner.size;
     t.rows = total / times;
-    kernel(&t);
+    kernel(op, &t);
     t.a += t.rows * t.n, t.y += t.rows * t.n;
     t.n = total % times * inner.size, t.rows = 1;
-    if (t.n) kernel(&t);
+    if (t.n) kernel(op, &t);
   });
 }
 

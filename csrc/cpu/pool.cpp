@@ -5,7 +5,9 @@
 #include <algorithm>
 
 #include "core/arena.h"
+#include "core/epilogue.h"
 #include "core/threads.h"
+#include "cpu/pointwise.h"
 #include "kernels/table.h"
 
 namespace cnnfast {
@@ -140,6 +142,16 @@ void avg_pool2d(const PoolSpec& s, const float* x, float* y) { pool_rows(Kind::k
 
 void global_max_pool(int64_t n, int64_t pixels, int64_t c, int64_t ldx, const float* x, float* y) {
   reduce_pictures(n, pixels, c, ldx, x, y, false);
+}
+
+void l2_pool2d(const PoolSpec& s, int64_t size, const float* x, float* y) {
+  const int64_t values = s.n * s.h * s.w * s.c, results = s.n * s.p * s.q * s.c;
+  const Buffer squares(static_cast<size_t>(values) * sizeof(float));
+  binary_alike(Binary::kMul, values, x, x, kNone, 0.0f, squares.floats());
+  avg_pool2d(s, squares.floats(), y);
+  const auto pixels = static_cast<float>(size);
+  binary(Binary::kMul, Broadcast({results}, {}), y, &pixels, kNone, 0.0f, y);
+  unary(Unary::kSqrt, 0.0f, 0.0f, y, y, results);
 }
 
 void global_avg_pool(int64_t n, int64_t pixels, int64_t c, int64_t ldx, const float* x, float* y) {

@@ -20,6 +20,8 @@ struct PoolSpec {
 // positions: index h * W + w of each maximum in its plane, or null.
 void max_pool2d(const PoolSpec& s, const float* x, float* y, int64_t* positions);
 void avg_pool2d(const PoolSpec& s, const float* x, float* y);
+// Root of the sum of squares of every window of `size` pixels: x and y are dense, s that of the average.
+void l2_pool2d(const PoolSpec& s, int64_t size, const float* x, float* y);
 // Over `pixels` pixels of each picture.
 // x has ldx floats from pixel to pixel.
 void global_max_pool(int64_t n, int64_t pixels, int64_t c, int64_t ldx, const float* x, float* y);

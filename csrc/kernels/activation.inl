@@ -32,16 +32,17 @@ CNNFAST_INLINE vf silu(vf x) {
   return logistic(x, vmax(splat(-110.0f), x));
 }
 
-// With m = exp(2|x|) - 1, tanh |x| = m / (m + 2). m keeps its relative precision near zero because the
-// power of two is 1 there: m = 2^k q + (2^k - 1), q = exp(r) - 1.
+// With m = exp(2|x|) - 1, tanh |x| = m / (m + 2).
 CNNFAST_INLINE vf tanh(vf x) {
   const vf a = vabs(x);
-  const ExpReduced e = exp_reduce(vmin(splat(20.0f), a + a));  // from 9.1 on the result is 1
-  const vf q = fma(e.r * e.r, exp_tail(e.r), e.r);
-  const vf power = from_bits((e.k + splat_int(127)) << 23);
-  const vf m = fma(power, q, power - splat(1.0f));
+  const vf m = exp_minus_one(vmin(splat(20.0f), a + a));  // from 9.1 on the result is 1
   // The sign goes on last, so -0 keeps it.
   return from_bits(bits_of(m / (m + splat(2.0f))) | (bits_of(x) & splat_int(INT32_MIN)));
+}
+
+// From -18 down exp(x) - 1 is -1.
+CNNFAST_INLINE vf elu(vf x, float alpha) {
+  return select(x < vf{}, alpha * exp_minus_one(vmin(vf{}, vmax(splat(-20.0f), x))), x);
 }
 
 CNNFAST_INLINE vf hard_swish(vf x) {

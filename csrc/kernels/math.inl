@@ -1,4 +1,5 @@
-// Exponential, logarithm and their parts on one vector, from arithmetic alone: no table, no libm.
+// Exponential, logarithm, power, error function and their parts on one vector, from arithmetic alone: no
+// table, and libm for the corners of the power alone.
 // exp(x) = 2^k p with k = round(x / ln 2) and p = exp(x - k ln 2) by a minimax polynomial of degree 6
 // (relative error 3e-9, so float32 rounding decides). k comes out of a sum with 1.5 * 2^23: another
 // rounding mode of the process shifts it by at most one, which the polynomial still bears.
@@ -23,6 +24,22 @@ CNNFAST_INLINE vf vsqrt(vf x) {
 #else
   vf y = {};
   for (int i = 0; i < VL; ++i) y[i] = __builtin_sqrtf(x[i]);
+  return y;
+#endif
+}
+
+CNNFAST_INLINE vf vfloor(vf x) {
+#if defined(CNNFAST_LEVEL_V4)
+  return _mm512_floor_ps(x);
+#elif defined(CNNFAST_LEVEL_V3)
+  return _mm256_floor_ps(x);
+#elif defined(CNNFAST_LEVEL_V2)
+  return _mm_floor_ps(x);
+#elif defined(CNNFAST_LEVEL_NEON)
+  return vrndmq_f32(x);
+#else
+  vf y = {};
+  for (int i = 0; i < VL; ++i) y[i] = __builtin_floorf(x[i]);
   return y;
 #endif
 }
@@ -80,6 +97,21 @@ CNNFAST_INLINE vf scale_by_power(vf v, const ExpParts& e) {
   const vi bias = splat_int(127);
   return v * from_bits((half + bias) << 23) * from_bits((rest + bias) << 23);
 #endif
+}
+
+// Infinity from 88.73 on, 0 below -103.98.
+CNNFAST_INLINE vf exp(vf x) {
+  const ExpParts e = exp_parts(vmin(splat(100.0f), vmax(splat(-110.0f), x)));
+  return scale_by_power(e.p, e);
+}
+
+// exp(x) - 1 for |x| <= 80. It keeps its relative precision near zero because the power of two is 1 there:
+// with q = exp(r) - 1 it is 2^k q + (2^k - 1).
+CNNFAST_INLINE vf exp_minus_one(vf x) {
+  const ExpReduced e = exp_reduce(x);
+  const vf q = fma(e.r * e.r, exp_tail(e.r), e.r);
+  const vf power = from_bits((e.k + splat_int(127)) << 23);
+  return fma(power, q, power - splat(1.0f));
 }
 
 // exp(x - m) for x <= m, to the bottom of the subnormal numbers. The rounding error of the difference
@@ -185,6 +217,82 @@ CNNFAST_INLINE vf log1p_of_sum(vf a, vf b) {
   for (int i = 0; i < VL; i += VL / 2)
     store_narrow(as + i, log1p_double(load_wide(as + i) + load_wide(bs + i)));
   return load(as);
+}
+
+// ln(x): -infinity at zero, NaN below. Worked out in double precision, so rounding decides.
+CNNFAST_INLINE vf log(vf x) {
+  const vf infinity = splat(__builtin_inff());
+  float lane[VL];
+  store(lane, x);
+  for (int i = 0; i < VL; i += VL / 2) store_narrow(lane + i, log_double(load_wide(lane + i)));
+  const vf corner = select(x == vf{}, -infinity, select(x < vf{}, splat(__builtin_nanf("")), x));
+  return select((x > vf{}) & (x < infinity), load(lane), corner);
+}
+
+// exp(x) for |x| <= 700, relative error below 1e-12: x = k ln 2 + r, and the power series to r^10.
+CNNFAST_INLINE vd exp_double(vd x) {
+  const vd magic = splat_double(6755399441055744.0);  // 1.5 * 2^52
+  const vd shifted = x * splat_double(1.4426950408889634) + magic, k = shifted - magic;
+  const vd r = x - k * splat_double(0.69314718036912382) - k * splat_double(1.9082149292705877e-10);
+  const double factors[] = {1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
+                            1.0 / 24,     1.0 / 6,     0.5,        1.0,       1.0};
+  vd p = splat_double(1.0 / 3628800);
+  for (double factor : factors) p = p * r + splat_double(factor);
+  const vi64 exponent = reinterpret_cast<vi64>(shifted) - reinterpret_cast<vi64>(magic) + 1023;
+  return p * reinterpret_cast<vd>(exponent << 52);
+}
+
+// x^y as C's powf has it: exp(y ln |x|) in double precision, within 0.52 units in the last place, and the
+// library where x is zero or either is not finite. Squares are products. Not inlined: it is long.
+static __attribute__((noinline)) vf power(vf x, vf y) {
+  const vi square = y == splat(2.0f);
+  if (all_lanes(square)) return x * x;
+  const vf infinity = splat(__builtin_inff());
+  float base[VL], exponent[VL], result[VL];
+  store(base, vabs(x)), store(exponent, y);
+  for (int i = 0; i < VL; i += VL / 2) {
+    vd t = log_double(load_wide(base + i)) * load_wide(exponent + i);
+    const vd limit = splat_double(200.0);  // beyond the range of floats
+    t = select_double(t < limit, t, limit);
+    t = select_double(t > -limit, t, -limit);
+    store_narrow(result + i, exp_double(t));
+  }
+  // Powers of negative numbers: whole ones alone, and odd ones are negative.
+  const vf half = y * splat(0.5f);
+  const vi odd = vfloor(half) != half, whole = vfloor(y) == y;
+  const vf positive = load(result);
+  const vf negative = select(whole, select(odd, -positive, positive), splat(__builtin_nanf("")));
+  const vf usual = select(square, x * x, select(x < vf{}, negative, positive));
+  const vi finite = (x != vf{}) & (vabs(x) < infinity) & (vabs(y) < infinity);
+  if (all_lanes(finite | square)) return usual;
+  float corner[VL];
+  store(base, x), store(corner, usual);
+  const vi rare = ~(finite | square);
+  for (int i = 0; i < VL; ++i)
+    if (rare[i]) corner[i] = __builtin_powf(base[i], exponent[i]);
+  return load(corner);
+}
+
+// Up to 1 an odd minimax polynomial of degree 13; from there on 1 - exp(-q(|x|)) with q a minimax polynomial
+// of degree 6 (both within 2e-9 of erf). From 4 on the result is 1.
+CNNFAST_INLINE vf erf(vf x) {
+  const vf s = x * x;
+  vf p = fma(splat(7.85381023e-5f), s, splat(-8.01017951e-4f));
+  p = fma(p, s, splat(5.18832624e-3f));
+  p = fma(p, s, splat(-2.68538113e-2f));
+  p = fma(p, s, splat(1.12835851e-1f));
+  p = fma(p, s, splat(-3.76126258e-1f));
+  p = fma(p, s, splat(1.12837917f));
+  const vf a = vmin(splat(4.0f), vabs(x));
+  vf q = fma(splat(-1.88824368e-4f), a, splat(2.97245027e-3f));
+  q = fma(q, a, splat(-2.19404669e-2f));
+  q = fma(q, a, splat(1.03327432e-1f));
+  q = fma(q, a, splat(6.37882982e-1f));
+  q = fma(q, a, splat(1.12725152f));
+  q = fma(q, a, splat(3.00410990e-4f));
+  const vf far = splat(1.0f) - exp(-q);
+  const vf signed_far = from_bits(bits_of(far) | (bits_of(x) & splat_int(INT32_MIN)));
+  return select(a < splat(1.0f), x * p, signed_far);
 }
 
 // v * x^power for normal x > 0, wherever the result lies; the power alone may be out of range.

@@ -2,6 +2,7 @@
 // of division and polynomials overlap; the rest of a row is masked. No accumulators.
 #pragma once
 #include "kernels/activation.inl"
+#include "kernels/math.inl"
 #include "kernels/pointwise.h"
 #include "kernels/simd.h"
 
@@ -52,6 +53,36 @@ static void activate_all(int kind, float slope, const float* x, float* y, int64_
   }
 }
 
+static void unary_all(cnnfast::Unary function, float p, float q, const float* x, float* y, int64_t n) {
+  using cnnfast::Unary;
+  switch (function) {
+    case Unary::kNeg:
+      return CNNFAST_EACH(-read(x + i));
+    case Unary::kAbs:
+      return CNNFAST_EACH(vabs(read(x + i)));
+    case Unary::kSqrt:
+      return CNNFAST_EACH(vsqrt(read(x + i)));
+    case Unary::kExp:
+      return CNNFAST_EACH(exp(read(x + i)));
+    case Unary::kLog:
+      return CNNFAST_EACH(log(read(x + i)));
+    case Unary::kReciprocal:
+      return CNNFAST_EACH(splat(1.0f) / read(x + i));
+    case Unary::kFloor:
+      return CNNFAST_EACH(vfloor(read(x + i)));
+    case Unary::kCeil:
+      return CNNFAST_EACH(-vfloor(-read(x + i)));
+    case Unary::kClip:
+      return CNNFAST_EACH(vmin(splat(q), vmax(splat(p), read(x + i))));
+    case Unary::kElu:
+      return CNNFAST_EACH(elu(read(x + i), p));
+    case Unary::kHardSigmoid:
+      return CNNFAST_EACH(vmin(splat(1.0f), vmax(vf{}, p * read(x + i) + q)));
+    case Unary::kErf:
+      return CNNFAST_EACH(erf(read(x + i)));
+  }
+}
+
 template <class Operation, class Finish>
 CNNFAST_INLINE void binary_rows(const cnnfast::BinaryRows* t, Operation operation, Finish finish) {
   const int64_t n = t->n;
@@ -81,13 +112,41 @@ static void add_rows(const cnnfast::BinaryRows* t) {
   }
 }
 
-static void mul_rows(const cnnfast::BinaryRows* t) {
-  binary_rows(t, CNNFAST_LAMBDA(a * b, vf a, vf b), CNNFAST_LAMBDA(v, vf v));
+// Where the order of the operands counts, or the sign of a zero might.
+template <class Operation>
+CNNFAST_INLINE void ordered_rows(const cnnfast::BinaryRows* t, Operation operation) {
+  const auto as_is = CNNFAST_LAMBDA(v, vf v);
+  if (t->swapped)
+    binary_rows(t, CNNFAST_LAMBDA(operation(b, a), vf a, vf b), as_is);
+  else
+    binary_rows(t, operation, as_is);
+}
+
+static void binary_all(cnnfast::Binary op, const cnnfast::BinaryRows* t) {
+  using cnnfast::Binary;
+  switch (op) {
+    case Binary::kAdd:
+      return add_rows(t);
+    case Binary::kMul:
+      return binary_rows(t, CNNFAST_LAMBDA(a * b, vf a, vf b), CNNFAST_LAMBDA(v, vf v));
+    case Binary::kSub:
+      return ordered_rows(t, CNNFAST_LAMBDA(a - b, vf a, vf b));
+    case Binary::kDiv:
+      return ordered_rows(t, CNNFAST_LAMBDA(a / b, vf a, vf b));
+    case Binary::kPow:
+      return ordered_rows(t, CNNFAST_LAMBDA(power(a, b), vf a, vf b));
+    case Binary::kMaximum:
+      return ordered_rows(t, CNNFAST_LAMBDA(maximum(a, b), vf a, vf b));
+    case Binary::kMinimum:
+      return ordered_rows(t, CNNFAST_LAMBDA(minimum(a, b), vf a, vf b));
+    case Binary::kPrelu:
+      return ordered_rows(t, CNNFAST_LAMBDA(select(x < vf{}, x * slope, x), vf x, vf slope));
+  }
 }
 
 #undef CNNFAST_LAMBDA
 #undef CNNFAST_EACH
 
-constexpr cnnfast::PointwiseKernels pointwise_kernels() { return {activate_all, add_rows, mul_rows}; }
+constexpr cnnfast::PointwiseKernels pointwise_kernels() { return {activate_all, unary_all, binary_all}; }
 
 }  // namespace

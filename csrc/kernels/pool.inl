@@ -45,15 +45,10 @@ struct NanWatch {
 #endif
 };
 
-// The maximum, NaN if either is: each order of operands keeps one side's NaN, and NaN | number is NaN.
-CNNFAST_INLINE vf max_or_nan(vf a, vf b) {
-  return reinterpret_cast<vf>(reinterpret_cast<vi>(vmax(a, b)) | reinterpret_cast<vi>(vmax(b, a)));
-}
-
 struct MaxPool {
   static constexpr bool kWatch = true;
   CNNFAST_INLINE vf quick(vf a, vf x) { return vmax(a, x); }
-  CNNFAST_INLINE vf exact(vf a, vf x) { return max_or_nan(a, x); }
+  CNNFAST_INLINE vf exact(vf a, vf x) { return maximum(a, x); }
   CNNFAST_INLINE vf finish(const cnnfast::PoolRow*, int64_t, vf v) { return v; }
 };
 

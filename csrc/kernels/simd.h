@@ -97,6 +97,15 @@ CNNFAST_INLINE vf vmin(vf a, vf x) {
 #endif
 }
 
+// The larger or smaller one, NaN where either is: each order of operands keeps one side's NaN, and NaN |
+// number is NaN.
+CNNFAST_INLINE vf maximum(vf a, vf b) {
+  return reinterpret_cast<vf>(reinterpret_cast<vi>(vmax(a, b)) | reinterpret_cast<vi>(vmax(b, a)));
+}
+CNNFAST_INLINE vf minimum(vf a, vf b) {
+  return reinterpret_cast<vf>(reinterpret_cast<vi>(vmin(a, b)) | reinterpret_cast<vi>(vmin(b, a)));
+}
+
 // The first n lanes (0 <= n <= VL); the others read as zero, and nothing past them is touched.
 CNNFAST_INLINE vf load_n(const float* p, int n) {
 #if defined(CNNFAST_LEVEL_V4)

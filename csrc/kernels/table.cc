@@ -8,6 +8,7 @@
 #include "kernels/pool.inl"
 #include "kernels/pointwise.inl"
 #include "kernels/norm.inl"
+#include "kernels/reduce.inl"
 #include "kernels/resample.inl"
 #include "kernels/boxes.inl"
 #include "kernels/roi.inl"
@@ -53,6 +54,7 @@ const cnnfast::KernelTable CNNFAST_TABLE = {
     pool_kernels(),
     pointwise_kernels(),
     norm_kernels(),
+    reduce_kernels(),
     resample_kernels(),
     box_kernels(),
     roi_kernels(),

@@ -5,6 +5,7 @@
 #include "kernels/pool.h"
 #include "kernels/pointwise.h"
 #include "kernels/norm.h"
+#include "kernels/reduce.h"
 #include "kernels/resample.h"
 #include "kernels/boxes.h"
 #include "kernels/roi.h"
@@ -25,6 +26,7 @@ struct KernelTable {
   PoolKernels pool;
   PointwiseKernels pointwise;
   NormKernels norm;
+  ReduceKernels reduce;
   ResampleKernels resample;
   BoxKernels boxes;
   RoiKernels roi;

@@ -57,6 +57,10 @@ void add_linear(Plan& plan, const LinearSpec& s, const Place& w, std::shared_ptr
   });
 }
 
+void add_matmul(Plan& plan, const MatmulSpec& s, const Place& a, const Place& b, const Place& y) {
+  plan.add("GEMM", [=](const Memory& m) { matmul(s, m[a], m[b], m[y]); });
+}
+
 void add_gram_matrix(Plan& plan, int64_t n, int64_t rows, int64_t c, const Place& x, const Place& y) {
   plan.add("half a GEMM", [=](const Memory& m) { gram_matrix(n, rows, c, m[x], m[y]); });
 }
@@ -70,6 +74,10 @@ void add_pool2d(Plan& plan, const PoolSpec& s, bool average, const Place& x, con
   });
 }
 
+void add_l2_pool2d(Plan& plan, const PoolSpec& s, int64_t size, const Place& x, const Place& y) {
+  plan.add("root of averages", [=](const Memory& m) { l2_pool2d(s, size, m[x], m[y]); });
+}
+
 void add_global_pool2d(Plan& plan, const GlobalPoolSpec& s, bool average, const Place& x, const Place& y) {
   const auto pool = average ? global_avg_pool : global_max_pool;
   plan.add("pictures", [=](const Memory& m) { pool(s.n, s.pixels, s.c, s.ldx, m[x], m[y]); });
@@ -77,6 +85,10 @@ void add_global_pool2d(Plan& plan, const GlobalPoolSpec& s, bool average, const 
 
 void add_activation(Plan& plan, int64_t count, int kind, float slope, const Place& x, const Place& y) {
   plan.add("elements", [=](const Memory& m) { activate(kind, slope, m[x], m[y], count); });
+}
+
+void add_unary(Plan& plan, Unary function, float p, float q, int64_t count, const Place& x, const Place& y) {
+  plan.add("elements", [=](const Memory& m) { unary(function, p, q, m[x], m[y], count); });
 }
 
 void add_binary(Plan& plan, Binary op, const Broadcast& s, bool alike, const Place& a, const Place& b,
@@ -97,6 +109,25 @@ void add_batch_norm(Plan& plan, const BatchNormSpec& s, const Place& x, const Pl
 
 void add_local_response_norm(Plan& plan, const LocalResponse& s, const Place& x, const Place& y) {
   plan.add("rows", [=](const Memory& m) { local_response_norm(s, m[x], m[y]); });
+}
+
+void add_reduce(Plan& plan, Reduce kind, const ReduceAxes& s, const Place& x, const Place& y) {
+  plan.add(s.gather       ? "gathered rows"
+           : s.inner == 1 ? "rows"
+                          : "columns",
+           [=](const Memory& m) { reduce(kind, s, m[x], m[y]); });
+}
+
+void add_l2_normalize(Plan& plan, const L2NormalizeSpec& s, const Place& x, const Place& y) {
+  plan.add(s.inner == 1 ? "rows" : "columns",
+           [=](const Memory& m) { l2_normalize(s.outer, s.k, s.inner, s.eps, m[x], m[y]); });
+}
+
+void add_instance_norm(Plan& plan, const InstanceNormSpec& s, const Place& x, const Place& scale,
+                       const Place& shift, const Place& y) {
+  plan.add("columns", [=](const Memory& m) {
+    instance_norm(s.n, s.pixels, s.c, m[x], m[scale], m[shift], s.eps, m[y]);
+  });
 }
 
 void add_softmax(Plan& plan, const SoftmaxSpec& s, const Place& x, const Place& y) {

@@ -7,6 +7,7 @@
 #include "cpu/norm.h"
 #include "cpu/pointwise.h"
 #include "cpu/pool.h"
+#include "cpu/reduce.h"
 #include "cpu/resample.h"
 #include "cpu/roi.h"
 #include "plan/conv_weights.h"
@@ -46,15 +47,18 @@ struct LinearSpec {
 void add_linear(Plan& plan, const LinearSpec& spec, const Place& w,
                 std::shared_ptr<const PackedMatrix> weights, const Place& x, const Finish& finish,
                 const Place& y);
+void add_matmul(Plan& plan, const MatmulSpec& spec, const Place& a, const Place& b, const Place& y);
 void add_gram_matrix(Plan& plan, int64_t n, int64_t rows, int64_t c, const Place& x, const Place& y);
 
 void add_pool2d(Plan& plan, const PoolSpec& spec, bool average, const Place& x, const Place& y);
+void add_l2_pool2d(Plan& plan, const PoolSpec& spec, int64_t size, const Place& x, const Place& y);
 struct GlobalPoolSpec {
   int64_t n, pixels, c, ldx;
 };
 void add_global_pool2d(Plan& plan, const GlobalPoolSpec& spec, bool average, const Place& x, const Place& y);
 
 void add_activation(Plan& plan, int64_t count, int kind, float slope, const Place& x, const Place& y);
+void add_unary(Plan& plan, Unary function, float p, float q, int64_t count, const Place& x, const Place& y);
 void add_binary(Plan& plan, Binary op, const Broadcast& spec, bool alike, const Place& a, const Place& b,
                 int activation, float slope, const Place& y);
 
@@ -65,6 +69,18 @@ struct BatchNormSpec {
 void add_batch_norm(Plan& plan, const BatchNormSpec& spec, const Place& x, const Place& mean,
                     const Place& var, const Place& scale, const Place& shift, const Place& y);
 void add_local_response_norm(Plan& plan, const LocalResponse& spec, const Place& x, const Place& y);
+void add_reduce(Plan& plan, Reduce kind, const ReduceAxes& spec, const Place& x, const Place& y);
+struct L2NormalizeSpec {
+  int64_t outer, k, inner;
+  double eps;
+};
+void add_l2_normalize(Plan& plan, const L2NormalizeSpec& spec, const Place& x, const Place& y);
+struct InstanceNormSpec {
+  int64_t n, pixels, c;
+  double eps;
+};
+void add_instance_norm(Plan& plan, const InstanceNormSpec& spec, const Place& x, const Place& scale,
+                       const Place& shift, const Place& y);
 struct SoftmaxSpec {
   int64_t outer, k, inner;
   bool log;

@@ -18,10 +18,11 @@ CNNFAST_TABLES(CNNFAST_DECLARE)
 CNNFAST_EXPECT_KERNELS(KernelTable, const char* level; int vl; cnnfast::GemmKernels gemm;
                        cnnfast::DepthwiseKernels depthwise; cnnfast::PoolKernels pool;
                        cnnfast::PointwiseKernels pointwise; cnnfast::NormKernels norm;
-                       cnnfast::ResampleKernels resample; cnnfast::BoxKernels boxes; cnnfast::RoiKernels roi;
-                       cnnfast::WinogradKernels winograd; cnnfast::OuterKernels outer;
-                       cnnfast::DepthwiseGradKernels depthwise_grad; cnnfast::PoolGradKernels pool_grad;
-                       cnnfast::TrainKernels train; cnnfast::OptimKernels optim; double (*spin_fma)(int64_t);)
+                       cnnfast::ReduceKernels reduce; cnnfast::ResampleKernels resample;
+                       cnnfast::BoxKernels boxes; cnnfast::RoiKernels roi; cnnfast::WinogradKernels winograd;
+                       cnnfast::OuterKernels outer; cnnfast::DepthwiseGradKernels depthwise_grad;
+                       cnnfast::PoolGradKernels pool_grad; cnnfast::TrainKernels train;
+                       cnnfast::OptimKernels optim; double (*spin_fma)(int64_t);)
 
 namespace {
 
@@ -31,6 +32,7 @@ const std::pair<const char*, Compare> kFamilies[] = {
     {"pool", compare_pool},
     {"pointwise", compare_pointwise},
     {"norm", compare_norm},
+    {"reduce", compare_reduce},
     {"resample", compare_resample},
     {"boxes", compare_boxes},
     {"roi", compare_roi},

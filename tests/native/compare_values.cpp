@@ -1,12 +1,18 @@
-// Element-by-element operators, normalisations, softmax.
+// Element-by-element operators, normalisations, softmax, reductions.
 #include "harness.h"
 
-CNNFAST_EXPECT_KERNELS(PointwiseKernels, void (*activate)(); void (*add)(); void (*mul)();)
+CNNFAST_EXPECT_KERNELS(PointwiseKernels, void (*activate)(); void (*unary)(); void (*binary)();)
 CNNFAST_EXPECT_KERNELS(NormKernels, void (*affine)(); int64_t (*response_scratch)(); void (*response)();
                        void (*softmax_rows)(); void (*softmax_columns)();)
 
+CNNFAST_EXPECT_KERNELS(ReduceKernels, void (*rows)(); void (*columns)(); void (*affine)();)
+
 namespace compare {
 namespace {
+
+using cnnfast::Binary;
+using cnnfast::Reduction;
+using cnnfast::Unary;
 
 const int64_t kSizes[] = {1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 130};
 
@@ -43,6 +49,35 @@ void compare_pointwise(const KernelTable& base, const KernelTable& level, Guard 
       std::snprintf(what, sizeof what, "activation %d of %d values", kind, static_cast<int>(n));
       report.same(what, expected.data(), got.data(), n, exact ? nullptr : &bounds);
     }
+    for (int function = 0; function <= static_cast<int>(Unary::kErf); ++function) {
+      const Floats x = wide_values(n, guard, random);
+      Floats expected(n, guard), got(n, guard);
+      const auto f = static_cast<Unary>(function);
+      base.pointwise.unary(f, 0.25f, 0.5f, x.data(), expected.data(), n);
+      level.pointwise.unary(f, 0.25f, 0.5f, x.data(), got.data(), n);
+      const bool smooth = f == Unary::kExp || f == Unary::kLog || f == Unary::kElu || f == Unary::kErf;
+      const std::vector<double> bounds = relative_bounds(expected, 4e-7);
+      char what[40];
+      std::snprintf(what, sizeof what, "function %d of %d values", function, static_cast<int>(n));
+      report.same(what, expected.data(), got.data(), n, smooth ? &bounds : nullptr);
+    }
+    for (int op = 0; op <= static_cast<int>(Binary::kPrelu); ++op)
+      for (bool scalar : {false, true})
+        for (bool swapped : {false, true}) {
+          const Floats a = wide_values(2 * n, guard, random),
+                       b = wide_values(scalar ? 2 : 2 * n, guard, random);
+          Floats expected(2 * n, guard), got(2 * n, guard);
+          cnnfast::BinaryRows t{a.data(),       b.data(), expected.data(), 2, n,    n,
+                                scalar ? 1 : n, n,        scalar,          0, 0.0f, swapped};
+          base.pointwise.binary(static_cast<Binary>(op), &t);
+          t.y = got.data();
+          level.pointwise.binary(static_cast<Binary>(op), &t);
+          const std::vector<double> bounds = relative_bounds(expected, 2 * kUnit);
+          char what[40];
+          std::snprintf(what, sizeof what, "binary %d of %d values", op, static_cast<int>(n));
+          report.same(what, expected.data(), got.data(), 2 * n,
+                      static_cast<Binary>(op) == Binary::kPow ? &bounds : nullptr);
+        }
     for (bool scalar : {false, true})
       for (int activation = 0; activation < 8; ++activation) {
         const int64_t rows = 3, step = n + 2;
@@ -52,18 +87,12 @@ void compare_pointwise(const KernelTable& base, const KernelTable& level, Guard 
                got = filled((rows - 1) * step + n, guard, 7.0f);
         cnnfast::BinaryRows t{a.data(),       b.data(), expected.data(), rows,       n,     step,
                               scalar ? 1 : n, step,     scalar,          activation, 0.125f};
-        base.pointwise.add(&t);
+        base.pointwise.binary(Binary::kAdd, &t);
         t.y = got.data();
-        level.pointwise.add(&t);
+        level.pointwise.binary(Binary::kAdd, &t);
         const std::vector<double> bounds = relative_bounds(expected, 4e-7);
         report.same("add", expected.data(), got.data(), got.size(),
                     activation <= cnnfast::kLeakyRelu ? nullptr : &bounds);
-        t.activation = 0;
-        t.y = expected.data();
-        base.pointwise.mul(&t);
-        t.y = got.data();
-        level.pointwise.mul(&t);
-        report.same("mul", expected.data(), got.data(), got.size());
       }
   }
 }
@@ -129,6 +158,55 @@ void compare_norm(const KernelTable& base, const KernelTable& level, Guard guard
         const std::vector<double> bounds = relative_bounds(expected, 1e-6, log ? 80 * kUnit : 1e-37);
         report.same(log ? "log softmax" : "softmax", expected.data(), got.data(), count, &bounds);
       }
+}
+
+void compare_reduce(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {
+  Random random(5);
+  for (int64_t n : kSizes)
+    for (int64_t k : {1, 2, 7, 33, 100})
+      for (int op = 0; op <= static_cast<int>(Reduction::kMinimum); ++op) {
+        const auto kind = static_cast<Reduction>(op);
+        const int64_t step = n + 3;
+        const Floats x = random.floats((k - 1) * step + n, guard, -3, 3),
+                     y = random.floats(n * k, guard, -3, 3);
+        if (random.below(3) == 0) y[random.below(n * k)] = NAN;
+        if (random.below(3) == 0) x[random.below(n)] = INFINITY;
+        Array<double> mean(n, guard), expected(n, guard), got(n, guard);
+        for (double& v : mean) v = random.uniform(-1, 1);
+        // Both are within k roundings of doubles, which no float shows but where it is a tie.
+        const auto compare = [&](const char* what) {
+          Floats e(n, guard), g(n, guard);
+          for (int64_t i = 0; i < n; ++i) {
+            e[i] = static_cast<float>(expected[i]);
+            g[i] = static_cast<float>(got[i]);
+          }
+          std::vector<double> bounds;
+          for (float v : e) bounds.push_back(2 * kUnit * std::fabs(v) + 1e-12);
+          report.same(what, e.data(), g.data(), n, &bounds);
+        };
+        base.reduce.rows(kind, y.data(), n, k, expected.data());
+        level.reduce.rows(kind, y.data(), n, k, got.data());
+        compare("rows");
+        for (const bool centred : {false, true}) {
+          const double* middle = centred ? mean.data() : nullptr;
+          base.reduce.columns(kind, x.data(), k, step, n, middle, expected.data());
+          level.reduce.columns(kind, x.data(), k, step, n, middle, got.data());
+          compare("columns");
+        }
+      }
+  for (int64_t n : kSizes) {
+    const int64_t k = 3, step = n + 2, count = (k - 1) * step + n;
+    const Floats x = random.floats(count, guard, -3, 3);
+    Array<double> mean(n, guard), factor(n, guard), shift(n, guard);
+    for (Array<double>* a : {&mean, &factor, &shift})
+      for (double& v : *a) v = random.uniform(-2, 2);
+    Floats expected = filled(count, guard, 7.0f), got = filled(count, guard, 7.0f);
+    cnnfast::WideAffine t{x.data(), expected.data(), k, step, n, mean.data(), factor.data(), shift.data()};
+    base.reduce.affine(&t);
+    t.y = got.data();
+    level.reduce.affine(&t);
+    report.same("affine in double precision", expected.data(), got.data(), count);
+  }
 }
 
 }  // namespace compare

@@ -171,6 +171,7 @@ void compare_depthwise(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_pool(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_pointwise(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_norm(const KernelTable&, const KernelTable&, Guard, Report&);
+void compare_reduce(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_resample(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_boxes(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_roi(const KernelTable&, const KernelTable&, Guard, Report&);

@@ -31,6 +31,10 @@ from .registry import (
     reads_other,
 )
 
+# Codes shared with csrc/kernels/pointwise.h.
+BINARY_CODES = {
+    name: code for code, name in enumerate(("add", "mul", "sub", "div", "pow", "maximum", "minimum", "prelu"))
+}
 _INFINITE = 2.0**128 - 2.0**103  # from here on float64 rounds to infinity in float32
 
 
@@ -99,11 +103,11 @@ def reference_mul(s: BinarySpec, a: Array, b: Array) -> Array:
 
 
 def _native_add(s: BinarySpec, a: Array, b: Array) -> Array:
-    return native().add(s.native, a, b, ACTIVATION_CODES[s.activation], s.slope)
+    return native().binary(BINARY_CODES["add"], s.native, a, b, ACTIVATION_CODES[s.activation], s.slope)
 
 
 def _native_mul(s: BinarySpec, a: Array, b: Array) -> Array:
-    return native().mul(s.native, a, b, 0, 0.0)
+    return native().binary(BINARY_CODES["mul"], s.native, a, b, 0, 0.0)
 
 
 def _cost(s: BinarySpec) -> Cost:
@@ -111,10 +115,10 @@ def _cost(s: BinarySpec) -> Cost:
     return Cost(out * (1 if s.activation is None else 2), 4 * (out + a + b))
 
 
-def _lower(steps: Any, s: BinarySpec, inputs: Any, outputs: Any, is_add: bool) -> None:
+def _lower(steps: Any, s: BinarySpec, inputs: Any, outputs: Any, name: str) -> None:
     a, b, y = inputs[0].place, inputs[1].place, outputs[0].place
     code = ACTIVATION_CODES[s.activation]
-    steps.plan.binary(is_add, s.native, s.a == s.b, a, b, code, s.slope, y)
+    steps.plan.binary(BINARY_CODES[name], s.native, s.a == s.b, a, b, code, s.slope, y)
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
@@ -150,7 +154,7 @@ ADD = Op(
     _cost,
     vjp=Vjp(_vjp_add, lambda s, needs: () if s.activation is None else (RESULT,)),
     epilogue=Epilogue(lambda s, b, residual, activation, slope: infer_add(s.a, s.b, activation, slope)),
-    lower=Lower(functools.partial(_lower, is_add=True), in_place=(0, 1)),
+    lower=Lower(functools.partial(_lower, name="add"), in_place=(0, 1)),
     settings=lambda s: {"activation": s.activation, "slope": s.slope},
 )
 MUL = Op(
@@ -160,7 +164,7 @@ MUL = Op(
     _native_mul,
     _cost,
     vjp=Vjp(_vjp_mul, reads_other),
-    lower=Lower(functools.partial(_lower, is_add=False), in_place=(0, 1)),
+    lower=Lower(functools.partial(_lower, name="mul"), in_place=(0, 1)),
 )
 
 

@@ -1,7 +1,7 @@
 """Arithmetic, comparisons and choices element by element, with NumPy broadcasting.
 
-NumPy is memory bound on all of these, so the references are the native kernels too; what is common in
-networks (add, mul and the usual activations) has kernels of its own in other files.
+Functions of float32 have native kernels (csrc/cpu/pointwise.cpp); comparisons, choices and whole numbers are
+NumPy's: it is memory bound on all of these.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ import numpy as np
 from ..config import current_backend
 from ..errors import DTypeError
 from ..tensor import Tensor
-from .arithmetic import broadcast_shape, scalar, unbroadcast
+from .arithmetic import BINARY_CODES, broadcast_shape, scalar, unbroadcast
 from .registry import (
+    F32,
     NO_GRADIENT,
     RESULT,
     Array,
     Cost,
+    Lower,
     Op,
     Vjp,
     array,
     cached,
     elements,
     fail,
+    native,
     number,
     reads_all,
     reads_results,
@@ -47,11 +50,12 @@ class UnarySpec:
 
 @dataclass(frozen=True)
 class PairSpec:
-    """Two arrays and the shape they broadcast to."""
+    """Two arrays, the shape they broadcast to, and the native description."""
 
     a: tuple[int, ...]
     b: tuple[int, ...]
     out: tuple[int, ...]
+    native: Any
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,25 @@ def reference_unary(s: UnarySpec, x: Array) -> Array:
         return np.asarray(_UNARY[s.name](x, *s.numbers))
 
 
+# Codes shared with csrc/kernels/pointwise.h: those of float32.
+_UNARY_CODES = {name: code for code, name in enumerate(_UNARY) if name != "logical_not"}
+
+
+def _native_numbers(s: UnarySpec) -> tuple[int, float, float]:
+    """Code, and two numbers as float32 has them."""
+    with np.errstate(over="ignore"):
+        p, q = (float(F32.type(v)) for v in (*s.numbers, 0.0, 0.0)[:2])
+    return _UNARY_CODES[s.name], p, q
+
+
+def _native_unary(s: UnarySpec, x: Array) -> Array:
+    return native().unary(x, *_native_numbers(s))
+
+
+def _lower_unary(steps: Any, s: UnarySpec, inputs: Any, outputs: Any) -> None:
+    steps.plan.unary(*_native_numbers(s), math.prod(s.out), inputs[0].place, outputs[0].place)
+
+
 def _cost_unary(s: UnarySpec) -> Cost:
     n = float(np.prod(s.out, dtype=float))
     return Cost(n, 8 * n)
@@ -221,13 +244,15 @@ def _make_unary(name: str) -> Op:
     def infer(x: tuple[int, ...], numbers: Any = ()) -> UnarySpec:
         return infer_unary(x, name, numbers)
 
+    has_kernel = name in _UNARY_CODES
     return Op(
         name,
         infer,
         reference_unary,
-        reference_unary,
+        _native_unary if has_kernel else reference_unary,
         _cost_unary,
         vjp=_UNARY_VJPS[name],
+        lower=Lower(_lower_unary, in_place=(0,)) if has_kernel else None,
         settings=lambda s: {"numbers": s.numbers},
     )
 
@@ -339,8 +364,10 @@ def hard_sigmoid(x: Any, *, alpha: float = 1 / 6, beta: float = 0.5) -> Any:
 def infer_pair(a: tuple[int, ...], b: tuple[int, ...], op: str = "sub") -> PairSpec:
     """Validate the broadcasting of two shapes."""
     out = broadcast_shape(op, a, b)
-    elements(op, *out)
-    return PairSpec(a, b, out)
+    for shape in (out, a, b):
+        elements(op, *shape)
+    module = native()
+    return PairSpec(a, b, out, None if module is None else module.Broadcast(a, b))
 
 
 _PAIRS: dict[str, Callable[..., Array]] = {
@@ -417,8 +444,28 @@ def _make_pair(name: str) -> Op:
         with np.errstate(all="ignore"):
             return np.asarray(function(a, b))
 
-    results = (lambda s, dtype: ((s.out, _BOOL),)) if name in _COMPARISONS else None
-    return Op(name, infer, reference, reference, _cost_pair, vjp=_PAIR_VJPS[name], results=results)
+    if name in _COMPARISONS:
+        return Op(
+            name,
+            infer,
+            reference,
+            reference,
+            _cost_pair,
+            vjp=_PAIR_VJPS[name],
+            results=lambda s, dtype: ((s.out, _BOOL),),
+        )
+    code = BINARY_CODES[name]
+
+    def run(s: PairSpec, a: Array, b: Array) -> Array:
+        return native().binary(code, s.native, a, b, 0, 0.0)
+
+    def lower(steps: Any, s: PairSpec, inputs: Any, outputs: Any) -> None:
+        a, b = inputs
+        steps.plan.binary(code, s.native, s.a == s.b, a.place, b.place, 0, 0.0, outputs[0].place)
+
+    return Op(
+        name, infer, reference, run, _cost_pair, vjp=_PAIR_VJPS[name], lower=Lower(lower, in_place=(0, 1))
+    )
 
 
 def _cost_pair(s: PairSpec) -> Cost:

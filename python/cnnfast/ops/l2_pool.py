@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from .arithmetic import MUL, infer_mul
 from .pool import AVG_POOL2D, PoolSpec, infer_avg_pool2d
 from .pool_grad import AVG_POOL2D_GRAD
-from .registry import RESULT, Array, Cost, Op, Vjp, array, cached
+from .registry import RESULT, Array, Cost, Lower, Op, Vjp, array, cached, native
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,19 @@ def infer_l2_pool2d(x: tuple[int, ...], size: Any, stride: Any = None, padding: 
     return L2PoolSpec(mean.out, infer_mul(x, x), mean)
 
 
-def _root(s: L2PoolSpec, mean: Array) -> Array:
-    """Lengths from means of squares."""
-    rows, columns = s.mean.size
-    with np.errstate(all="ignore"):
-        return np.sqrt(mean * mean.dtype.type(rows * columns))
-
-
 def reference_l2_pool2d(s: L2PoolSpec, x: Array) -> Array:
     """The root of the sum of squares of each window."""
-    return _root(s, AVG_POOL2D.reference(s.mean, MUL.reference(s.squares, x, x)))
+    mean = AVG_POOL2D.reference(s.mean, MUL.reference(s.squares, x, x))
+    with np.errstate(all="ignore"):
+        return np.sqrt(mean * mean.dtype.type(math.prod(s.mean.size)))
 
 
 def _native_l2_pool2d(s: L2PoolSpec, x: Array) -> Array:
-    return _root(s, AVG_POOL2D.native(s.mean, MUL.native(s.squares, x, x)))
+    return native().l2_pool2d(s.mean.native, math.prod(s.mean.size), x)
+
+
+def _lower(steps: Any, s: L2PoolSpec, inputs: Any, outputs: Any) -> None:
+    steps.plan.l2_pool2d(s.mean.native, math.prod(s.mean.size), inputs[0].place, outputs[0].place)
 
 
 def _vjp(s: L2PoolSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
@@ -66,6 +66,7 @@ L2_POOL2D = Op(
     _native_l2_pool2d,
     _cost,
     vjp=Vjp(_vjp, lambda s, needs: (0, RESULT)),
+    lower=Lower(_lower),
     settings=lambda s: {"size": s.mean.size, "stride": s.mean.asked[0], "padding": s.mean.pads},
 )
 

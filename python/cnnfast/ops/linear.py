@@ -57,6 +57,7 @@ class MatmulSpec:
     a: tuple[int, ...]
     b: tuple[int, ...]
     out: tuple[int, ...]
+    native: Any
 
 
 @cached
@@ -103,14 +104,27 @@ def infer_matmul(a: tuple[int, ...], b: tuple[int, ...]) -> MatmulSpec:
     if a[-1] != b[-2]:
         fail(op, f"x has {a[-1]} columns, y has {b[-2]} rows", x=a, y=b)
     out = (*broadcast_shape(op, a[:-2], b[:-2]), a[-2], b[-1])
-    elements(op, *out)
-    return MatmulSpec(a, b, out)
+    for shape in (out, a, b):
+        elements(op, *shape)
+    module = native()
+    described = None
+    if module is not None:
+        described = module.MatmulSpec(a[-2], a[-1], b[-1], module.Broadcast(a[:-2], b[:-2]))
+    return MatmulSpec(a, b, out, described)
 
 
 def reference_matmul(s: MatmulSpec, a: Array, b: Array) -> Array:
     """Sums of products over the last axis of a and the last but one of b."""
     with np.errstate(all="ignore"):
         return np.matmul(a, b)
+
+
+def _native_matmul(s: MatmulSpec, a: Array, b: Array) -> Array:
+    return native().matmul(s.native, s.out, a, b)
+
+
+def _lower_matmul(steps: Any, s: MatmulSpec, inputs: Any, outputs: Any) -> None:
+    steps.plan.matmul(s.native, inputs[0].place, inputs[1].place, outputs[0].place)
 
 
 def reference_linear(s: LinearSpec, x: Array, w: Array, packed: Any = None, b: Array | None = None) -> Array:
@@ -193,17 +207,17 @@ LINEAR = Op(
     settings=lambda s: {"activation": s.activation, "slope": s.slope},
     shapes=lambda x, w, packed=None, *rest: (x, w, *rest),
 )
-# Between activations alone, which convolutional networks rarely do: NumPy's BLAS is good enough.
 MATMUL = Op(
     "matmul",
     infer_matmul,
     reference_matmul,
-    reference_matmul,
+    _native_matmul,
     lambda s: Cost(
         2.0 * float(np.prod(s.out, dtype=float)) * s.a[-1],
         4 * sum(float(np.prod(shape, dtype=float)) for shape in (s.a, s.b, s.out)),
     ),
     vjp=Vjp(_vjp_matmul, reads_other),
+    lower=Lower(_lower_matmul),
 )
 GRAM_MATRIX = Op(
     "gram_matrix",

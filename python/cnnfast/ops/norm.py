@@ -172,6 +172,19 @@ def reference_instance_norm(
         return wide.astype(x.dtype)
 
 
+def _native_instance_norm(
+    s: InstanceNormSpec, x: Array, scale: Array | None = None, shift: Array | None = None
+) -> Array:
+    return native().instance_norm(x, scale, shift, s.eps)
+
+
+def _lower_instance_norm(steps: Any, s: InstanceNormSpec, inputs: Any, outputs: Any) -> None:
+    x, scale, shift = (*inputs, None, None)[:3]
+    sizes = s.out[0], math.prod(s.out[1:-1]), s.out[-1]
+    places = x.place, steps.place(scale), steps.place(shift), outputs[0].place
+    steps.plan.instance_norm(*sizes, s.eps, *places)
+
+
 def _windowed(a: Array, before: int, after: int) -> Array:
     """Sums over channels c - before .. c + after."""
     c = a.shape[-1]
@@ -327,14 +340,14 @@ BATCH_NORM = Op(
     lower=Lower(_lower_batch_norm, in_place=(0,)),
     settings=lambda s: {"eps": s.eps},
 )
-# NumPy is the native form too: few networks use it, and it is bound by memory.
 INSTANCE_NORM = Op(
     "instance_norm",
     infer_instance_norm,
     reference_instance_norm,
-    reference_instance_norm,
+    _native_instance_norm,
     lambda s: Cost(6 * float(np.prod(s.out, dtype=float)), 8 * float(np.prod(s.out, dtype=float))),
     vjp=Vjp(_vjp_instance_norm, lambda s, needs: (0, 1)),
+    lower=Lower(_lower_instance_norm, in_place=(0,)),
     settings=lambda s: {"eps": s.eps},
 )
 LOCAL_RESPONSE_NORM = Op(

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .registry import Array, Cost, Op, Vjp, array, cached, elements, fail, integer, number, reads_all
+from .registry import (
+    Array,
+    Cost,
+    Lower,
+    Op,
+    Vjp,
+    array,
+    cached,
+    elements,
+    fail,
+    integer,
+    native,
+    number,
+    reads_all,
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,19 @@ def reference_l2_normalize(s: L2NormalizeSpec, x: Array) -> Array:
         return x / np.maximum(_length(s, x), s.eps).astype(x.dtype)
 
 
+def _numbers(s: L2NormalizeSpec) -> tuple[int, int, int, float]:
+    """Sizes before, of and after the axis, and eps."""
+    return math.prod(s.out[: s.axis]), s.out[s.axis], math.prod(s.out[s.axis + 1 :]), s.eps
+
+
+def _native(s: L2NormalizeSpec, x: Array) -> Array:
+    return native().l2_normalize(*_numbers(s), x)
+
+
+def _lower(steps: Any, s: L2NormalizeSpec, inputs: Any, outputs: Any) -> None:
+    steps.plan.l2_normalize(*_numbers(s), inputs[0].place, outputs[0].place)
+
+
 def _vjp(s: L2NormalizeSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
     """(g - y <g, y>) / |x|; g / eps where the vector is shorter than eps."""
     (x,) = inputs
@@ -60,14 +88,14 @@ def _cost(s: L2NormalizeSpec) -> Cost:
     return Cost(3 * n, 8 * n)
 
 
-# One pass over a small map: NumPy is fast enough.
 L2_NORMALIZE = Op(
     "l2_normalize",
     infer_l2_normalize,
     reference_l2_normalize,
-    reference_l2_normalize,
+    _native,
     _cost,
     vjp=Vjp(_vjp, reads_all),
+    lower=Lower(_lower, in_place=(0,)),
     settings=lambda s: {"axis": s.axis, "eps": s.eps},
 )
 

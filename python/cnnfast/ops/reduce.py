@@ -1,4 +1,7 @@
-"""Reductions over axes, and the places of the largest values. NumPy is memory bound on all of these."""
+"""Reductions over axes, and the places of the largest values.
+
+Reductions of float32 have native kernels (csrc/cpu/reduce.cpp); whole numbers and places are NumPy's.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,14 @@ from .registry import (
     RESULT,
     Array,
     Cost,
+    Lower,
     Op,
     Vjp,
     cached,
     elements,
     fail,
     integer,
+    native,
 )
 
 _INT64 = np.dtype(np.int64)
@@ -28,12 +33,13 @@ _INT64 = np.dtype(np.int64)
 
 @dataclass(frozen=True)
 class ReduceSpec:
-    """A checked reduction: the axes that go, counted from the front."""
+    """A checked reduction: the axes that go, counted from the front, and the native description."""
 
     x: tuple[int, ...]
     out: tuple[int, ...]
     axes: tuple[int, ...]
     keepdims: bool
+    native: Any
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,10 @@ def infer_reduce(x: tuple[int, ...], axes: Any = None, keepdims: bool = False, o
         fail(op, "x has no elements along the axis", x=x, axes=tuple(gone))
     elements(op, *x)
     out = tuple(1 if i in gone else n for i, n in enumerate(x) if keepdims or i not in gone)
-    return ReduceSpec(x, out, tuple(gone), bool(keepdims))
+    module = native()
+    return ReduceSpec(
+        x, out, tuple(gone), bool(keepdims), None if module is None else module.ReduceAxes(x, gone)
+    )
 
 
 def _sum(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
@@ -85,6 +94,10 @@ _REDUCTIONS: dict[str, Callable[..., Array]] = {
     "reduce_min": lambda x, axes, keep: np.asarray(x.min(axis=axes, keepdims=keep)),
     "reduce_l2": _l2,
 }
+
+
+# Codes shared with csrc/cpu/reduce.h.
+_CODES = {name: code for code, name in enumerate(_REDUCTIONS)}
 
 
 def _spread(s: ReduceSpec, a: Array) -> Array:
@@ -138,7 +151,7 @@ def _axes(s: ReduceSpec) -> dict[str, Any]:
 
 
 def _make(name: str) -> Op:
-    function = _REDUCTIONS[name]
+    function, code = _REDUCTIONS[name], _CODES[name]
 
     def infer(x: tuple[int, ...], axes: Any = None, keepdims: bool = False) -> ReduceSpec:
         return infer_reduce(x, axes, keepdims, name)
@@ -149,7 +162,13 @@ def _make(name: str) -> Op:
         with np.errstate(all="ignore"):
             return function(x, s.axes, s.keepdims)
 
-    return Op(name, infer, reference, reference, _cost, vjp=_VJPS[name], settings=_axes)
+    def run(s: ReduceSpec, x: Array) -> Array:
+        return native().reduce(code, s.native, s.out, x)
+
+    def lower(steps: Any, s: ReduceSpec, inputs: Any, outputs: Any) -> None:
+        steps.plan.reduce(code, s.native, inputs[0].place, outputs[0].place)
+
+    return Op(name, infer, reference, run, _cost, vjp=_VJPS[name], lower=Lower(lower), settings=_axes)
 
 
 _OPS = {name: _make(name) for name in _REDUCTIONS}
