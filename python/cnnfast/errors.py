@@ -10,6 +10,7 @@ __all__ = [
     "GradientError",
     "PictureError",
     "ShapeError",
+    "TrainingError",
     "WeightsError",
     "WorkerError",
 ]
@@ -33,6 +34,10 @@ class BackendError(CnnfastError, RuntimeError):
 
 class GradientError(CnnfastError, RuntimeError):
     """A gradient that cannot be worked out, or that differs from what its check finds."""
+
+
+class TrainingError(CnnfastError, RuntimeError):
+    """Training that cannot go on: a loss that is not finite, a schedule or data that do not fit."""
 
 
 class WeightsError(CnnfastError, ValueError):

@@ -22,7 +22,7 @@ from cnnfast.weights.elements import ELEMENTS, SUPPORTED
 from cnnfast.weights.limits import MAX_FILE_BYTES, shown
 from cnnfast.weights.stored import Ready, Stored
 
-__all__ = ["load_weights", "open_weights", "save_weights"]
+__all__ = ["load_weights", "open_weights", "read_metadata", "save_weights"]
 
 _EXTENSIONS = {
     ".safetensors": "safetensors",
@@ -142,7 +142,31 @@ def _guess(beginning: bytes) -> str:
     return shown(beginning[:16])
 
 
-def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Any]) -> None:
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The text beside the tensors of a safetensors file, by name; none for files of other formats.
+
+    Raises
+    ------
+    WeightsError
+        If the file is corrupt.
+    OSError
+        If it cannot be opened or read.
+    """
+    name = os.fsdecode(path)
+    if not stat.S_ISREG(os.stat(name).st_mode):
+        return {}
+    with open(name, "rb") as file:
+        if file.read(9)[8:] != b"{":
+            return {}
+    try:
+        return safetensors_file.metadata(name)
+    except WeightsError as error:
+        raise WeightsError(f"read_metadata: {name}: {error}") from None
+
+
+def save_weights(
+    path: str | os.PathLike[str], weights: Mapping[str, Any], *, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write named arrays to a safetensors or npz file, all or nothing.
 
     The content goes to a temporary file beside ``path``, is flushed to the disk and then renamed, so that
@@ -154,6 +178,8 @@ def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Any]) -> No
         Where to; the extension ``.safetensors`` or ``.npz`` decides about the format.
     weights : mapping of str to array_like
         Arrays of bool, integers or floating point up to 64 bits, in any memory layout and byte order.
+    metadata : mapping of str to str, optional
+        Text to keep beside them, for safetensors alone; see :func:`read_metadata`.
 
     Raises
     ------
@@ -169,9 +195,14 @@ def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Any]) -> No
             raise WeightsError(
                 f"extension: expected .safetensors or .npz, came {shown(_extension(target)) or 'none'}"
             )
+        if metadata and kind != "safetensors":
+            raise WeightsError("metadata: expected a .safetensors file for it, came .npz")
         arrays = _checked_arrays(weights)
         with replace_file(target) as file:
-            (safetensors_file if kind == "safetensors" else npz).write(file, arrays)
+            if kind == "safetensors":
+                safetensors_file.write(file, arrays, metadata)
+            else:
+                npz.write(file, arrays)
     except WeightsError as error:
         raise WeightsError(f"save_weights: {target}: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -39,6 +40,7 @@ _MAX_COMMAS = 20 * MAX_TENSORS
 def stored(file: BinaryIO, size: int) -> dict[str, Stored]:
     """All tensors of an open file, in the order of the header."""
     header = _header(file, size)
+    header.pop("__metadata__", None)
     # Imported here because "import cnnfast" loads NumPy only.
     from safetensors import SafetensorError, safe_open
 
@@ -99,7 +101,16 @@ def _header(file: BinaryIO, size: int) -> dict[str, Any]:
         raise WeightsError(f"{place}: expected JSON, came text with {shown(str(error))}") from None
     if not isinstance(header, dict):
         raise WeightsError(f"{place}: expected a JSON object, came {shown(header)}")
-    return {name: entry for name, entry in header.items() if name != "__metadata__"}
+    return header
+
+
+def metadata(path: str) -> dict[str, str]:
+    """The text that a safetensors file holds beside its tensors, by name."""
+    with open(path, "rb") as file:
+        found = _header(file, os.fstat(file.fileno()).st_size).get("__metadata__", {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise WeightsError(f"safetensors header: expected text as metadata, came {shown(found)}")
+    return found
 
 
 def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -109,8 +120,13 @@ def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, obj
     return result
 
 
-def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write ``arrays``; the header keeps their order, the data is sorted so that every tensor is aligned."""
+def write(
+    file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write ``arrays``; the header keeps their order, the data is sorted so that every tensor is aligned.
+
+    ``metadata`` is text by name, which other readers of the format leave alone.
+    """
     if "__metadata__" in arrays:
         raise WeightsError("tensor '__metadata__': expected another name, which safetensors does not reserve")
     by_alignment = sorted(arrays, key=lambda name: -arrays[name].itemsize)
@@ -119,7 +135,8 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
     for name in by_alignment:
         end += arrays[name].nbytes
         ends[name] = end
-    header = {
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header |= {
         name: {
             "dtype": _CODE_OF[array.dtype.name],
             "shape": list(array.shape),
