@@ -135,7 +135,10 @@ def test_one_cycle_turns_the_first_beta() -> None:
         schedule.step()
     assert min(first for first, _ in betas) == pytest.approx(0.85, abs=0.01)
     assert {second for _, second in betas} == {0.999}
-    with pytest.raises(ValueError, match="OneCycleLR: expected at most 10 steps, got 11"):
+    last = schedule.last_lr()
+    schedule.step()  # as loops do after the last update
+    assert schedule.last_lr() == last
+    with pytest.raises(ValueError, match="OneCycleLR: expected at most 11 steps, got 12"):
         schedule.step()
 
 

@@ -25,9 +25,7 @@ QUIET: dict[str, Any] = {"progress": False}
 
 def fitted(source: Any = None, epochs: int = 2, **options: Any) -> tuple[nn.Module, train.History]:
     model = network()
-    history = train.fit(
-        model, source or loader(), epochs=epochs, **{**settings(model), **options}
-    )
+    history = train.fit(model, source or loader(), epochs=epochs, **{**settings(model), **options})
     return model, history
 
 
@@ -119,7 +117,8 @@ def test_lbfgs_calls_the_closure_many_times() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).initialize(0)
     history = train.fit(
         model, data.DataLoader(patterns(), 44, transform=PLAIN),
-        optimizer=optim.LBFGS(model.parameters(), max_iter=5, line_search_fn="strong_wolfe"), epochs=6, **QUIET,
+        optimizer=optim.LBFGS(model.parameters(), max_iter=5, line_search_fn="strong_wolfe"),
+        epochs=6, **QUIET,
     )  # fmt: skip
     assert history["loss"][-1] < 0.1 * history["loss"][0]
     assert history["accuracy"][-1] == 1
@@ -171,7 +170,9 @@ def test_validation_uses_the_averages() -> None:
         assert train.evaluate(model, held)["loss"] == history["val_loss"][-1] != plain
 
 
-@pytest.mark.parametrize(("every", "rates"), [("epoch", [0.1, 0.05, 0.025]), ("step", [0.1 / 32, 0.1 / 2**11, 0.1 / 2**17])])
+@pytest.mark.parametrize(
+    ("every", "rates"), [("epoch", [0.1, 0.05, 0.025]), ("step", [0.1 / 32, 0.1 / 2**11, 0.1 / 2**17])]
+)
 def test_schedules_step_by_epochs_or_updates(every: str, rates: list[float]) -> None:
     """The rate of a row is that of the epoch's last update."""
     model = network()
@@ -244,7 +245,9 @@ def test_a_loss_that_is_not_finite() -> None:
             weights.append(model[6].weight.data.tobytes())
             return super().step(closure)
 
-    with pytest.raises(TrainingError, match=r"finite loss, got nan in epoch 2, step 9 \(learning rate 0.05\)"):
+    with pytest.raises(
+        TrainingError, match=r"finite loss, got nan in epoch 2, step 9 \(learning rate 0.05\)"
+    ):
         train.fit(model, loader(), loss=loss, optimizer=Watched(model.parameters(), 0.05), epochs=4, **QUIET)
     assert model[6].weight.data.tobytes() == weights[-1]
 
@@ -357,7 +360,9 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert b"loss/train" in content
 
 
-@pytest.mark.parametrize(("option", "module"), [("plot", "matplotlib.figure"), ("tensorboard", "tensorboardX")])
+@pytest.mark.parametrize(
+    ("option", "module"), [("plot", "matplotlib.figure"), ("tensorboard", "tensorboardX")]
+)
 def test_missing_extras(option: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(TrainingError, match="pip install 'cnnfast"):

@@ -1,4 +1,4 @@
-"""Checkpoints: a run that was stopped, interrupted or killed anywhere ends with the bits it would have had."""
+"""Checkpoints: a run that was stopped, interrupted or killed ends with the bits it would have had."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_an_old_checkpoint_is_not_lost_by_a_new_run(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     run(path, epochs=1)
     before = path.read_bytes()
-    with pytest.raises(FileExistsError, match="is there: resume it, or remove it"):
+    with pytest.raises(FileExistsError, match="a checkpoint is there already: resume it, or remove it"):
         train.fit(network(), loader(), epochs=1, checkpoint=path, progress=False)
     assert path.read_bytes() == before
 
@@ -192,7 +192,9 @@ def test_another_run(options: dict[str, Any], message: str, tmp_path: Path) -> N
         **settings(model, options.pop("optimizer", "adam"), options.pop("schedule", "cosine")),
         **options,
     }
-    with pytest.raises(WeightsError, match=f"run.safetensors: the checkpoint does not fit this run: {message}"):
+    with pytest.raises(
+        WeightsError, match=f"run.safetensors: the checkpoint does not fit this run: {message}"
+    ):
         train.fit(model, loader(), epochs=2, checkpoint=path, resume=True, **chosen)
 
 
@@ -211,7 +213,11 @@ def test_another_network_and_other_data(tmp_path: Path) -> None:
 # --- files ------------------------------------------------------------------------------------------
 
 STATE = {
-    "arrays": {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(3), "empty": np.zeros((0, 2))},
+    "arrays": {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.array(3),
+        "empty": np.zeros((0, 2)),
+    },
     "numbers": [1, -0.0, 1e-320, 2**100, True, None, "text \u2603", float("inf")],
     "scalar": np.float32(0.1),
     "pair": (0.9, (0.999, [])),
@@ -236,7 +242,9 @@ def test_states_come_back_as_they_are(tmp_path: Path) -> None:
 
     assert same(STATE, found)
     assert train.is_checkpoint(path)
-    with pytest.raises(WeightsError, match="x/0: expected numbers, text, arrays and containers, came a object"):
+    with pytest.raises(
+        WeightsError, match=r"x/0: expected numbers, text, arrays and containers, came a object"
+    ):
         save_checkpoint(path, {"x": [object()]})
     assert same(STATE, load_checkpoint(path))
     with pytest.raises(WeightsError, match=r"ends in \.safetensors"):
@@ -284,7 +292,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"expected a checkpoint of cnnfast\.train"):
         load_checkpoint(tmp_path / "a.npz")
     (tmp_path / "text.safetensors").write_text("hello, this is no checkpoint at all")
-    with pytest.raises(WeightsError, match="load_checkpoint: .*expected a checkpoint"):
+    with pytest.raises(WeightsError, match=r"load_checkpoint: .*expected a checkpoint"):
         load_checkpoint(tmp_path / "text.safetensors")
     from cnnfast.train import checkpoint
 
@@ -416,7 +424,7 @@ def test_interrupt_saves_the_last_step(workers: int, every: int, tmp_path: Path)
 
 @posix
 def test_interrupt_during_validation(tmp_path: Path) -> None:
-    """The epoch's validation is done anew, and nothing of it was saved, averages in the network least of all."""
+    """The epoch's validation is done anew; the averages that were in the network for it are not saved."""
     path = tmp_path / "run.safetensors"
     model = network()
 
@@ -427,9 +435,7 @@ def test_interrupt_during_validation(tmp_path: Path) -> None:
 
     options = {"validation": patterns(20, seed=1), "metrics": "accuracy"}
     with pytest.raises(KeyboardInterrupt):
-        train.fit(
-            model, loader(), loss=loss, epochs=2, checkpoint=path, **settings(model), **options
-        )
+        train.fit(model, loader(), loss=loss, epochs=2, checkpoint=path, **settings(model), **options)
     held = load_checkpoint(path)
     assert (held["step"], held["history"]) == (6, [])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

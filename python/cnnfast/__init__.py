@@ -10,7 +10,7 @@ from . import errors, filters, ops
 from .config import get_num_threads, set_num_threads, show_config, use_backend
 
 if TYPE_CHECKING:
-    from . import data, graph, losses, models, nn, onnx, optim
+    from . import data, graph, losses, models, nn, onnx, optim, train
     from .engine import Engine, compile, load_engine
     from .gradient_check import gradcheck
     from .graph.summary import summary
@@ -46,6 +46,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "summary",
+    "train",
     "use_backend",
 ]
 
@@ -59,7 +60,7 @@ _LATER = {
     "graph.summary": ("summary",),
     "models.convolutional": ("fully_convolutional",),
 }
-_MODULES = ("data", "graph", "losses", "models", "nn", "onnx", "optim")
+_MODULES = ("data", "graph", "losses", "models", "nn", "onnx", "optim", "train")
 
 
 def __getattr__(name: str) -> Any:

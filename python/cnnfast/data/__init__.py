@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .loader import DataLoader
     from .omniglot import Omniglot, OneShotRun, one_shot_runs
     from .preprocess import Preprocess
+    from .recognition import recognise
     from .sample import Batch, Sample, collate
     from .transforms import Compose, RandomApply, Transform
     from .transforms_colour import ColourJitter, ColourShift, Normalize, PCAColour
@@ -49,6 +50,7 @@ _LATER = {
     "loader": ("DataLoader",),
     "omniglot": ("Omniglot", "OneShotRun", "one_shot_runs"),
     "preprocess": ("Preprocess",),
+    "recognition": ("recognise",),
     "sample": ("Batch", "Sample", "collate"),
     "transforms": ("Compose", "RandomApply", "Transform"),
     "transforms_colour": ("ColourJitter", "ColourShift", "Normalize", "PCAColour"),
@@ -121,6 +123,7 @@ __all__ = [
     "one_shot_runs",
     "read_cifar",
     "read_idx",
+    "recognise",
     "resize",
     "warp",
 ]

@@ -325,8 +325,10 @@ class OneCycleLR(Schedule):
         return self._between([first, base, *middle, first / self.final_div_factor], t)
 
     def settings(self, group: int, t: int) -> dict[str, Any]:
-        if t >= self.total_steps:
-            raise ValueError(f"OneCycleLR: expected at most {self.total_steps - 1} steps, got {t}")
+        # The last update is that of step total_steps - 1; loops step once more after it.
+        if t > self.total_steps:
+            raise ValueError(f"OneCycleLR: expected at most {self.total_steps} steps, got {t}")
+        t = min(t, self.total_steps - 1)
         made = super().settings(group, t)
         if self.cycle_momentum:
             low, high = self.momenta

@@ -52,8 +52,7 @@ def loader_of(
         dataset: Dataset = Pairs(*data) if isinstance(data, tuple) and len(data) == 2 else data
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise DataError(
-                f"{name}: expected a DataLoader, a data set or a pair of arrays, "
-                f"got a {type(data).__name__}"
+                f"{name}: expected a DataLoader, a data set or a pair of arrays, got a {type(data).__name__}"
             )
         size = _BATCH_SIZE if batch_size is None else batch_size
         loader = DataLoader(dataset, size, shuffle=shuffle, seed=seed, workers=workers)

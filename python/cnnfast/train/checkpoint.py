@@ -49,12 +49,17 @@ def _packed(value: Any, path: str, tensors: dict[str, Array]) -> Any:
         items = [_packed(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]
         return {"$": "tuple", "items": items} if isinstance(value, tuple) else items
     if isinstance(value, Mapping):
-        held = [(key, _packed(item, f"{path}/{key}" if path else str(key), tensors)) for key, item in value.items()]
+        held = [
+            (key, _packed(item, f"{path}/{key}" if path else str(key), tensors))
+            for key, item in value.items()
+        ]
         if all(isinstance(key, str) and key != "$" for key, _ in held):
             return dict(held)
         if all(type(key) in (str, int) for key, _ in held):
             return {"$": "dict", "items": held}
-    raise WeightsError(f"{path}: expected numbers, text, arrays and containers, came a {type(value).__name__}")
+    raise WeightsError(
+        f"{path}: expected numbers, text, arrays and containers, came a {type(value).__name__}"
+    )
 
 
 def _unpacked(value: Any, tensors: Mapping[str, Array]) -> Any:
@@ -70,7 +75,7 @@ def _unpacked(value: Any, tensors: Mapping[str, Array]) -> Any:
     if kind == "scalar":
         return tensors[value["at"]][()]
     items = [_unpacked(item, tensors) for item in value["items"]]
-    return tuple(items) if kind == "tuple" else {key: item for key, item in items}
+    return tuple(items) if kind == "tuple" else dict(items)
 
 
 def _checksum(text: str, tensors: Mapping[str, Array]) -> str:

@@ -66,9 +66,7 @@ def evaluate(
     bar = Progress(progress, len(loader), unit="batch")
     try:
         with threads_of(threads):
-            return measured(
-                model, loader, chosen_loss(loss), checked, lambda: bar.step("evaluation")
-            )
+            return measured(model, loader, chosen_loss(loss), checked, lambda: bar.step("evaluation"))
     finally:
         bar.close()
         if loader is not data:

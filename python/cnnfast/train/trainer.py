@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import sys
@@ -141,7 +142,11 @@ def fit(
     >>> history["epoch"]
     [1, 2]
     """
-    for name, value in (("epochs", epochs), ("accumulate", accumulate), ("checkpoint_every", checkpoint_every)):
+    for name, value in (
+        ("epochs", epochs),
+        ("accumulate", accumulate),
+        ("checkpoint_every", checkpoint_every),
+    ):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"fit: expected {name} as a whole number from 1, got {value!r}")
     if schedule_every not in ("epoch", "step"):
@@ -150,7 +155,7 @@ def fit(
         raise ValueError("fit: expected a checkpoint to resume from or to write, got None")
     if checkpoint is not None and not resume and os.path.exists(checkpoint):
         raise FileExistsError(
-            f"fit: expected a new checkpoint, {os.fspath(checkpoint)} is there: resume it, or remove it"
+            errno.EEXIST, "fit: a checkpoint is there already: resume it, or remove it", os.fspath(checkpoint)
         )
     if plot is not None:
         figure()
@@ -334,10 +339,10 @@ class _Run:
             self.schedule.step(row[monitor])
         elif self.schedule is not None and self.schedule_every == "epoch":
             self.schedule.step()
-        if self.stopping is not None and self.stopping.restore_best:
-            if self.stopping.best(self.history[monitor]) == len(self.history) - 1:
-                with contextlib.nullcontext() if self.ema is None else self.ema.averaged():
-                    self.best = _copied(self.model.state_dict())
+        best = self.stopping.best(self.history[monitor]) if self.stopping is not None else None
+        if best == len(self.history) - 1 and self.stopping is not None and self.stopping.restore_best:
+            with contextlib.nullcontext() if self.ema is None else self.ema.averaged():
+                self.best = _copied(self.model.state_dict())
         self.done, self.sums, self.seconds = 0, Sums(self.metrics), 0.0
         self.started = time.monotonic()
         if self.checkpoint is not None:
