@@ -1,9 +1,12 @@
-"""``python -m cnnfast.bench`` and ``python -m cnnfast.bench models``."""
+"""``python -m cnnfast.bench``, and ``models`` or ``train`` after it."""
 
 import sys
 
 from .cli import main
 from .networks.cli import main as models
+from .training import main as train
 
 if __name__ == "__main__":
-    sys.exit(models(sys.argv[2:]) if sys.argv[1:2] == ["models"] else main())
+    others = {"models": models, "train": train}
+    other = others.get(sys.argv[1] if len(sys.argv) > 1 else "")
+    sys.exit(other(sys.argv[2:]) if other else main())

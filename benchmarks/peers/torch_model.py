@@ -23,11 +23,18 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-class GraphModule(torch.nn.Module):
-    """Runs the nodes one after the other on N,C,H,W tensors."""
+STATISTICS = (1, 2)  # places of mean and variance among the inputs of a batch normalisation
 
-    def __init__(self, graph: Any) -> None:
+
+class GraphModule(torch.nn.Module):
+    """Runs the nodes one after the other on N,C,H,W tensors.
+
+    A module that learns has parameters in place of constants, but for the statistics of batch normalisations.
+    """
+
+    def __init__(self, graph: Any, learns: bool = False) -> None:
         super().__init__()
+        self.train(learns)
         self.graph = graph
         self.names: dict[Any, str] = {}
         flat = {n.output: n.inputs[0].shape[1:] for n in graph.nodes if n.op.name == "reshape"}
@@ -39,7 +46,11 @@ class GraphModule(torch.nn.Module):
                 data = value.data
                 if place == 1 and node.inputs[0] in flat:
                     data = channels_first(data, flat[node.inputs[0]])
-                self.register_buffer(self.names[value], tensor(node.op.name, place, data))
+                held = tensor(node.op.name, place, data)
+                if learns and not (node.op.name == "batch_norm" and place in STATISTICS):
+                    self.register_parameter(self.names[value], torch.nn.Parameter(held.clone()))
+                else:
+                    self.register_buffer(self.names[value], held.clone() if learns else held)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         values: dict[Any, Any] = {self.graph.inputs[0]: x}
@@ -48,7 +59,7 @@ class GraphModule(torch.nn.Module):
                 None if v is None else values[v] if v in values else getattr(self, self.names[v])
                 for v in node.inputs
             ]
-            values[node.output] = call(node, inputs)
+            values[node.output] = call(node, inputs, self.training)
         return values[self.graph.outputs[0]]
 
 
@@ -77,7 +88,7 @@ def padded(x: Any, pads: Any, value: float = 0.0) -> tuple[Any, tuple[int, int]]
     return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
 
 
-def call(node: Any, inputs: list[Any]) -> Any:
+def call(node: Any, inputs: list[Any], learns: bool = False) -> Any:
     """What a node gives."""
     s, op, x = node.spec, node.op.name, inputs[0]
     bias = inputs[3] if op in ("conv2d", "depthwise_conv2d", "conv2d_transpose", "linear") else None
@@ -107,6 +118,9 @@ def call(node: Any, inputs: list[Any]) -> Any:
         return F.avg_pool2d(x, s.size, s.stride, padding, ceil, s.count_include_pad)
     if op == "global_avg_pool2d":
         return F.adaptive_avg_pool2d(x, 1)
+    if op == "batch_norm":
+        mean, var, scale, shift = inputs[1:5]
+        return F.batch_norm(x, mean, var, scale, shift, learns, 0.1, s.eps)
     if op == "local_response_norm":
         size = s.before + s.after + 1
         return F.local_response_norm(x, size, s.alpha * size, s.beta, s.k)

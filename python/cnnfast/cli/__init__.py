@@ -31,6 +31,7 @@ COMMANDS = {
     "filter": ("cnnfast.cli.filter", "run an edge filter, or one of your own, over a picture"),
     "bench": ("cnnfast.bench.cli", "time the operators beside NumPy and other libraries"),
     "bench models": ("cnnfast.bench.networks.cli", "time whole networks beside other libraries"),
+    "bench train": ("cnnfast.bench.training", "time steps of training beside PyTorch"),
 }
 
 # argparse takes -1,0,1 for an option; joined to the option before it, it is a value.
@@ -72,8 +73,8 @@ def _fail(message: str) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments[:2] == ["bench", "models"]:  # a command of two words
-        arguments = ["bench models", *arguments[2:]]
+    if arguments[:1] == ["bench"] and " ".join(arguments[:2]) in COMMANDS:  # a command of two words
+        arguments = [" ".join(arguments[:2]), *arguments[2:]]
     chosen = next((a for a in arguments if not a.startswith("-")), None)
     parser = argparse.ArgumentParser(
         prog="cnnfast", description="Convolutional networks on hand-written kernels."
