@@ -292,3 +292,44 @@ def test_cost() -> None:
         ("conv2d_grad_weight", ((2, 8, 8, 3), (2, 8, 8, 5), (3, 3, 3, 5))),
     ):
         assert cf.ops.cost(name, *arrays, padding=1) == forward
+
+
+# --- by Winograd's algorithm, in backward alone ----------------------------------------------------
+
+WINOGRAD_LAYERS = [(64, 64, 3, 28, 1), (128, 64, 3, 17, 1), (16, 40, 5, 19, 2), (64, 64, 3, 16, 0)]
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(("c", "o", "k", "size", "padding"), WINOGRAD_LAYERS)
+def test_backward_by_winograd(c: int, o: int, k: int, size: int, padding: int) -> None:
+    rng = np.random.default_rng(c + o + k)
+    x = rng.standard_normal((2, size, size, c)).astype(np.float32)
+    w = (rng.standard_normal((k, k, c, o)) / (k * c**0.5)).astype(np.float32)
+    p = size + 2 * padding - k + 1
+    g = rng.standard_normal((2, p, p, o)).astype(np.float32)
+
+    def gradient(images: slice = slice(None)) -> np.ndarray:
+        t = cf.Tensor(x[images], requires_grad=True)
+        conv2d(t, w, padding=padding).backward(g[images])
+        return t.grad
+
+    direct = conv2d_grad_input(g, w, x.shape, padding=padding)
+    try:
+        cf.set_num_threads(1)
+        got = gradient()
+        pads = ((padding, padding),) * 2
+        exact, scale = (
+            grad_input_of(a(g), a(w), x.shape, (1, 1), pads, (1, 1), 1) for a in (np.asarray, abs)
+        )
+        error = np.abs(got - exact)
+        assert not np.array_equal(got, direct)
+        assert (error / scale).max() <= 64 * problems.U
+        assert np.linalg.norm(error) <= 2e-5 * np.linalg.norm(exact)
+        assert np.array_equal(gradient(slice(1)), got[:1])
+        for threads in (2, 3):
+            cf.set_num_threads(threads)
+            assert np.array_equal(gradient(), got)
+        cf.set_winograd_gradients(False)
+        assert np.array_equal(gradient(), direct)
+    finally:
+        cf.set_winograd_gradients(True)

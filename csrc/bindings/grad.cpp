@@ -10,11 +10,11 @@ py::array_t<float> like(const Floats& x) { return new_array(x.shape(), static_ca
 }  // namespace
 
 void bind_grad(py::module_& m) {
-  m.def("conv2d_grad_input", [](const Conv2dSpec& s, const Floats& g, const Floats& w) {
+  m.def("conv2d_grad_input", [](const Conv2dSpec& s, const Floats& g, const Floats& w, bool winograd) {
     auto dx = new_array({s.n, s.h, s.w, s.c});
     const float *gd = g.data(), *wd = w.data();
     float* to = dx.mutable_data();
-    without_gil([&] { conv2d_grad_input(s, gd, wd, to); });
+    without_gil([&] { conv2d_grad_input(s, gd, wd, winograd, to); });
     return dx;
   });
   m.def("conv2d_grad_weight", [](const Conv2dSpec& s, const Floats& x, const Floats& g) {

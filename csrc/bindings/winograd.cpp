@@ -8,7 +8,8 @@ namespace cnnfast::bindings {
 
 void bind_winograd(py::module_& m) {
   py::class_<PackedWinograd>(m, "PackedWinograd").def_property_readonly("bytes", &PackedWinograd::bytes);
-  m.def("winograd_tile", winograd_tile);
+  m.def("winograd_tile", winograd_tile, py::arg("spec"), py::arg("threads"), py::arg("largest"),
+        py::arg("once") = false);
   m.def("pack_winograd", [](const Floats& w, int tile) {
     const bool known = tile == 2 || tile == 4 || tile == 6;
     if (!known || w.ndim() != 4 || w.shape(0) != winograd_taps(tile) || w.shape(1) != winograd_taps(tile))

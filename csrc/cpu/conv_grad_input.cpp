@@ -6,6 +6,7 @@
 #include "core/threads.h"
 #include "cpu/conv2d.h"
 #include "cpu/conv_grad.h"
+#include "cpu/winograd.h"
 
 namespace cnnfast {
 namespace {
@@ -41,6 +42,31 @@ PackedMatrix pack_turned(const Conv2dSpec& s, const float* w, int threads) {
   return PackedMatrix(sources.data(), taps, og, s.groups, cg, og, 1, s.o, threads);
 }
 
+// The same as an array o x c per tap.
+Buffer turn(const Conv2dSpec& s, const float* w, int threads) {
+  const int64_t taps = s.kh * s.kw, plane = s.c * s.o;
+  Buffer out(static_cast<size_t>(taps * plane) * sizeof(float));
+  constexpr int64_t kStrip = 16;  // rows of the result: a cache line of w
+  const int64_t strips = (s.o + kStrip - 1) / kStrip;
+  parallel_for(taps * strips, threads, [&](int64_t task) {
+    const int64_t tap = task / strips, first = task % strips * kStrip, last = std::min(s.o, first + kStrip);
+    const float* from = w + (taps - 1 - tap) * plane;
+    float* to = out.floats() + tap * plane;
+    for (int64_t c = 0; c < s.c; ++c)
+      for (int64_t o = first; o < last; ++o) to[o * s.c + c] = from[c * s.o + o];
+  });
+  return out;
+}
+
+// The tile that Winograd takes in a batch of usual size, or 0: the same for every batch and number of
+// threads.
+int tile_for(const Conv2dSpec& turned) {
+  constexpr int kUsualThreads = 2, kUsualBatch = 16, kLargestTile = 4;
+  Conv2dSpec usual = turned;
+  usual.n = kUsualBatch;
+  return winograd_tile(usual, kUsualThreads, kLargestTile, true);
+}
+
 void by_transpose(const Conv2dSpec& s, const float* g, const float* w, float* dx, int threads) {
   const ConvTransposeSpec t{s.n,  s.p,  s.q,  s.o,  s.kh, s.kw, s.c, s.groups, s.sh,
                             s.sw, s.dh, s.dw, s.pt, s.pl, s.h,  s.w, s.o,      s.c};
@@ -49,7 +75,7 @@ void by_transpose(const Conv2dSpec& s, const float* g, const float* w, float* dx
 
 }  // namespace
 
-void conv2d_grad_input(const Conv2dSpec& spec, const float* g, const float* w, float* dx) {
+void conv2d_grad_input(const Conv2dSpec& spec, const float* g, const float* w, bool winograd, float* dx) {
   Conv2dSpec s = spec;
   // A single row or column of outputs knows no stride.
   if (s.p == 1) s.sh = 1;
@@ -68,6 +94,10 @@ void conv2d_grad_input(const Conv2dSpec& spec, const float* g, const float* w, f
     for (int64_t tap = 0; tap < s.kh * s.kw; ++tap)
       std::copy_n(w + tap * s.c, s.c, reversed.floats() + (s.kh * s.kw - 1 - tap) * s.c);
     return depthwise_conv2d(t, g, reversed.floats(), true, Epilogue{}, dx);
+  }
+  if (const int tile = winograd ? tile_for(t) : 0; tile && all_finite(w, weights)) {
+    const PackedWinograd packed(turn(s, w, threads).floats(), t.c, t.o, tile, threads);
+    return conv2d_winograd(t, g, packed, Epilogue{}, dx);
   }
   const PackedMatrix packed = pack_turned(s, w, threads);
   if (!packed.view().finite) return by_transpose(s, g, w, dx, threads);

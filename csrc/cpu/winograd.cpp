@@ -333,13 +333,14 @@ size_t winograd_bytes(int64_t c, int64_t o, int tile) {
          sizeof(float);
 }
 
-int winograd_tile(const Conv2dSpec& s, int threads, int largest) {
+int winograd_tile(const Conv2dSpec& s, int threads, int largest, bool once) {
   if (s.kh != s.kw || s.sh != 1 || s.sw != 1 || s.dh != 1 || s.dw != 1 || s.groups != 1) return 0;
   if (s.pt >= s.kh || s.pl >= s.kw) return 0;
   // Pictures: kernel rows of few channels are contiguous runs, and direct arithmetic is as quick.
   if (s.c < 8) return 0;
   // Weights that do not stay in the caches are read once per call at the speed of memory.
   constexpr double kFlops = 105, kMemory = 20;  // a nanosecond, one thread
+  constexpr double kPacking = 75;               // nanoseconds for the transform of one kernel
   const double c = static_cast<double>(s.c), o = static_cast<double>(round_up(s.o, kernels().vl));
   const double share = 1.0 / std::max(1, threads);
   double best = s.flops() / kFlops * share;
@@ -355,7 +356,8 @@ int winograd_tile(const Conv2dSpec& s, int threads, int largest) {
         planes * tiles * (static_cast<double>(round_up(s.c, kernels().vl)) + o) * 12 / kFlops;
     const double bytes = static_cast<double>(winograd_bytes(s.c, s.o, tile));
     const double weights = bytes > kFarBytes ? bytes / kMemory : 0;
-    const double time = std::max((products + transforms) * share, weights);
+    const double packing = once ? kPacking * c * o : 0;
+    const double time = std::max((products + transforms + packing) * share, weights);
     if (time < best) best = time, choice = tile;
   }
   return choice;

@@ -42,7 +42,8 @@ size_t winograd_bytes(int64_t c, int64_t o, int tile);
 
 // The tile that is expected to be quickest on `threads` threads and at most `largest`, or 0 where direct
 // arithmetic is, or where Winograd does not apply.
-int winograd_tile(const Conv2dSpec& spec, int threads, int largest);
+// `once`: the weights are transformed for one call.
+int winograd_tile(const Conv2dSpec& spec, int threads, int largest, bool once = false);
 
 void conv2d_winograd(const Conv2dSpec& spec, const float* x, const WinogradView& w, const Epilogue& epilogue,
                      float* y);

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 from . import errors, filters, ops
-from .config import get_num_threads, set_num_threads, show_config, use_backend
+from .config import get_num_threads, set_num_threads, set_winograd_gradients, show_config, use_backend
 
 if TYPE_CHECKING:
     from . import data, graph, losses, models, nn, onnx, optim, train
@@ -44,6 +44,7 @@ __all__ = [
     "optim",
     "save_weights",
     "set_num_threads",
+    "set_winograd_gradients",
     "show_config",
     "summary",
     "train",

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import current_backend, winograd_gradients
 from .activation_grad import activation_grad
 from .conv import (
     CONV2D,
@@ -26,6 +27,7 @@ from .conv import (
 )
 from .conv_transpose import CONV2D_TRANSPOSE
 from .registry import (
+    F32,
     NO_GRADIENT,
     RESULT,
     Array,
@@ -146,7 +148,7 @@ def reference_conv2d_grad_weight(s: Conv2dSpec, x: Array, g: Array) -> Array:
 
 
 def _native_conv2d_grad_input(s: Conv2dSpec, g: Array, w: Array) -> Array:
-    return native().conv2d_grad_input(s.native, g, w)
+    return native().conv2d_grad_input(s.native, g, w, False)
 
 
 def _native_conv2d_grad_weight(s: Conv2dSpec, x: Array, g: Array) -> Array:
@@ -229,12 +231,19 @@ def _vjp_conv2d(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any, r
     g = _before_activation(s, g, results)
     x, w = inputs[:2]
     return (
-        CONV2D_GRAD_INPUT(s, g, w) if needs[0] else None,
+        _input_gradient(s, g, w) if needs[0] else None,
         CONV2D_GRAD_WEIGHT(s, x, g) if needs[1] else None,
         None,  # the packed form of the weight
         bias_grad(g) if _wanted(needs, 3) else None,
         g if _wanted(needs, 4) else None,
     )
+
+
+def _input_gradient(s: Conv2dSpec, g: Array, w: Array) -> Array:
+    """As :func:`conv2d_grad_input`, by Winograd's algorithm where that is quicker and allowed."""
+    if g.dtype == F32 and current_backend() == "cpu":
+        return native().conv2d_grad_input(s.native, g, w, winograd_gradients())
+    return CONV2D_GRAD_INPUT(s, g, w)
 
 
 def _vjp_depthwise(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any, results: Any) -> Any:
