@@ -117,7 +117,8 @@ def torch_steps(task: Task, x: np.ndarray, labels: np.ndarray) -> dict[str, Step
     graph = trace(task.model(), x.shape)
     made = {}
     for way, layout in (("nchw", torch.contiguous_format), ("channels_last", torch.channels_last)):
-        model = GraphModule(graph, learns=True).to(memory_format=layout)
+        model: Any = GraphModule(graph, learns=True)
+        model = model.to(memory_format=layout)
         optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
         batch = torch.from_numpy(to_nchw(x)).contiguous(memory_format=layout)
         target = torch.from_numpy(labels)

@@ -308,9 +308,9 @@ def test_backward_by_winograd(c: int, o: int, k: int, size: int, padding: int) -
     p = size + 2 * padding - k + 1
     g = rng.standard_normal((2, p, p, o)).astype(np.float32)
 
-    def gradient(images: slice = slice(None)) -> np.ndarray:
-        t = cf.Tensor(x[images], requires_grad=True)
-        conv2d(t, w, padding=padding).backward(g[images])
+    def gradient(images: int = 2) -> np.ndarray:
+        t = cf.Tensor(x[:images], requires_grad=True)
+        conv2d(t, w, padding=padding).backward(g[:images])
         return t.grad
 
     direct = conv2d_grad_input(g, w, x.shape, padding=padding)
@@ -318,14 +318,13 @@ def test_backward_by_winograd(c: int, o: int, k: int, size: int, padding: int) -
         cf.set_num_threads(1)
         got = gradient()
         pads = ((padding, padding),) * 2
-        exact, scale = (
-            grad_input_of(a(g), a(w), x.shape, (1, 1), pads, (1, 1), 1) for a in (np.asarray, abs)
-        )
+        exact = grad_input_of(g, w, x.shape, (1, 1), pads, (1, 1), 1)
+        scale = grad_input_of(abs(g), abs(w), x.shape, (1, 1), pads, (1, 1), 1)
         error = np.abs(got - exact)
         assert not np.array_equal(got, direct)
         assert (error / scale).max() <= 64 * problems.U
         assert np.linalg.norm(error) <= 2e-5 * np.linalg.norm(exact)
-        assert np.array_equal(gradient(slice(1)), got[:1])
+        assert np.array_equal(gradient(1), got[:1])
         for threads in (2, 3):
             cf.set_num_threads(threads)
             assert np.array_equal(gradient(), got)
