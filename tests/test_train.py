@@ -184,9 +184,12 @@ def test_schedules_step_by_epochs_or_updates(every: str, rates: list[float]) -> 
     np.testing.assert_allclose(history["lr"], rates)
 
 
-def test_a_schedule_of_another_optimizer() -> None:
+def test_parts_of_another_run() -> None:
     model = network()
     one, other = (optim.SGD(model.parameters(), 0.1) for _ in range(2))
+    batches = loader()
+    with pytest.raises(ValueError, match="expected a DataLoader of its own for validation"):
+        train.fit(model, batches, validation=batches, epochs=1, **QUIET)
     with pytest.raises(ValueError, match="expected a schedule over the optimiser that is given"):
         train.fit(model, loader(), optimizer=one, schedule=optim.StepLR(other, 1), epochs=1, **QUIET)
 

@@ -38,7 +38,13 @@ class Pairs:
 
 
 def loader_of(
-    name: str, data: Any, batch_size: int | None, *, shuffle: bool, seed: int, workers: int
+    name: str,
+    data: Any,
+    batch_size: int | None = None,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int = 0,
 ) -> DataLoader:
     """A loader over a data set or a pair of arrays, or the one that was given."""
     if isinstance(data, DataLoader):

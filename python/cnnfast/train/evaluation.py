@@ -62,7 +62,7 @@ def evaluate(
     ShapeError, DataError, ValueError
     """
     checked = chosen_metrics(loss, metrics)
-    loader = loader_of("evaluate", data, batch_size, shuffle=False, seed=0, workers=workers)
+    loader = loader_of("evaluate", data, batch_size, workers=workers)
     bar = Progress(progress, len(loader), unit="batch")
     try:
         with threads_of(threads):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import random
+from ..data.loader import DataLoader
 from ..errors import CnnfastError, TrainingError, WeightsError
 from ..nn.module import Module
 from ..tensor import Tensor
@@ -164,15 +165,13 @@ def fit(
     with contextlib.ExitStack() as stack:
         if loader is not data:
             stack.callback(loader.close)
-        if validation is not None:
-            size = loader.batch_size if batch_size is None else batch_size
-            size_or_none = None if hasattr(validation, "load_state_dict") else size
-            held = loader_of(
-                "fit: validation", validation, size_or_none, shuffle=False, seed=0,
-                workers=0 if size_or_none is None else workers,
-            )  # fmt: skip
-            if held is not validation:
-                stack.callback(held.close)
+        if isinstance(validation, DataLoader):
+            if validation is loader:
+                raise ValueError("fit: expected a DataLoader of its own for validation, got that of data")
+            held = loader_of("fit: validation", validation)
+        elif validation is not None:
+            held = loader_of("fit: validation", validation, loader.batch_size, workers=workers)
+            stack.callback(held.close)
         run = _Run(
             model, loader, held, chosen_loss(loss), chosen_metrics(loss, metrics), optimizer, schedule,
             schedule_every, ema, early_stopping, accumulate, clip_norm, checkpoint, checkpoint_every,
@@ -213,7 +212,7 @@ class _Run:
         self.loss, self.metrics = loss, metrics
         self.optimizer = optim.Adam(model.parameters()) if optimizer is None else optimizer
         self.schedule, self.schedule_every, self.ema = schedule, schedule_every, ema
-        if schedule is not None and schedule.optimizer is not self.optimizer:
+        if getattr(schedule, "optimizer", self.optimizer) is not self.optimizer:
             raise ValueError("fit: expected a schedule over the optimiser that is given, got another one")
         self.plateau = isinstance(schedule, optim.ReduceLROnPlateau)
         self.stopping = (
