@@ -29,9 +29,8 @@ double nanoseconds_per_element(Unary function) {
     case Unary::kExp:
     case Unary::kElu:
     case Unary::kErf:
-      return 8.0 / kernels().vl;
     case Unary::kLog:
-      return 16.0 / kernels().vl;
+      return 8.0 / kernels().vl;
     default:
       return 0.2;
   }
