@@ -248,7 +248,8 @@ class _Run:
         steps = -(-len(self.loader) // self.accumulate)
         bar = Progress(progress, epochs * steps, self.step)
         stack.callback(bar.close)
-        with self.interrupts:
+        # Weights that run away show in the loss, which is looked at before they are used.
+        with self.interrupts, np.errstate(over="ignore", invalid="ignore"):
             while len(rows) < epochs and not self.stops():
                 self.started = time.monotonic()
                 self.model.train()
