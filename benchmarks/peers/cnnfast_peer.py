@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 LABEL = "cnnfast"
 COLUMNS = ("eager", "packed")
 WAYS = ("plan",)
+ENGINE = "cnnfast.engine"  # the file of a compiled network
 
 # Keywords that a pack function must know beside the weights.
 PACKED = {"conv2d": ("groups",), "conv2d_transpose": ("stride", "dilation", "groups"), "linear": ()}
@@ -96,16 +98,24 @@ def prepare_packed(problem: Problem, operands: Operands, threads: int) -> dict[s
 
 
 def convert(network: Network) -> None:
-    """The weights are there already."""
+    """The compiled network, weights packed."""
+    import cnnfast
+
+    from ..networks.source import load_model
+
+    cnnfast.compile(load_model(network), network.shape).save(network.folder / ENGINE)
 
 
 def load(network: Network, way: str, threads: int, x: np.ndarray) -> Candidate:
-    """A compiled plan; the way "direct" is one without Winograd."""
+    """The compiled network out of its file; "direct", without Winograd, and other levels are compiled here."""
     import cnnfast
 
     from ..networks.source import load_model, only
 
-    model = load_model(network)
-    engine = cnnfast.compile(model, network.shape, threads=threads, winograd=way != "direct")
-    del model
+    if way == "plan" and "CNNFAST_ISA" not in os.environ:
+        engine = cnnfast.load_engine(network.folder / ENGINE, threads=threads)
+    else:
+        engine = cnnfast.compile(
+            load_model(network), network.shape, threads=threads, winograd=way != "direct"
+        )
     return Candidate(partial(engine, aligned(x)), only)

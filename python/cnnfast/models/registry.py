@@ -23,6 +23,8 @@ class Pretrained:
     url : str
     sha256 : str
         The digest, or its first digits where no more is published.
+    file : str
+        Name of a file that comes with the package, in place of a url.
     mean, std : per channel, RGB, of pictures scaled to 0..1
     input_size : (int, int)
         Rows and columns.
@@ -37,6 +39,7 @@ class Pretrained:
 
     url: str = ""
     sha256: str = ""
+    file: str = ""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     input_size: tuple[int, int] = (224, 224)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["cache_folder", "fetch", "find_weights", "fit", "load_into"]
 
+# Weights that come with the package; each has a recipe in the repository and a card beside it.
+_BUNDLED = Path(__file__).parent.parent / "bundled"
+
 _ENDINGS = (".safetensors", ".npz", ".pth", ".pt", ".th", ".weights")
 # "org/name" or "org/name@revision", as huggingface.co allows them.
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95})/([A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w.-]{0,95}))?")
@@ -83,6 +86,8 @@ def find_weights(entry: ModelEntry, weights: str | Path) -> Path:
         return weights
     if weights in entry.weights:
         known = entry.weights[weights]
+        if known.file:
+            return _BUNDLED / known.file
         if not known.url:
             raise WeightsError(f"{entry.name}: no address is known for the weights {weights!r}")
         return fetch(known.url, known.sha256)
