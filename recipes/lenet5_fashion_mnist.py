@@ -1,7 +1,7 @@
 """LeNet-5 on Fashion-MNIST: ``python recipes/lenet5_fashion_mnist.py FOLDER``.
 
-FOLDER holds the four files of the data set (train-images-idx3-ubyte.gz and so on). Shifts by up to two pixels and
-mirrored pictures; AdamW with a warm-up and one cosine; the average of the weights is what is kept.
+FOLDER holds the four files of the data set (train-images-idx3-ubyte.gz and so on). Shifts by up to two pixels
+and mirrored pictures; AdamW with a warm-up and one cosine; the average of the weights is what is kept.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ def main(argv: list[str] | None = None) -> float:
         seed=SEED,
         workers=1,
         drop_last=True,
-        transform=data.Compose(
-            [data.RandomCrop(28, padding=2), data.Mirror(), data.Resize(32), normalize]
-        ),
+        transform=data.Compose([data.RandomCrop(28, padding=2), data.Mirror(), data.Resize(32), normalize]),
     )
     held = data.DataLoader(
         data.MNIST(args.folder, train=False), 500, transform=data.Compose([data.Resize(32), normalize])
