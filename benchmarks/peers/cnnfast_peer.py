@@ -107,7 +107,7 @@ def convert(network: Network) -> None:
 
 
 def load(network: Network, way: str, threads: int, x: np.ndarray) -> Candidate:
-    """The compiled network out of its file; without Winograd ("direct") and for other levels it is compiled."""
+    """The compiled network out of its file; "direct" (no Winograd) and other levels are compiled here."""
     import cnnfast
 
     from ..networks.source import load_model, only
