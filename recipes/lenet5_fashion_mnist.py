@@ -34,29 +34,31 @@ def main(argv: list[str] | None = None) -> float:
         seed=SEED,
         workers=1,
         drop_last=True,
-        transform=data.Compose([data.RandomCrop(28, padding=2), data.Mirror(), data.Resize(32), normalize]),
+        transform=data.Compose([data.RandomCrop(28, padding=1), data.Mirror(), data.Resize(32), normalize]),
     )
     held = data.DataLoader(
         data.MNIST(args.folder, train=False), 500, transform=data.Compose([data.Resize(32), normalize])
     )
     model = cf.models.lenet5(seed=SEED)
-    optimizer = optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
+    optimizer = optim.AdamW(model.parameters(), 4e-3, weight_decay=2e-2)
+    averages = optim.ExponentialMovingAverage(model.parameters(), 0.999)
     history = train.fit(
         model,
         loader,
         epochs=args.epochs,
         validation=held,
         optimizer=optimizer,
-        schedule=optim.OneCycleLR(optimizer, 3e-3, args.epochs * len(loader)),
+        schedule=optim.OneCycleLR(optimizer, 4e-3, args.epochs * len(loader)),
         schedule_every="step",
-        ema=optim.ExponentialMovingAverage(model.parameters(), 0.999),
+        ema=averages,
         checkpoint=args.out / "checkpoint.safetensors",
         resume=True,
         log=args.out / "log.csv",
         plot=args.out / "curves.png",
     )
     accuracy = history["val_accuracy"][-1]
-    cf.save_weights(args.out / f"{NAME}.safetensors", model.state_dict("torch"))
+    with averages.averaged():
+        cf.save_weights(args.out / f"{NAME}.safetensors", model.state_dict("torch"))
     print(f"accuracy on the test pictures: {accuracy:.4f}")
     return accuracy
 

@@ -94,7 +94,7 @@ def _network(args: argparse.Namespace, names: list[str] | None) -> tuple[Any, Pr
             + (f", or {published} to fetch them once" if published else "")
         )
     model = built(args.model, args.weights, classes_to_build(known, names))
-    pretrained = known.weights.get(args.weights) or next(iter(known.weights.values()), None)
+    pretrained = known.weights.get(args.weights) or known.usual
     size = args.input or (known.input_size if pretrained is None else None)
     return model, preprocess_for(pretrained or Pretrained(), size)
 

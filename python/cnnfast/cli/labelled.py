@@ -146,8 +146,8 @@ def mean_and_std(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Those that the weights were trained with; else those of the pictures in memory; else ImageNet's."""
     published = known.weights.get(weights) if weights else None
-    if published is None and weights and known.weights:
-        published = next(iter(known.weights.values()))
+    if published is None and weights:
+        published = known.usual
     if published is not None:
         return published.mean, published.std
     if isinstance(part, data.Arrays) and part.pictures.dtype == np.uint8:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import nn, ops
-from .registry import register_model
+from .registry import Pretrained, register_model
 
 __all__ = ["LeNet5", "LeNet5Original", "lenet5", "lenet5_1998", "lenet5_rgb"]
 
@@ -181,7 +181,22 @@ class LeNet5Original(nn.Module):
         return self.output(squash(self.f6(x)))
 
 
-@register_model(input_size=(32, 32, 1), reference=_PAPER)
+@register_model(
+    input_size=(32, 32, 1),
+    reference=_PAPER,
+    weights={
+        "fashion_mnist": Pretrained(
+            file="lenet5_fashion_mnist.safetensors",
+            mean=(0.286,),
+            std=(0.353,),
+            input_size=(32, 32),
+            resize=32,
+            classes="fashion_mnist",
+            licence="MIT",
+            accuracy={"top1": 91.31},
+        )
+    },
+)
 def lenet5(num_classes: int = 10) -> nn.Module:
     """LeNet-5 in its modern form: ReLU, maximum pooling, full connections, scores; 61,706 parameters."""
     return LeNet5(num_classes)

@@ -64,6 +64,11 @@ class ModelEntry:
     weights: Mapping[str, Pretrained]
     reference: str
 
+    @property
+    def usual(self) -> Pretrained | None:
+        """What files of weights were usually trained with: as the first that are published elsewhere."""
+        return next((known for known in self.weights.values() if not known.file), None)
+
 
 _MODELS: dict[str, ModelEntry] = {}
 
