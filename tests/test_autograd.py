@@ -343,7 +343,7 @@ def test_hooks_on_what_has_no_gradient() -> None:
         ops.reduce_sum(x * 1).backward()
 
 
-def test_module_hooks() -> None:
+def test_module_hooks(backend: str) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
     seen: list[tuple[Any, ...]] = []
     after = model[0].register_forward_hook(lambda m, inputs, y: seen.append((m, inputs[0].shape, y.shape)))
@@ -357,7 +357,7 @@ def test_module_hooks() -> None:
     assert not (model(x) == 1).all()
     assert len(seen) == 1
     model[0].register_forward_hook(lambda m, inputs, y: seen.append(y.data))
-    cf.compile(model, (2, 4))  # hooks are no part of the network
+    cf.compile(model, (2, 4), device=backend)  # hooks are no part of the network
     assert len(seen) == 1
 
 
@@ -408,7 +408,7 @@ def test_arrays_through_a_module_leave_no_tape() -> None:
     assert [y.requires_grad for y in kept] == [False, True]
 
 
-def test_a_taped_tensor_in_a_trace_is_a_constant() -> None:
+def test_a_taped_tensor_in_a_trace_is_a_constant(backend: str) -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             self.scale = leaf(3, dtype=np.float32) * 2.0
@@ -418,7 +418,7 @@ def test_a_taped_tensor_in_a_trace_is_a_constant() -> None:
 
     module = Scaled()
     x = np.ones((2, 3), np.float32)
-    assert np.array_equal(cf.compile(module, (2, 3))(x), module(x))
+    assert np.array_equal(cf.compile(module, (2, 3), device=backend)(x), module(x))
 
 
 def test_copies_of_a_module_after_backward() -> None:

@@ -132,9 +132,9 @@ def test_the_generator_goes_on_where_it_was() -> None:
         cf.manual_seed(-1)
 
 
-def test_tracing_and_compiling_know_no_training() -> None:
+def test_tracing_and_compiling_know_no_training(backend: str) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
     x = draw(2, 4)
-    engine = cf.compile(model, (2, 4))
+    engine = cf.compile(model, (2, 4), device=backend)
     assert model.training
     np.testing.assert_allclose(engine(x), model.eval()(x), rtol=1e-6)
