@@ -4,7 +4,7 @@ from .activation_grad import activation_grad
 from .activations import hard_swish, leaky_relu, relu, relu6, sigmoid, silu, tanh
 from .arithmetic import add, mul
 from .batch_norm_train import batch_norm_train, batch_norm_train_grad
-from .boxes import batched_nms, box_convert, box_iou, nms, soft_nms, weighted_nms
+from .boxes import box_convert, box_iou
 from .concat import concat
 from .conv import conv2d, depthwise_conv2d, pack_conv2d
 from .conv_grad import bias_grad, conv2d_grad_input, conv2d_grad_weight
@@ -39,6 +39,7 @@ from .elementwise import (
 from .l2_pool import l2_pool2d
 from .linear import gram_matrix, linear, matmul, pack_linear
 from .linear_grad import linear_grad_input, linear_grad_weight
+from .nms import batched_nms, nms, soft_nms, weighted_nms
 from .norm import batch_norm, instance_norm, local_response_norm
 from .normalize import l2_normalize
 from .packed import PackedWeights
