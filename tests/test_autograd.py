@@ -14,7 +14,7 @@ import pytest
 import cnnfast as cf
 from cnnfast import nn, ops
 from cnnfast.errors import DTypeError, GradientError, ShapeError
-from cnnfast.ops.registry import OPERATORS, Cost, Op
+from cnnfast.ops.registry import OPERATORS, Cost, Op, Vjp
 
 
 def leaf(*shape: int, seed: int = 0, dtype: Any = np.float64) -> cf.Tensor:
@@ -87,6 +87,41 @@ def test_no_gradient_is_shared_with_anything() -> None:
     z = leaf(4)
     (z.reshape(2, 2) + z.reshape(2, 2)).backward(np.ones((2, 2)))
     assert z.grad.tolist() == [2] * 4
+
+
+def test_parts_that_share_memory_are_not_added_to() -> None:
+    """Rules may give back one array twice, a view of another part, or what they were given."""
+    fresh: list[np.ndarray] = []
+
+    def rule(spec: Any, needs: Any, g: np.ndarray, inputs: Any, results: Any) -> Any:
+        fresh[:] = [g * 2.0]
+        return fresh[0], fresh[0][::1], fresh[0], g, inputs[0]
+
+    shape = (3,)
+    op = Op(
+        "sharing",
+        lambda *x: x,
+        lambda s, *x: sum(x),
+        lambda s, *x: sum(x),
+        lambda s: Cost(0, 0),
+        vjp=Vjp(rule, lambda spec, needs: (0,)),
+    )
+    try:
+        tensors = [leaf(*shape, seed=i) for i in range(5)]
+        between = [t * 1.0 for t in tensors]
+        first = between[0].data.copy()
+        y = ops.reduce_sum(op(shape, *between))
+        for t in between:
+            y = y + ops.reduce_sum(t)  # a second gradient for each
+        y.backward()
+        for t, expected in zip(tensors, (3, 3, 3, 2, first + 1), strict=True):
+            assert (t.grad == expected).all()
+        assert (fresh[0] == 2).all()
+        assert (between[0].data == first).all()
+        op(shape, *tensors).backward(np.ones(3))
+        assert len({t.grad.__array_interface__["data"][0] for t in tensors}) == 5
+    finally:
+        del OPERATORS["sharing"]
 
 
 def test_several_results_of_which_one_is_used() -> None:

@@ -88,7 +88,7 @@ def test_nothing_is_taped_before_the_first_trained_layer() -> None:
     model[0].freeze()
     y = model(cf.Tensor(draw(1, 6, 6, 3)))
     assert y.step.sources[0] is None
-    assert y.step.node.inputs[0].shape == (1, 4, 4, 4)
+    assert y.step.inputs[0].shape == (1, 4, 4, 4)
 
 
 # --- random layers ---------------------------------------------------------------------------------

@@ -65,13 +65,15 @@ _MODULES = ("data", "graph", "losses", "models", "nn", "onnx", "optim", "train")
 
 
 def __getattr__(name: str) -> Any:
+    """Called once for each name: what is found stays in the module."""
     import importlib
 
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     for module, names in _LATER.items():
         if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            return found
     if name == "_cpu":
         from .config import _cpu
 

@@ -1,23 +1,27 @@
-"""Gradients: eager calls on tensors write a tape of graph nodes, and ``backward`` goes back along it.
+"""Gradients: eager calls on tensors write a tape of operations, and ``backward`` goes back along it.
 
-A :class:`Step` of the tape is a :class:`~cnnfast.graph.Node` as :func:`~cnnfast.graph.trace` records it,
-with the arrays that the operator's gradient (:class:`~cnnfast.ops.registry.Vjp`) says it reads. Steps know
-the steps that their arguments came from and nothing knows them but the tensors they gave, so a tape lives
-as long as a tensor at its end.
+A :class:`Step` of the tape is an operator and its specification, as a :class:`~cnnfast.graph.Node` of a
+trace has them, with the arrays that the operator's gradient (:class:`~cnnfast.ops.registry.Vjp`) says it
+reads. Steps know the steps that their arguments came from and nothing knows them but the tensors they gave,
+so a tape lives as long as a tensor at its end.
+
+A small network spends as long here as in its kernels: every call writes a step, and makes no object that
+``backward`` does not need.
 """
 
 from __future__ import annotations
 
+import datetime
 import itertools
+import operator
 import threading
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .errors import DTypeError, GradientError, ShapeError
-from .graph.ir import Node, Value
+from .graph.ir import Value
 from .ops.activations import infer_activation, reads_result
 from .ops.registry import NO_GRADIENT, OPERATORS, Op
 from .tensor import Hook, Tensor, run
@@ -37,48 +41,70 @@ class Step:
 
     Attributes
     ----------
-    node : Node
-        Its values have shapes and types, no data.
+    op : Op
+    spec : object
+        The checked arguments of the call.
     number : int
         Rises in the order of execution.
     needs : tuple of bool
         Whether a gradient is wanted, for each argument.
     sources : tuple
         Where the arguments that need one come from: a Step, or the Tensor itself where it is a leaf.
+    keys : tuple
+        What their gradients belong to: the output of a step, or the leaf.
+    outputs : tuple of Value
+        One for each result, with its shape and type, without data.
     inputs, results : tuple
         The arrays that the gradient reads, None in place of others.
     hooks : dict
-        Hooks of the results, by value.
+        Hooks of the results, by output.
     freed : bool
     """
 
-    __slots__ = ("freed", "hooks", "inputs", "needs", "node", "number", "results", "sources")
+    __slots__ = (
+        "freed", "hooks", "inputs", "keys", "needs", "number", "op", "outputs", "results", "sources", "spec"
+    )  # fmt: skip
 
-    def __init__(
-        self, node: Node, needs: tuple[bool, ...], sources: tuple[Step | Tensor | None, ...]
-    ) -> None:
-        self.node, self.needs, self.sources = node, needs, sources
-        self.number = next(_numbers)
+    def __init__(self, op: Op, spec: Any, arguments: tuple[Any, ...]) -> None:
+        self.op, self.spec, self.number = op, spec, next(_numbers)
+        needs: list[bool] = []
+        sources: list[Step | Tensor | None] = []
+        keys: list[Value | Tensor | None] = []
+        for a in arguments:
+            if isinstance(a, Tensor) and a.requires_grad:
+                needs.append(True)
+                leaf = a.step is None
+                sources.append(a if leaf else a.step)
+                keys.append(a if leaf else a.value)
+            else:
+                needs.append(False)
+                sources.append(None)
+                keys.append(None)
+        self.needs, self.sources, self.keys = tuple(needs), tuple(sources), tuple(keys)
+        self.outputs: tuple[Value, ...] = ()
         self.inputs: tuple[Any, ...] = ()
         self.results: tuple[Array | None, ...] = ()
         self.hooks: dict[Value, dict[int, Hook]] = {}
         self.freed = False
 
+    def remember(self, arrays: Sequence[Any], results: Sequence[Array]) -> None:
+        """Keep what the gradient reads of arguments and results."""
+        held: list[Any] = [None] * len(arrays)
+        given: list[Array | None] = [None] * len(results)
+        if self.op.vjp is not None:
+            for i in self.op.vjp.reads(self.spec, self.needs):
+                if i >= 0:
+                    held[i] = arrays[i]
+                else:
+                    given[~i] = results[~i]
+        self.inputs, self.results = tuple(held), tuple(given)
+
     def free(self) -> None:
         """Let go of everything that is remembered."""
-        self.inputs, self.results, self.sources, self.freed = (), (), (), True
+        self.inputs, self.results, self.sources, self.keys, self.freed = (), (), (), (), True
 
 
 # --- forward ---------------------------------------------------------------------------------------
-
-
-def _value(argument: Any) -> Value | None:
-    """What stands for an argument on the tape: one value for all uses of a tensor."""
-    if isinstance(argument, Tensor):
-        if argument.value is None:
-            argument.value = Value(argument.shape, argument.dtype, "param")
-        return argument.value
-    return Value(argument.shape, argument.dtype, "param") if isinstance(argument, np.ndarray) else None
 
 
 def _without_activation(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:
@@ -103,25 +129,18 @@ def tape(op: Op, spec: Any, arguments: tuple[Any, ...], arrays: list[Any]) -> An
     if activation is not None and not reads_result(activation, spec.slope):
         sums = run(op, _without_activation(op, spec, arguments), arguments)
         return run(OPERATORS[activation], infer_activation(sums.shape, activation, spec.slope), (sums,))
-    needs: list[bool] = []
-    sources: list[Step | Tensor | None] = []
-    for a in arguments:
-        need = isinstance(a, Tensor) and a.requires_grad
-        needs.append(need)
-        sources.append((a.step or a) if need else None)
-    result = op(spec, *arrays)
-    results = result if isinstance(result, tuple) else (result,)
+    result = op.compute(spec, *arrays)
+    several = isinstance(result, tuple)
+    results = result if several else (result,)
     tensors = tuple(map(Tensor, results))
     if op.vjp is not NO_GRADIENT:
-        values = tuple([Value(t.shape, t.dtype) for t in tensors])
-        step = Step(Node(op, spec, tuple(map(_value, arguments)), values), tuple(needs), tuple(sources))
-        reads = () if op.vjp is None else op.vjp.reads(spec, step.needs)
-        step.inputs = tuple([a if i in reads else None for i, a in enumerate(arrays)])
-        step.results = tuple([a if ~j in reads else None for j, a in enumerate(results)])
-        for tensor, value in zip(tensors, values, strict=True):
+        step = Step(op, spec, arguments)
+        step.remember(arrays, results)
+        step.outputs = tuple([Value(t.shape, t.dtype) for t in tensors])
+        for tensor, output in zip(tensors, step.outputs, strict=True):
             if tensor.dtype.kind == "f":
-                tensor.requires_grad, tensor.step, tensor.value = True, step, value
-    return tensors if isinstance(result, tuple) else tensors[0]
+                tensor.requires_grad, tensor.step, tensor.value = True, step, output
+    return tensors if several else tensors[0]
 
 
 def register(tensor: Tensor, function: Callable[[Array], Array | None]) -> Hook:
@@ -131,9 +150,8 @@ def register(tensor: Tensor, function: Callable[[Array], Array | None]) -> Hook:
     if tensor._hooks is None:
         tensor._hooks = {}
         if tensor.step is not None:
-            value = _value(tensor)
-            assert value is not None
-            tensor.step.hooks[value] = tensor._hooks
+            assert tensor.value is not None
+            tensor.step.hooks[tensor.value] = tensor._hooks
     return Hook(tensor._hooks, function)
 
 
@@ -145,35 +163,48 @@ class _Sum:
 
     __slots__ = ("array", "own")
 
-    def __init__(self) -> None:
-        self.array: Array | None = None
-        self.own = False  # whether nobody else holds the array
+    def __init__(self, array: Array, own: bool) -> None:
+        self.array = array
+        self.own = own  # whether nobody else holds the array
 
     def add(self, part: Array, own: bool) -> None:
-        if self.array is None:
-            self.array, self.own = part, own
-        elif self.own or own:
+        if self.own or own:
             to = self.array if self.own else part
             self.array, self.own = np.add(self.array, part, out=to), True
         else:
             self.array, self.own = np.asarray(self.array + part), True
 
 
-def _steps_behind(step: Step) -> list[Step]:
-    """A step and all that it depends on, in the order of execution."""
+# Outputs of steps, and leaves.
+_Key = Value | Tensor
+
+
+def _steps_behind(step: Step) -> tuple[list[Step], dict[_Key, int]]:
+    """A step and all that it depends on, in the order of execution; and how many gradients are to come for
+    what they read."""
     seen, open_ = {step}, [step]
+    coming: dict[_Key, int] = {}
+    freed: Step | None = None
     while open_:
-        for source in open_.pop().sources:
-            if isinstance(source, Step) and source not in seen:
+        here = open_.pop()
+        freed = here if here.freed else freed
+        for key, source in zip(here.keys, here.sources, strict=True):
+            if key is None:
+                continue
+            coming[key] = coming.get(key, 0) + 1
+            if key is not source and source not in seen:
+                assert isinstance(source, Step)
                 seen.add(source)
                 open_.append(source)
-    if any(s.freed for s in seen):
-        name = next(s.node.op.name for s in seen if s.freed)
+    if freed is not None:
         raise GradientError(
-            f"backward: what {name} had remembered was freed by an earlier backward; "
+            f"backward: what {freed.op.name} had remembered was freed by an earlier backward; "
             "pass retain_graph=True to that one to go back a second time"
         )
-    return sorted(seen, key=lambda s: s.number)
+    return sorted(seen, key=_number), coming
+
+
+_number = operator.attrgetter("number")
 
 
 def _start(tensor: Tensor, grad: Any) -> Array:
@@ -210,58 +241,77 @@ def _hooked(hooks: dict[int, Hook] | None, grad: Array) -> Array:
 
 def _gradients(step: Step, grads: list[Array | None]) -> Sequence[Array | None]:
     """What the operator's rule says."""
-    op, vjp = step.node.op, step.node.op.vjp
+    vjp = step.op.vjp
     if vjp is None or vjp.function is None:
-        raise GradientError(f"backward: {op.name} has no gradient")
-    given: Any = tuple(grads) if len(grads) > 1 else grads[0]
-    found = vjp.function(step.node.spec, step.needs, given, step.inputs, step.results)
-    count = len(step.needs)  # arguments may be left out at the end
-    return (*found, *[None] * count)[:count]
+        raise GradientError(f"backward: {step.op.name} has no gradient")
+    given: Any = grads[0] if len(grads) == 1 else tuple(grads)
+    return vjp.function(step.spec, step.needs, given, step.inputs, step.results)
 
 
-def _is_own(part: Array, others: list[Array]) -> bool:
+# What arrays that are no views lie in: memory of NumPy, or of the native module, which a capsule holds.
+_OWN_MEMORY = (type(None), type(datetime.datetime_CAPI))
+
+
+def _is_own(part: Array, others: Iterable[Any]) -> bool:
     """Whether an array is nobody else's, so that it may be added to."""
     if not part.flags.carray:
         return False
-    return not any(np.may_share_memory(part, o) for o in others)
+    view = type(part.base) not in _OWN_MEMORY
+    for other in others:
+        if other is part:
+            return False
+        if isinstance(other, np.ndarray):
+            apart = not view and type(other.base) in _OWN_MEMORY
+            if not apart and np.may_share_memory(part, other):
+                return False
+    return True
 
 
-def _go_back(step: Step, sums: dict[Value | Tensor, _Sum], keep: bool) -> None:
+def _go_back(step: Step, sums: dict[_Key, _Sum], coming: dict[_Key, int], keep: bool) -> None:
     """One step: gradients of its results into those of its arguments."""
     grads: list[Array | None] = []
-    for output in step.node.outputs:
+    for output in step.outputs:
         total = sums.pop(output, None)
         array = None if total is None else total.array
         hooks = step.hooks.get(output) if step.hooks else None
         grads.append(_hooked(hooks, array) if hooks and array is not None else array)
-    if any(g is not None for g in grads):
-        _share_out(step, grads, _gradients(step, grads), sums)
+    if any([g is not None for g in grads]):  # noqa: C419  # a list is faster
+        _share_out(step, grads, _gradients(step, grads), sums, coming)
     if not keep:
         step.free()
 
 
 def _share_out(
-    step: Step, grads: list[Array | None], parts: Sequence[Array | None], sums: dict[Value | Tensor, _Sum]
+    step: Step,
+    grads: list[Array | None],
+    parts: Sequence[Array | None],
+    sums: dict[_Key, _Sum],
+    coming: dict[_Key, int],
 ) -> None:
     """Add what an operator's rule gave to the gradients of its arguments."""
-    held = [a for a in (*grads, *step.inputs, *step.results) if isinstance(a, np.ndarray)]
-    for i, part in enumerate(parts):
-        value = step.node.inputs[i]
-        if part is None or value is None or not step.needs[i]:
+    # Arguments may be left out at the end.
+    for i, (key, part) in enumerate(zip(step.keys, parts, strict=False)):
+        if key is None or part is None:
             continue
-        array = np.asarray(part, value.dtype)
-        if array.shape != value.shape:
-            name = step.node.op.name
-            raise ShapeError(f"{name}: gradient {i} has shape {array.shape}, expected {value.shape}")
-        source = step.sources[i]
-        key = source if isinstance(source, Tensor) else value
-        others = [p for j, p in enumerate(parts) if j != i and isinstance(p, np.ndarray)]
-        sums.setdefault(key, _Sum()).add(array, _is_own(array, [*held, *others]))
+        array = part if type(part) is Array and part.dtype is key.dtype else np.asarray(part, key.dtype)
+        if array.shape != key.shape:
+            name = step.op.name
+            raise ShapeError(f"{name}: gradient {i} has shape {array.shape}, expected {key.shape}")
+        total = sums.get(key)
+        # Nobody asks whose it is where nothing is added to it and nobody keeps it.
+        if total is None and coming[key] == 1 and isinstance(key, Value):
+            sums[key] = _Sum(array, False)
+            continue
+        own = _is_own(array, (*grads, *step.inputs, *step.results, *parts[:i], *parts[i + 1 :]))
+        if total is None:
+            sums[key] = _Sum(array, own)
+        else:
+            total.add(array, own)
 
 
 def _finish(leaf: Tensor, total: _Sum | None) -> None:
     """A gradient that is complete, into ``leaf.grad``."""
-    if total is None or total.array is None:
+    if total is None:
         return
     grad = _hooked(leaf._hooks, total.array)
     own = total.own and not leaf._hooks  # what a hook has seen may be kept there
@@ -274,24 +324,21 @@ def _finish(leaf: Tensor, total: _Sum | None) -> None:
 
 def backward(tensor: Tensor, grad: Any = None, retain_graph: bool = False) -> None:
     """See :meth:`cnnfast.Tensor.backward`."""
-    start = _start(tensor, grad)
-    total = _Sum()
-    total.add(start, own=grad is None)
+    start = _Sum(_start(tensor, grad), own=grad is None)
     if tensor.step is None:
-        _finish(tensor, total)
+        _finish(tensor, start)
         return
-    steps = _steps_behind(tensor.step)
-    # A leaf is complete when the last step that reads it is done.
-    waiting = Counter(source for step in steps for source in step.sources if isinstance(source, Tensor))
-    value = _value(tensor)
-    assert value is not None
-    sums: dict[Value | Tensor, _Sum] = {value: total}
-    del start, total
+    steps, coming = _steps_behind(tensor.step)
+    assert tensor.value is not None
+    sums: dict[_Key, _Sum] = {tensor.value: start}
+    del start
     while steps:
         step = steps.pop()
-        leaves = [source for source in step.sources if isinstance(source, Tensor)]
-        _go_back(step, sums, retain_graph)
-        for leaf in leaves:
-            waiting[leaf] -= 1
-            if not waiting[leaf]:
-                _finish(leaf, sums.pop(leaf, None))
+        keys = step.keys
+        _go_back(step, sums, coming, retain_graph)
+        for key in keys:
+            if key is not None:
+                coming[key] -= 1
+                # A leaf is complete when the last step that reads it is done.
+                if not coming[key] and isinstance(key, Tensor):
+                    _finish(key, sums.pop(key, None))

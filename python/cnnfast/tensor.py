@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -349,16 +350,29 @@ def run(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:
 
     It is recorded where one is a symbol, and taped where one wants a gradient.
     """
-    tensors = [a for a in arguments if isinstance(a, Tensor)]
-    # First of all: initial values of parameters are not drawn for a trace.
-    if any([t._data is None and t.is_symbol for t in tensors]):  # noqa: C419  # a list is faster
-        from .graph.trace import record
+    arrays, wanted, empty = [], False, False
+    for a in arguments:
+        if isinstance(a, Tensor):
+            wanted = wanted or a.requires_grad
+            a = a._data
+            empty = empty or a is None
+        arrays.append(a)
+    if empty:  # symbols, or parameters that nobody has looked at
+        # Symbols first: initial values of parameters are not drawn for a trace.
+        if any(isinstance(a, Tensor) and a.is_symbol for a in arguments):
+            from .graph.trace import record
 
-        return record(op, spec, arguments)
-    arrays = [a.data if isinstance(a, Tensor) else a for a in arguments]
-    if not _mode.blocks and any([t.requires_grad for t in tensors]):  # noqa: C419
-        from .autograd import tape
-
-        return tape(op, spec, arguments, arrays)
-    result = op(spec, *arrays)
+            return record(op, spec, arguments)
+        arrays = [a.data if isinstance(a, Tensor) else a for a in arguments]
+    if wanted and not _mode.blocks:
+        return _tape()(op, spec, arguments, arrays)
+    result = op.compute(spec, *arrays)
     return tuple(map(Tensor, result)) if isinstance(result, tuple) else Tensor(result)
+
+
+@functools.cache
+def _tape() -> Callable[..., Any]:
+    """Looked up once, when the modules that it needs are there."""
+    from .autograd import tape
+
+    return tape

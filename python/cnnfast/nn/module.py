@@ -64,10 +64,11 @@ class Module:
         self.__dict__.pop(name, None)
 
     def __getattr__(self, name: str) -> Any:
-        for held in ("_parameters", "_buffers", "_modules"):
-            found = self.__dict__.get(held, {}).get(name)
-            if found is not None:
-                return found
+        own = self.__dict__
+        if "_modules" in own:  # not in the middle of being copied
+            for held in (own["_modules"], own["_parameters"], own["_buffers"]):
+                if name in held:
+                    return held[name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def register_buffer(self, name: str, array: Any) -> None:
@@ -88,8 +89,9 @@ class Module:
         if tracing():
             with scope(self.path):
                 return self.forward(*inputs)
-        if any(isinstance(x, Tensor) for x in inputs):
-            return self._forward(inputs)
+        for x in inputs:
+            if isinstance(x, Tensor):
+                return self._forward(inputs)
         with no_grad():
             inputs = tuple([Tensor(x) if isinstance(x, np.ndarray) else x for x in inputs])
             return _unwrap(self._forward(inputs))

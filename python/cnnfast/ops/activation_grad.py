@@ -112,7 +112,7 @@ def activation_grad(g: Any, v: Any, name: str, *, slope: float = 0.01) -> Array:
 
 def _vjp(s: ActivationSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
     v = results[0] if reads_result(s.name, s.slope) else inputs[0]
-    return (activation_grad(g, v, s.name, slope=s.slope),)
+    return (ACTIVATION_GRAD.compute(s, g, v),)
 
 
 _VJP = Vjp(_vjp, lambda s, needs: (RESULT,) if reads_result(s.name, s.slope) else (0,))

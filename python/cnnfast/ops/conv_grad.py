@@ -222,6 +222,11 @@ def _before_activation(s: Conv2dSpec, g: Array, results: Any) -> Array:
     return activation_grad(g, results[0], s.activation, slope=s.slope)
 
 
+def bias_gradient(needs: tuple[bool, ...], position: int, g: Array) -> Array | None:
+    """That of a bias, which may be left out at the end of the arguments."""
+    return BIAS_GRAD.compute(g.shape, g) if _wanted(needs, position) else None
+
+
 def _wanted(needs: tuple[bool, ...], position: int) -> bool:
     """Whether an argument that may be left out at the end wants a gradient."""
     return len(needs) > position and needs[position]
@@ -232,9 +237,9 @@ def _vjp_conv2d(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any, r
     x, w = inputs[:2]
     return (
         _input_gradient(s, g, w) if needs[0] else None,
-        CONV2D_GRAD_WEIGHT(s, x, g) if needs[1] else None,
+        CONV2D_GRAD_WEIGHT.compute(s, x, g) if needs[1] else None,
         None,  # the packed form of the weight
-        bias_grad(g) if _wanted(needs, 3) else None,
+        bias_gradient(needs, 3, g),
         g if _wanted(needs, 4) else None,
     )
 
@@ -260,10 +265,10 @@ def _vjp_transpose(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any
     x, w = inputs[:2]
     adjoint = adjoint_of_transpose(s)
     return (
-        CONV2D(adjoint, g, w) if needs[0] else None,
-        CONV2D_GRAD_WEIGHT(adjoint, g, x) if needs[1] else None,
+        CONV2D.compute(adjoint, g, w) if needs[0] else None,
+        CONV2D_GRAD_WEIGHT.compute(adjoint, g, x) if needs[1] else None,
         None,
-        bias_grad(g) if _wanted(needs, 3) else None,
+        bias_gradient(needs, 3, g),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .activation_grad import activation_grad
-from .conv_grad import bias_grad
+from .conv_grad import bias_gradient
 from .linear import LINEAR, LinearSpec, _cost_linear, infer_linear
 from .registry import NO_GRADIENT, RESULT, Array, Op, Vjp, array, cached, fail, native
 
@@ -75,10 +75,10 @@ def _vjp(s: LinearSpec, needs: tuple[bool, ...], g: Array, inputs: Any, results:
         g = activation_grad(g, results[0], s.activation, slope=s.slope)
     x, w = inputs[:2]
     return (
-        LINEAR_GRAD_INPUT(s, g, w) if needs[0] else None,
-        LINEAR_GRAD_WEIGHT(s, x, g) if needs[1] else None,
+        LINEAR_GRAD_INPUT.compute(s, g, w) if needs[0] else None,
+        LINEAR_GRAD_WEIGHT.compute(s, x, g) if needs[1] else None,
         None,  # the packed form of the weight
-        bias_grad(g) if len(needs) > 3 and needs[3] else None,
+        bias_gradient(needs, 3, g),
     )
 
 

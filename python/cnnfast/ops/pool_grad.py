@@ -169,17 +169,20 @@ GLOBAL_MAX_POOL2D_GRAD = Op(
 # --- gradients of the poolings ---------------------------------------------------------------------
 
 MAX_POOL2D.differentiate(
-    Vjp(lambda s, needs, g, inputs, results: (MAX_POOL2D_GRAD(s, g, inputs[0]),), reads_all)
+    Vjp(lambda s, needs, g, inputs, results: (MAX_POOL2D_GRAD.compute(s, g, inputs[0]),), reads_all)
 )
 MAX_POOL2D_INDICES.differentiate(
-    Vjp(lambda s, needs, g, inputs, results: (MAX_POOL2D_GRAD(s, g[0], inputs[0]),), reads_all)
+    Vjp(lambda s, needs, g, inputs, results: (MAX_POOL2D_GRAD.compute(s, g[0], inputs[0]),), reads_all)
 )
-AVG_POOL2D.differentiate(Vjp(lambda s, needs, g, inputs, results: (AVG_POOL2D_GRAD(s, g),)))
+AVG_POOL2D.differentiate(Vjp(lambda s, needs, g, inputs, results: (AVG_POOL2D_GRAD.compute(s, g),)))
 GLOBAL_AVG_POOL2D.differentiate(
-    Vjp(lambda shape, needs, g, inputs, results: (GLOBAL_AVG_POOL2D_GRAD(shape, g),))
+    Vjp(lambda shape, needs, g, inputs, results: (GLOBAL_AVG_POOL2D_GRAD.compute(shape, g),))
 )
 GLOBAL_MAX_POOL2D.differentiate(
-    Vjp(lambda shape, needs, g, inputs, results: (GLOBAL_MAX_POOL2D_GRAD(shape, g, inputs[0]),), reads_all)
+    Vjp(
+        lambda shape, needs, g, inputs, results: (GLOBAL_MAX_POOL2D_GRAD.compute(shape, g, inputs[0]),),
+        reads_all,
+    )
 )
 
 

@@ -171,6 +171,10 @@ class Op:
         """Run on checked arrays: float32 on the backend in use, float64 on the reference."""
         if not (type(x) is Array and KINDS.isdisjoint(map(type, arrays))):
             return run(self, spec, (x, *arrays))
+        return self.compute(spec, x, *arrays)
+
+    def compute(self, spec: Any, x: Array, *arrays: Any) -> Any:
+        """As a call, where no argument is a tensor."""
         if x.dtype == F32 and (_State.backend or current_backend()) == "cpu":
             return self.native(spec, x, *arrays)
         return self.reference(spec, x, *arrays)
@@ -205,6 +209,8 @@ def array(op: str, name: str, value: Any, like: Array | None = None) -> Array:
         a = value
         if _State.backend is None:
             current_backend()  # the device is checked before everything else
+    elif isinstance(value, Tensor):
+        a = _tensor(op, name, value)
     else:
         a = _convert(op, name, value)
     if like is not None and a.dtype is not like.dtype:
@@ -212,12 +218,17 @@ def array(op: str, name: str, value: Any, like: Array | None = None) -> Array:
     return a
 
 
+def _tensor(op: str, name: str, value: Tensor) -> Any:
+    """A tensor as it is: it has shape and dtype, and Op.__call__ takes it from there."""
+    if _State.backend is None:
+        current_backend()
+    if value.dtype is not F32 and value.dtype is not F64:
+        raise DTypeError(f"{op}: {name} is {value.dtype}; expected float32 or float64")
+    return value
+
+
 def _convert(op: str, name: str, value: Any) -> Array:
     current_backend()  # the device is checked before the element type
-    if isinstance(value, Tensor):
-        if value.dtype is not F32 and value.dtype is not F64:
-            raise DTypeError(f"{op}: {name} is {value.dtype}; expected float32 or float64")
-        return value  # type: ignore[return-value]  # it has shape and dtype; Op.__call__ takes it from here
     try:
         a = np.asarray(value)
     except ValueError as error:
