@@ -66,6 +66,26 @@ def test_mirrored_twice_is_the_identity(vertical: bool, rng: np.random.Generator
         assert same(data.mirror(once, vertical=vertical), sample)
 
 
+def test_four_quarter_turns_are_the_identity(rng: np.random.Generator) -> None:
+    for sample in (marked(), with_parts(rng)):
+        once = data.turn(sample, 1)
+        assert same(data.turn(once, 3), sample)
+        assert same(data.turn(data.turn(once, 1), 2), sample)
+        assert same(data.turn(sample, 0), sample)
+        assert same(data.turn(sample, -3), once)
+
+
+def test_turn_moves_everything() -> None:
+    for quarters in range(4):
+        check_agreement(data.turn(marked(), quarters), 0)
+    assert data.turn(marked(), 1).size == marked().size[::-1]
+
+
+def test_quarter_turns_are_drawn(rng: np.random.Generator) -> None:
+    corners = {tuple(np.argwhere(data.QuarterTurn()(marked(), rng).picture.sum(2))[0]) for _ in range(40)}
+    assert len(corners) == 4
+
+
 def test_mirror_moves_everything() -> None:
     check_agreement(data.mirror(marked()), 0)
     check_agreement(data.mirror(marked(), vertical=True), 0)

@@ -10,7 +10,7 @@ from . import errors, filters, ops
 from .config import get_num_threads, set_num_threads, set_winograd_gradients, show_config, use_backend
 
 if TYPE_CHECKING:
-    from . import data, graph, losses, models, nn, onnx, optim, train
+    from . import data, detection, graph, losses, models, nn, onnx, optim, train
     from .engine import Engine, compile, load_engine
     from .gradient_check import gradcheck
     from .graph.summary import summary
@@ -25,6 +25,7 @@ __all__ = [
     "__version__",
     "compile",
     "data",
+    "detection",
     "errors",
     "filters",
     "fully_convolutional",
@@ -61,7 +62,7 @@ _LATER = {
     "graph.summary": ("summary",),
     "models.convolutional": ("fully_convolutional",),
 }
-_MODULES = ("data", "graph", "losses", "models", "nn", "onnx", "optim", "train")
+_MODULES = ("data", "detection", "graph", "losses", "models", "nn", "onnx", "optim", "train")
 
 
 def __getattr__(name: str) -> Any:

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
         CenterCrop,
         Mirror,
         Pad,
+        QuarterTurn,
         RandomCrop,
         RandomResizedCrop,
         Resize,
         crop,
         mirror,
         resize,
+        turn,
     )
     from .transforms_mix import Cutout, Mixup
     from .transforms_warp import (
@@ -58,12 +60,14 @@ _LATER = {
         "CenterCrop",
         "Mirror",
         "Pad",
+        "QuarterTurn",
         "RandomCrop",
         "RandomResizedCrop",
         "Resize",
         "crop",
         "mirror",
         "resize",
+        "turn",
     ),
     "transforms_mix": ("Cutout", "Mixup"),
     "transforms_warp": (
@@ -105,6 +109,7 @@ __all__ = [
     "PCAColour",
     "Pad",
     "Preprocess",
+    "QuarterTurn",
     "RandomAffine",
     "RandomApply",
     "RandomCrop",
@@ -125,6 +130,7 @@ __all__ = [
     "read_idx",
     "recognise",
     "resize",
+    "turn",
     "warp",
 ]
 

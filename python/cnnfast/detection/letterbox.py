@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import ops
-from ..ops.registry import array, pair, rank
+from ..data.sample import Sample
+from ..data.transforms import Generator, Transform
+from ..ops.registry import array, fail, pair, rank
 
 Array = np.ndarray
 
-__all__ = ["Letterbox", "letterbox"]
+__all__ = ["Letterbox", "Letterboxed", "letterbox"]
 
 
 class Letterbox(NamedTuple):
@@ -52,7 +55,9 @@ class Letterbox(NamedTuple):
         return boxes
 
 
-def letterbox(picture: Any, size: Any, *, fill: float = 0.5, centred: bool = True) -> tuple[Array, Letterbox]:
+def letterbox(
+    picture: Any, size: Any, *, fill: float = 0.5, centred: bool = True, antialias: bool = False
+) -> tuple[Array, Letterbox]:
     """Resize a picture, keeping its proportions, until it just fits a frame; fill the rest.
 
     Parameters
@@ -64,6 +69,9 @@ def letterbox(picture: Any, size: Any, *, fill: float = 0.5, centred: bool = Tru
         Value of the rest; the default is the grey of darknet for pictures in 0..1.
     centred : bool
         Whether the picture lies in the middle or at the top left.
+    antialias : bool
+        Whether pixels of a picture that shrinks are means (:func:`cnnfast.ops.resize`). darknet, which the
+        published YOLO weights come from, does without.
 
     Returns
     -------
@@ -85,8 +93,42 @@ def letterbox(picture: Any, size: Any, *, fill: float = 0.5, centred: bool = Tru
         inner = rows, max(1, w * rows // max(h, 1))
     else:
         inner = max(1, h * columns // max(w, 1)), columns
-    resized = ops.resize(picture[None], inner)
+    resized = ops.resize(picture[None], inner, antialias=antialias)
     free = rows - inner[0], columns - inner[1]
     top, left = (free[0] // 2, free[1] // 2) if centred else (0, 0)
     frame = ops.pad2d(resized, ((top, free[0] - top), (left, free[1] - left)), value=fill)[0]
     return frame, Letterbox((h, w), inner, (rows, columns), (top, left))
+
+
+@dataclass(frozen=True)
+class Letterboxed(Transform):
+    """:func:`letterbox` for samples with boxes: what a detector does to pictures, for its training.
+
+    Parameters
+    ----------
+    size : int or (int, int)
+        Rows and columns of the frame.
+    fill : float
+        In 0..255.
+
+    Raises
+    ------
+    ShapeError
+        When called with a sample that has a mask or landmarks.
+    """
+
+    size: int | tuple[int, int]
+    fill: float = 127.5
+
+    def __post_init__(self) -> None:
+        self._size(self.size)
+        self._number("fill", self.fill, 0, 255)
+
+    def __call__(self, sample: Sample, rng: Generator) -> Sample:
+        if sample.mask is not None or sample.landmarks is not None:
+            fail("Letterboxed", "expected a sample without mask and landmarks")
+        picture, place = letterbox(
+            np.ascontiguousarray(sample.picture), self._size(self.size), fill=self.fill, antialias=True
+        )
+        boxes = None if sample.boxes is None else place.apply(sample.boxes)
+        return sample.with_(picture=picture, boxes=boxes)

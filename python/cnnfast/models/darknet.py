@@ -231,6 +231,10 @@ class Darknet(Module):
                     results.pop(j, None)
         return tuple(outputs) if outputs else x
 
+    def output_convolutions(self) -> list[Any]:
+        """The convolutions whose results the heads read, in their order."""
+        return [self.layers[self._sources[i][0]].conv for i in self._head_layers]
+
     def convolutions(self) -> list[ConvolutionValues]:
         """What a weights file of this network holds, in its order."""
         found = []

@@ -21,7 +21,16 @@ from .registry import register_model
 
 Array = np.ndarray
 
-__all__ = ["Detections", "decode", "detect", "yolov2_tiny", "yolov3", "yolov3_tiny"]
+__all__ = [
+    "Detections",
+    "candidates",
+    "decode",
+    "detect",
+    "yolov2_tiny",
+    "yolov3",
+    "yolov3_small",
+    "yolov3_tiny",
+]
 
 # --- networks --------------------------------------------------------------------------------------
 
@@ -64,6 +73,15 @@ ANCHORS_V2_TINY_COCO = (
 ANCHORS_V2_TINY_VOC = (1.08, 1.19, 3.42, 4.41, 6.63, 11.38, 9.42, 5.11, 16.62, 10.52)
 ANCHORS_V3_TINY = (10, 14, 23, 27, 37, 58, 81, 82, 135, 169, 344, 319)
 ANCHORS_V3 = (10, 13, 16, 30, 33, 23, 30, 61, 62, 45, 59, 119, 116, 90, 156, 198, 373, 326)
+
+
+# Of the blood-cell pictures BCCD at 240 x 320: platelets, red cells, white cells.
+ANCHORS_V3_SMALL = (21, 20, 53, 51, 105, 95)
+
+
+def _residual(filters: int) -> list[Section]:
+    shortcut = _section("shortcut", **{"from": -3}, activation="linear")
+    return [_conv(filters // 2, 1), _conv(filters), shortcut]
 
 
 def _head_v3(mask: Sequence[int], anchors: Sequence[float], num_classes: int) -> list[Section]:
@@ -129,14 +147,46 @@ def yolov3(num_classes: int = 80) -> Darknet:
     for filters, blocks in ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)):
         layers.append(_conv(filters, stride=2))
         for _ in range(blocks):
-            shortcut = _section("shortcut", **{"from": -3}, activation="linear")
-            layers += [_conv(filters // 2, 1), _conv(filters), shortcut]
+            layers += _residual(filters)
     for filters, mask, skip in ((512, (6, 7, 8), None), (256, (3, 4, 5), 61), (128, (0, 1, 2), 36)):
         if skip is not None:  # the last stage's features, and those of Darknet-53 at twice the resolution
             layers += [_route(-4), _conv(filters, 1), _section("upsample", stride=2), _route(-1, skip)]
         for _ in range(3):
             layers += [_conv(filters, 1), _conv(2 * filters)]
         layers += _head_v3(mask, ANCHORS_V3, num_classes)
+    return Darknet(layers)
+
+
+@register_model(
+    input_size=(240, 320, 3),
+    task="detection",
+    reference="Redmon and Farhadi, YOLOv3: an incremental improvement, 2018",
+)
+def yolov3_small(
+    num_classes: int = 3,
+    *,
+    anchors: Sequence[float] = ANCHORS_V3_SMALL,
+    masks: tuple[Sequence[int], Sequence[int]] = ((1, 2), (0,)),
+) -> Darknet:
+    """A small network in the manner of YOLOv3, for few classes: outputs at 1/16 and 1/8 of the picture.
+
+    Parameters
+    ----------
+    num_classes : int
+    anchors : sequence of float
+        Widths and heights in pixels of the input; see :func:`cnnfast.detection.kmeans_anchors`.
+    masks : two sequences of int
+        Which of the anchors the output at 1/16 has, and which the one at 1/8.
+    """
+    net = _section("net", width=320, height=240, channels=3)
+    layers = [net, _conv(16, stride=2), _conv(32, stride=2), *_residual(32)]
+    layers += [_conv(64, stride=2), *_residual(64), *_residual(64)]
+    fine = len(layers) - 2  # the layer's number: the first section is no layer
+    layers += [_conv(96, stride=2), *_residual(96), *_residual(96)]
+    coarse = len(layers) - 2
+    layers += [_conv(96), *_head_v3(masks[0], anchors, num_classes)]
+    layers += [_route(coarse), _conv(48, 1), _section("upsample", stride=2), _route(-1, fine)]
+    layers += [_conv(48, 1), _conv(64), *_head_v3(masks[1], anchors, num_classes)]
     return Darknet(layers)
 
 
@@ -293,6 +343,27 @@ def detect(
     >>> found = detect(model(frame[None]), model.heads, 416)[0]
     >>> boxes = place.undo(found.boxes)
     """
+    results = []
+    for boxes, scores, classes in candidates(outputs, heads, size, score_threshold):
+        keep = ops.batched_nms(boxes, scores, classes, iou_threshold)[:max_detections]
+        results.append(Detections(boxes[keep], scores[keep], classes[keep]))
+    return results
+
+
+def candidates(
+    outputs: Sequence[Any], heads: Sequence[Head], size: Any, score_threshold: float
+) -> list[Detections]:
+    """All pairs of box and class above a threshold, before any suppression; see :func:`detect`.
+
+    Returns
+    -------
+    list of Detections
+        One per picture; in the order of heads, rows, columns, anchors and classes.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+    """
     if len(outputs) != len(heads) or not heads:
         fail("detect", f"expected one output for each of {len(heads)} heads, got {len(outputs)}")
     size = _size(size)
@@ -307,9 +378,7 @@ def detect(
             _candidates(cells[i], head, size, threshold) for cells, head in zip(per_head, heads, strict=True)
         ]
         boxes, scores, classes = (np.concatenate(part) for part in zip(*parts, strict=True))
-        boxes = boxes * np.array(scale, boxes.dtype)
-        keep = ops.batched_nms(boxes, scores, classes, iou_threshold)[:max_detections]
-        results.append(Detections(boxes[keep], scores[keep], classes[keep]))
+        results.append(Detections(boxes * np.array(scale, boxes.dtype), scores, classes))
     return results
 
 

@@ -1,0 +1,184 @@
+"""From a photograph to boxes in its own pixels, by any of the detection networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import config, ops
+from ..engine import compile as compile_model
+from ..errors import CnnfastError
+from ..ops.registry import array, choice, fail, number, pair, rank
+from ..tensor import no_grad
+from .boxes import clip_boxes
+from .letterbox import letterbox
+from .suppression import METHODS, suppress
+
+if TYPE_CHECKING:
+    from ..models.yolo import Detections
+    from ..nn.module import Module
+
+Array = np.ndarray
+
+__all__ = ["Detector"]
+
+# What SSD was trained with: the mean of ImageNet, RGB, of pictures in 0..255.
+SSD_MEAN = np.array([123.0, 117.0, 104.0], np.float32)
+
+
+class Detector:
+    """A network for detection with everything around it: pictures in, boxes in their pixels out.
+
+    Parameters
+    ----------
+    model : Module
+        A YOLO network (:class:`cnnfast.models.darknet.Darknet`), :class:`cnnfast.models.ssd.SSD300` or
+        :class:`cnnfast.models.faster_rcnn.FasterRCNN`; it is set to evaluation mode.
+    size : int or (int, int), optional
+        Rows and columns of a YOLO network's input, multiples of its largest stride (32 for the published
+        ones); its own where left out. The others decide for themselves.
+    names : sequence of str
+        Of the classes, for whoever draws or prints them.
+    score_threshold, iou_threshold : float
+        Boxes count with a score above the first, and give way to better ones of their class that they overlap
+        by more than the second.
+    max_detections : int
+        In a picture.
+    suppression : {"hard", "soft", "weighted"}
+        See :func:`cnnfast.detection.suppress`.
+    compiled : bool, optional
+        Whether the network is compiled, with the weights of the first call; where there is the native module
+        by default. FasterRCNN runs as it is.
+
+    Notes
+    -----
+    YOLO sees the picture in a letterbox, SSD the picture resized to 300 x 300 as it was trained. Faster R-CNN
+    resizes and suppresses by its own settings first; its classes count from 0 here, without the background,
+    as those of SSD.
+
+    Examples
+    --------
+    >>> import cnnfast as cf
+    >>> cells = cf.detection.Detector(cf.models.yolov3_small(weights="bccd"))
+    >>> found = cells(load_picture("blood.jpg"))
+    >>> found.boxes, found.scores, found.classes
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        size: Any = None,
+        names: Sequence[str] = (),
+        *,
+        score_threshold: float = 0.25,
+        iou_threshold: float = 0.45,
+        max_detections: int = 300,
+        suppression: str = "hard",
+        compiled: bool | None = None,
+    ) -> None:
+        from ..models.darknet import Darknet
+        from ..models.faster_rcnn import FasterRCNN
+        from ..models.ssd import SSD300
+
+        op = "Detector"
+        self.model, self.names = model.eval(), tuple(names)
+        self.score_threshold = _share(op, "score_threshold", score_threshold)
+        self.iou_threshold = _share(op, "iou_threshold", iou_threshold)
+        self.max_detections = max_detections
+        self.suppression = choice(op, "suppression", suppression, METHODS)
+        if isinstance(model, Darknet) and model.heads:
+            size = model.input_size[:2] if size is None else size
+            self.size = pair(op, "size", tuple(size) if isinstance(size, list) else size, 1)
+            self._find: Callable[[Array, float], Detections] = self._yolo
+        elif isinstance(model, SSD300):
+            self._find = self._ssd
+        elif isinstance(model, FasterRCNN):
+            self._find = self._faster_rcnn
+        else:
+            raise CnnfastError(
+                f"Detector: expected a YOLO network, SSD300 or FasterRCNN, got {type(model).__name__}"
+            )
+        if compiled is None:
+            compiled = config.current_backend() == "cpu"
+        self._run: Any = compile_model(model) if compiled and not isinstance(model, FasterRCNN) else model
+
+    def __call__(self, picture: Any, *, score_threshold: float | None = None) -> Detections:
+        """What is in a picture.
+
+        Parameters
+        ----------
+        picture : array_like, shape (H, W, 3)
+            RGB in 0..255, uint8 or float32, as :func:`cnnfast.pictures.load_picture` gives it.
+        score_threshold : float, optional
+            In place of the detector's own.
+
+        Returns
+        -------
+        Detections
+            By falling score; boxes x1, y1, x2, y2 in pixels of the picture, cut at its edges.
+
+        Raises
+        ------
+        ShapeError, DTypeError
+        """
+        op = "Detector"
+        picture = np.asarray(picture)
+        picture = array(op, "picture", picture.astype(np.float32) if picture.dtype == np.uint8 else picture)
+        rank(op, "picture", picture.shape, "H,W,C")
+        if picture.shape[2] != 3 or 0 in picture.shape:
+            fail(op, "pictures must have 3 channels and at least one pixel", picture=picture.shape)
+        least = self.score_threshold
+        if score_threshold is not None:
+            least = _share(op, "score_threshold", score_threshold)
+        with no_grad():
+            found = self._find(picture.astype(np.float32, copy=False), least)
+        found = found._replace(boxes=clip_boxes(found.boxes, picture.shape[:2]))
+        return suppress(
+            found,
+            method=self.suppression,
+            iou_threshold=self.iou_threshold,
+            score_threshold=least,
+            max_detections=self.max_detections,
+        )
+
+    # --- one function for each family: everything above a score, in pixels of the picture --------------
+
+    def _yolo(self, picture: Array, least: float) -> Detections:
+        from ..models.yolo import candidates
+
+        frame, place = letterbox(picture / np.float32(255), self.size, antialias=True)
+        found = candidates(self._run(frame[None]), self.model.heads, self.size, least)[0]
+        return found._replace(boxes=place.undo(found.boxes, clip=False))
+
+    def _ssd(self, picture: Array, least: float) -> Detections:
+        from ..models import ssd
+
+        x = ops.resize(np.ascontiguousarray(picture - SSD_MEAN)[None], (300, 300), antialias=True)
+        locations, scores = self._run(x)
+        rows, columns = picture.shape[:2]
+        boxes = ssd.decode_boxes(locations[0], self.model.boxes) * np.array([columns, rows] * 2, np.float32)
+        return _above(boxes, ops.softmax(scores[0])[:, 1:], least)
+
+    def _faster_rcnn(self, picture: Array, least: float) -> Detections:
+        from ..models.yolo import Detections
+
+        found = self._run([picture / np.float32(255)])[0]
+        keep = found["scores"] > least
+        return Detections(found["boxes"][keep], found["scores"][keep], found["labels"][keep] - 1)
+
+
+def _above(boxes: Array, scores: Array, least: float) -> Detections:
+    """Pairs of box (K, 4) and class of (K, C) with a score above ``least``."""
+    from ..models.yolo import Detections
+
+    which, classes = np.nonzero(scores > least)
+    return Detections(boxes[which], scores[which, classes], classes)
+
+
+def _share(op: str, name: str, value: Any) -> float:
+    value = number(op, name, value)
+    if not 0 <= value <= 1:
+        fail(op, f"expected {name} from 0 to 1, got {value}")
+    return value
