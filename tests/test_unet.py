@@ -59,6 +59,25 @@ def test_sizes_of_the_valid_form() -> None:
         assert networks.traced(model, 1, n, n, 1).outputs[0].shape[1] == unet_output_size(n, depth=2)
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_frames(padding: str, depth: int) -> None:
+    model = UNet(1, width=1, depth=depth, padding=padding)
+    for rows in (1, 7, 8, 9, 40):
+        size, output = model.frame_size(rows)
+        g = networks.traced(model, 1, size, size, 1)
+        assert g.outputs[0].shape[1] == output >= rows
+        assert output - rows < 1 << depth
+    assert models.segnet_vgg16(2).frame_size(33) == (64, 64)
+
+
+def test_small() -> None:
+    assert networks.parameters(models.unet_small()) == 121_042
+    g = networks.traced(models.unet_small(5, in_channels=3), 1, 40, 24, 3)
+    assert [v.shape for v in g.outputs] == [(1, 40, 24, 5)]
+    assert networks.maps(g, "bottom") == (1, 5, 3, 64)
+
+
 def test_sizes_that_do_not_fit() -> None:
     with pytest.raises(
         ShapeError, match=r"^UNet: with same padding rows and columns must be multiples of 16"

@@ -10,7 +10,7 @@ from . import errors, filters, ops
 from .config import get_num_threads, set_num_threads, set_winograd_gradients, show_config, use_backend
 
 if TYPE_CHECKING:
-    from . import data, detection, graph, losses, models, nn, onnx, optim, train
+    from . import data, detection, graph, losses, models, nn, onnx, optim, segmentation, train
     from .engine import Engine, compile, load_engine
     from .gradient_check import gradcheck
     from .graph.summary import summary
@@ -44,6 +44,7 @@ __all__ = [
     "ops",
     "optim",
     "save_weights",
+    "segmentation",
     "set_num_threads",
     "set_winograd_gradients",
     "show_config",
@@ -62,7 +63,7 @@ _LATER = {
     "graph.summary": ("summary",),
     "models.convolutional": ("fully_convolutional",),
 }
-_MODULES = ("data", "detection", "graph", "losses", "models", "nn", "onnx", "optim", "train")
+_MODULES = ("data", "detection", "graph", "losses", "models", "nn", "onnx", "optim", "segmentation", "train")
 
 
 def __getattr__(name: str) -> Any:

@@ -73,6 +73,11 @@ class SegNetVGG16(Module):
             fail("SegNetVGG16", f"rows and columns must be multiples of {1 << DEPTH}", x=x.shape)
         return self.classifier(self.decoder(self.bottleneck(self.features(x))))
 
+    def frame_size(self, rows: int) -> tuple[int, int]:
+        """Rows of the smallest input whose output has at least so many rows, and rows of that output."""
+        size = -(-rows // (1 << DEPTH)) << DEPTH
+        return size, size
+
     def load_encoder(self, state: Mapping[str, Any], layout: str = "torch") -> None:
         """Take the encoder's weights over from a state dict of VGG-16; its dense layers are passed over."""
         prefix = "features."

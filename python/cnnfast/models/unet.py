@@ -9,7 +9,7 @@ from ..nn import Module
 from ..ops.registry import choice, fail, rank
 from .registry import register_model
 
-__all__ = ["UNet", "unet", "unet_input_size", "unet_output_size", "unet_valid"]
+__all__ = ["UNet", "unet", "unet_input_size", "unet_output_size", "unet_small", "unet_valid"]
 
 REFERENCE = "Ronneberger, Fischer and Brox, U-Net: convolutional networks for biomedical images, 2015"
 
@@ -154,6 +154,14 @@ class UNet(Module):
             x = level(x, skip)
         return self.classifier(x)
 
+    def frame_size(self, rows: int) -> tuple[int, int]:
+        """Rows of the smallest input whose output has at least so many rows, and rows of that output."""
+        if self.padding == "valid":
+            size = unet_input_size(rows, depth=self.depth)
+            return size, unet_output_size(size, depth=self.depth)
+        size = -(-rows // (1 << self.depth)) << self.depth
+        return size, size
+
     def _check(self, shape: tuple[int, ...]) -> None:
         """Sizes that the poolings can halve; everything else is the operators' to refuse."""
         rank("UNet", "x", shape, "N,H,W,C")
@@ -178,3 +186,12 @@ def unet(num_classes: int = 2, **options: Any) -> UNet:
 def unet_valid(num_classes: int = 2, **options: Any) -> UNet:
     """U-Net as published, 572 x 572 to 388 x 388: 31,030,658 parameters."""
     return UNet(num_classes, padding="valid", **options)
+
+
+@register_model(input_size=(256, 256, 1), task="segmentation", reference=REFERENCE)
+def unet_small(num_classes: int = 2, **options: Any) -> UNet:
+    """U-Net of 8 to 64 channels on four levels, normalised: 121,042 parameters.
+
+    Options as for :class:`UNet`.
+    """
+    return UNet(num_classes, **({"width": 8, "depth": 3, "batch_norm": True} | options))
