@@ -29,6 +29,7 @@ COMMANDS = {
     "inspect": ("cnnfast.cli.inspect", "list the tensors of a file with weights or a network"),
     "convert": ("cnnfast.cli.convert", "write weights or a network in another format"),
     "filter": ("cnnfast.cli.filter", "run an edge filter, or one of your own, over a picture"),
+    "course": ("cnnfast.cli.course", "check the numbers of the course against this package"),
     "bench": ("cnnfast.bench.cli", "time the operators beside NumPy and other libraries"),
     "bench models": ("cnnfast.bench.networks.cli", "time whole networks beside other libraries"),
     "bench train": ("cnnfast.bench.training", "time steps of training beside PyTorch"),

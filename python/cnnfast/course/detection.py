@@ -1,0 +1,162 @@
+"""Where things are in a picture: boxes, grids, anchors, and what belongs to which pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .. import losses, models, ops
+from ..detection import letterbox
+from ..detection.assignment import assign, encode_grid
+from ..graph.summary import summary
+from ..models.convolutional import fully_convolutional
+from ..models.darknet import Head
+from ..models.yolo import decode
+from . import Chapter, Fact
+from .foundations import matrix, picture, plane
+
+CHAPTER = Chapter()
+
+
+@CHAPTER.row("D1", "localisation: y = [pc, bx, by, bh, bw, c1 .. cn]")
+def localisation() -> Iterator[Fact]:
+    x = np.array([[0.9, 0.5, 0.4, 0.3, 0.2, 0.7, 0.2, 0.1]] * 2)
+    target = np.array([[1, 0.5, 0.5, 0.5, 0.5, 1, 0, 0], [0, 9, 9, 9, 9, 9, 9, 9.0]])
+    cost = losses.localisation(x, target, reduction="none").data
+    yield Fact("3 classes: outputs", 8, x.shape[1])
+    yield Fact("pc = 1: every term counts", 0.01 + 0.01 + 0.04 + 0.09 + 0.09 + 0.04 + 0.01, cost[0], 1e-12)
+    yield Fact("pc = 0: only (yhat1 - y1)^2", 0.81, cost[1], 1e-12)
+
+
+@CHAPTER.row("D2", "landmarks: 1 + 2 n outputs")
+def landmarks() -> Iterator[Fact]:
+    y = np.zeros((1, 129))
+    y[0, 0] = 1
+    x = y.copy()
+    x[0, 0], x[0, 128] = 50, 3  # sure that there is a face, the last point off by 3
+    yield Fact(
+        "64 landmarks: 129 outputs, the last one counts", 9.0, float(losses.landmarks(x, y).data), 1e-6
+    )
+
+
+@CHAPTER.row("D3", "sliding windows as one convolutional network")
+def windows() -> Iterator[Fact]:
+    model = models.window_net(seed=5).eval()
+    sliding = fully_convolutional(model)
+    shapes = [r.shape[1:] for r in summary(sliding, (14, 14, 3)).rows if "ReLU" not in r.kind and r.shape]
+    expected = "10x10x16 5x5x16 1x1x400 1x1x400 1x1x4"
+    yield Fact("14x14x3", expected, " ".join("x".join(map(str, s)) for s in shapes))
+    rng = np.random.default_rng(3)
+    for size, places in ((14, 1), (16, 2), (28, 8)):
+        x = rng.random((1, size, size, 3), np.float32)
+        y = sliding(x)
+        yield Fact(f"{size}x{size}x3", (places, places, 4), y.shape[1:])
+    crops = [[model(np.ascontiguousarray(x[:, i : i + 14, j : j + 14]))[0] for j in range(0, 16, 2)]
+             for i in range(0, 16, 2)]  # fmt: skip
+    yield Fact("equal to cropping every window", crops, y[0], 1e-5)
+
+
+@CHAPTER.row("D4", "YOLO: encoding and decoding")
+def yolo() -> Iterator[Fact]:
+    box = np.array([[100.0, 50.0, 300.0, 250.0]])
+    target, _ = encode_grid([box], [np.array([3])], 7, 20, 448)
+    yield Fact("v1, 7 cells, 20 classes, 2 boxes each: values of a cell", 30, target.shape[-1] + 5)
+    head = Head("region", ((1.0, 1.0), (2.0, 0.5)), 3)
+    yield Fact("3x3 cells, 2 anchors, 3 classes: values of a cell", 2 * 8, head.channels)
+    head = Head("region", ((1.0, 1.5),) * 5, 80)
+    yield Fact("19x19 cells, 5 anchors, 80 classes: values of a cell", 5 * 85, head.channels)
+    head = Head("region", ((2.0, 3.0),), 1)
+    raw = np.zeros((1, 4, 4, 6))
+    raw[0, 1, 2, :4] = 0.3, -0.4, 0.5, -0.6
+    boxes = decode(raw, head, 128)[0].reshape(4, 4, 4)[1, 2]
+    centre = (1 / (1 + np.exp(-raw[0, 1, 2, :2])) + (2, 1)) * 32
+    side = np.exp(raw[0, 1, 2, 2:4]) * (2, 3) * 32
+    expected = np.concatenate([centre - side / 2, centre + side / 2])
+    yield Fact("bx = sigmoid(tx) + cx, bw = pw exp(tw)", expected, boxes, 1e-6)
+
+
+@CHAPTER.row("D5", "intersection over union")
+def overlap() -> Iterator[Fact]:
+    a, b = np.array([[2.0, 1, 4, 3]]), np.array([[1.0, 2, 3, 4]])
+    yield Fact("(2,1,4,3) and (1,2,3,4)", 1 / 7, float(ops.box_iou(a, b)[0, 0]), 1e-12)
+    empty = np.array([[1.0, 1, 1, 1]])
+    for kind in ("iou", "giou", "diou", "ciou"):
+        yield Fact(f"{kind} of a box with itself", 1.0, float(ops.box_iou(a, a, kind=kind)[0, 0]), 1e-6)
+    yield Fact("empty boxes: 0, never NaN", 0.0, float(ops.box_iou(empty, empty)[0, 0]))
+
+
+@CHAPTER.row("D6", "non-maximum suppression")
+def suppression() -> Iterator[Fact]:
+    boxes = np.array([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [0, 0, 10, 10]], np.float32)
+    scores = np.array([0.9, 0.8, 0.9, 0.9], np.float32)
+    yield Fact("IoU over .5 goes; of equal scores the first stays", [0, 2], ops.nms(boxes, scores, 0.5))
+    classes = np.array([0, 1, 0, 0])
+    yield Fact("classes do not meet", [0, 2, 1], ops.batched_nms(boxes, scores, classes, 0.5))
+
+
+@CHAPTER.row("D7", "assignment to the cell and the anchor with the best overlap")
+def assignment() -> Iterator[Fact]:
+    heads = [Head("yolo", ((32.0, 32.0), (64.0, 32.0)), 1)]
+    boxes = np.array([[40.0, 40, 72, 72], [41, 41, 73, 73]])
+    made = assign([boxes], [np.zeros(2, np.int64)], heads, [(4, 4)], 128)
+    yield Fact("two objects on one cell and anchor: reported", 1, len(made.collisions))
+
+
+@CHAPTER.row("D8", "letterbox and back")
+def frame() -> Iterator[Fact]:
+    _, where = letterbox(np.zeros((480, 640, 3), np.float32), (608, 608))
+    boxes = np.array([[12.0, 34.0, 560.0, 470.0]])
+    inside = where.apply(boxes)
+    yield Fact("boxes come back within a pixel", boxes, where.undo(inside), 1.0)
+
+
+@CHAPTER.row("D9", "Faster R-CNN")
+def regions() -> Iterator[Fact]:
+    model = models.create_model("fasterrcnn_vgg16")
+    yield Fact("anchors at each place", 9, model.rpn.head.cls_logits.out_channels)
+
+
+@CHAPTER.row("D10", "SSD300")
+def ssd() -> Iterator[Fact]:
+    table = summary(models.create_model("ssd300"), (300, 300, 3))
+    yield Fact("boxes", 8732, table.rows[-1].shape[1])  # type: ignore[index]
+    yield Fact("parameters, 21 classes", 26_285_486, table.parameters)
+
+
+@CHAPTER.row("S1", "an encoder and a decoder of transpose convolutions")
+def segnet() -> Iterator[Fact]:
+    model = models.create_model("segnet_vgg16", num_classes=5)
+    yield Fact("encoder: parameters", 14_714_688, sum(p.size for p in model.features.parameters()))
+    yield Fact("224x160 in and out", (224, 160, 5), summary(model, (224, 160, 3)).rows[-1].shape[1:])  # type: ignore[index]
+
+
+@CHAPTER.row("S2", "U-Net")
+def unet() -> Iterator[Fact]:
+    for c_in, c_out, count in ((1, 1, 31_030_593), (1, 2, 31_030_658), (3, 21, 31_033_045)):
+        model = models.create_model("unet", num_classes=c_out, in_channels=c_in)
+        yield Fact(f"{c_in} -> {c_out}: parameters", count, sum(p.size for p in model.parameters()))
+    valid = models.create_model("unet", in_channels=1, padding="valid")
+    yield Fact("valid padding, 572 x 572", (388, 388), summary(valid, (572, 572, 1)).rows[-1].shape[1:3])  # type: ignore[index]
+
+
+@CHAPTER.row("S3", "transpose convolution")
+def transpose() -> Iterator[Fact]:
+    x = picture("2 1 / 3 2")
+    w = matrix("1 2 1 / 2 0 1 / 0 2 1")[:, :, None, None]
+    y = ops.conv2d_transpose(x, w, stride=2, padding=1, output_padding=1)
+    yield Fact("s=2 p=1, output_padding 1", matrix("0 4 0 1 / 10 7 6 3 / 0 7 0 2 / 6 3 4 2"), plane(y))
+    y = ops.conv2d_transpose(x, w, stride=2, padding=1)
+    yield Fact("s=2 p=1", (3, 3), y.shape[1:3])
+    y = ops.conv2d_transpose(x, w, stride=2)
+    yield Fact("s=2: overlaps add up to the whole", (5, 5), y.shape[1:3])
+    yield Fact("its sum", float(x.sum() * w.sum()), float(y.sum()))
+
+
+@CHAPTER.row("S4", "losses of pixels")
+def pixels() -> Iterator[Fact]:
+    labels = np.array([[0, 1, 1, 0]])
+    sure = np.where(labels[..., None] == np.arange(2), 50.0, -50.0)
+    for name in ("cross_entropy", "dice", "focal"):
+        cost = getattr(losses, name)(sure, labels)
+        yield Fact(f"{name} where every pixel is right", 0.0, float(cost.data), 1e-6)
