@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cnnfast as cf
 from cnnfast import data, train
 from cnnfast.models.registry import entry
+from cnnfast.segmentation import Segmenter, class_dice, confusion_matrix, mean_iou
 
 FOLDER = Path(cf.__file__).parent / "bundled"
 BUNDLED = [
@@ -30,7 +32,11 @@ def test_sizes_and_cards() -> None:
         assert (FOLDER / name).with_suffix(".md").exists()
 
 
-@pytest.mark.parametrize(("name", "label"), BUNDLED)
+def bundled(task: str) -> list[tuple[str, str]]:
+    return [(name, label) for name, label in BUNDLED if entry(name).task == task]
+
+
+@pytest.mark.parametrize(("name", "label"), bundled("classification"))
 def test_accuracy(name: str, label: str) -> None:
     known = entry(name).weights[label]
     folder = Path(os.environ.get("CNNFAST_ASSETS", "")) / "datasets" / "fashion-mnist"
@@ -41,3 +47,18 @@ def test_accuracy(name: str, label: str) -> None:
     held = data.DataLoader(data.MNIST(folder, train=False), 500, transform=chain)
     accuracy = train.evaluate(model, held)["accuracy"]
     assert accuracy == pytest.approx(known.accuracy["top1"] / 100, abs=2e-4)
+
+
+@pytest.mark.parametrize(("name", "label"), bundled("segmentation"))
+def test_dice(name: str, label: str, assets: Path) -> None:
+    known = entry(name).weights[label]
+    folder = assets / "datasets" / known.classes
+    cells = data.MaskFolder(folder / "images", folder / "labels", channels=1)
+    segmenter = Segmenter.pretrained(name, label)
+    matrices = []
+    for i in range(len(cells) - 60, len(cells)):  # as the recipe splits them
+        cell = cells[i]
+        matrices.append(confusion_matrix(segmenter(cell.picture), cell.mask > 0, 2))
+    dice = np.mean([class_dice(matrix)[1] for matrix in matrices])
+    assert dice == pytest.approx(known.accuracy["dice"] / 100, abs=1e-4)
+    assert mean_iou(sum(matrices)) == pytest.approx(known.accuracy["mean_iou"] / 100, abs=1e-4)
