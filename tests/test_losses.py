@@ -62,6 +62,10 @@ GRADIENTS: dict[str, tuple[Callable[..., Any], list[np.ndarray]]] = {
         lambda a, b: losses.contrastive(a, b, [True, False, False, True], margin=4.0),
         [values(4, 3), values(4, 3)],
     ),
+    "cosine_softmax": (
+        lambda x: losses.cosine_softmax(x, [2, 0, 1], scale=4, label_smoothing=0.1),
+        [values(3, 4) * 0.4],
+    ),
     "localisation": (lambda x: losses.localisation(x, OBJECTS), [values(2, 8)]),
     "localisation_mixed": (lambda x: losses.localisation_mixed(x, OBJECTS), [values(2, 8)]),
     "landmarks": (lambda x: losses.landmarks(x, POINTS), [values(2, 5)]),

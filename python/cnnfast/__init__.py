@@ -10,7 +10,7 @@ from . import errors, filters, ops
 from .config import get_num_threads, set_num_threads, set_winograd_gradients, show_config, use_backend
 
 if TYPE_CHECKING:
-    from . import data, detection, graph, losses, models, nn, onnx, optim, segmentation, train
+    from . import data, detection, face, graph, losses, models, nn, onnx, optim, segmentation, train
     from .engine import Engine, compile, load_engine
     from .gradient_check import gradcheck
     from .graph.summary import summary
@@ -27,6 +27,7 @@ __all__ = [
     "data",
     "detection",
     "errors",
+    "face",
     "filters",
     "fully_convolutional",
     "get_num_threads",
@@ -63,7 +64,19 @@ _LATER = {
     "graph.summary": ("summary",),
     "models.convolutional": ("fully_convolutional",),
 }
-_MODULES = ("data", "detection", "graph", "losses", "models", "nn", "onnx", "optim", "segmentation", "train")
+_MODULES = (
+    "data",
+    "detection",
+    "face",
+    "graph",
+    "losses",
+    "models",
+    "nn",
+    "onnx",
+    "optim",
+    "segmentation",
+    "train",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,14 @@ Scores are taken as a network gives them, before a softmax or sigmoid. Most loss
 from .classification import binary_cross_entropy, cross_entropy, focal, sigmoid_focal
 from .detection import hard_negatives, rcnn, rpn, ssd_multibox, yolo, yolo_v1
 from .localisation import landmarks, localisation, localisation_mixed
-from .metric import contrastive, cosine_similarity, squared_distance, triplet, triplet_margin
+from .metric import (
+    contrastive,
+    cosine_similarity,
+    cosine_softmax,
+    squared_distance,
+    triplet,
+    triplet_margin,
+)
 from .regression import l1, mse, smooth_l1
 from .segmentation import dice
 from .style import content, style, total_variation
@@ -17,6 +24,7 @@ __all__ = [
     "content",
     "contrastive",
     "cosine_similarity",
+    "cosine_softmax",
     "cross_entropy",
     "dice",
     "focal",

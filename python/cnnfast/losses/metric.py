@@ -9,9 +9,17 @@ import numpy as np
 from .. import ops
 from ..ops.registry import choice, fail, number
 from ..tensor import Tensor
+from .classification import cross_entropy
 from .reduction import alike, reduced, scores, whole
 
-__all__ = ["contrastive", "cosine_similarity", "squared_distance", "triplet", "triplet_margin"]
+__all__ = [
+    "contrastive",
+    "cosine_similarity",
+    "cosine_softmax",
+    "squared_distance",
+    "triplet",
+    "triplet_margin",
+]
 
 
 def _pair(op: str, a: Any, b: Any, names: tuple[str, str] = ("a", "b")) -> tuple[Tensor, Tensor]:
@@ -172,3 +180,47 @@ def contrastive(a: Any, b: Any, same: Any, *, margin: float = 1.0, reduction: st
     # The root has no slope at 0, and that of the maximum is 0 below its bound.
     apart = ops.relu(margin - ops.sqrt(ops.maximum(square, float(np.finfo(a.dtype).tiny))))
     return reduced(op, (ops.mul(square, y) + ops.mul(apart * apart, 1 - y)) * 0.5, reduction)
+
+
+def cosine_softmax(
+    cosines: Any,
+    labels: Any,
+    *,
+    scale: float = 30.0,
+    margin: float = 0.35,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Any:
+    """Cross-entropy over identities by angle, where the right one has to win by a margin.
+
+    The cross-entropy of ``scale (cos_k - margin [k = label])``.
+
+    Parameters
+    ----------
+    cosines : Tensor or array_like, shape (N, K)
+        Of encodings with one direction for each of K identities, as :class:`cnnfast.face.CosineClassifier`
+        gives them.
+    labels : array_like of whole numbers, shape (N,)
+    scale, margin : float
+        A margin of 0 is the normalised softmax.
+    label_smoothing : float
+        As of :func:`cross_entropy`.
+    reduction : {"mean", "sum", "none"}
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+
+    References
+    ----------
+    Wang et al., "CosFace: large margin cosine loss for deep face recognition", 2018, equation 4.
+    """
+    op = "cosine_softmax"
+    cosines = scores(op, "cosines", cosines)
+    scale, margin = number(op, "scale", scale), number(op, "margin", margin)
+    if cosines.ndim != 2:
+        fail(op, "cosines must have dimensions N,K", cosines=cosines.shape)
+    labels = whole(op, "labels", labels, cosines.shape[:1])
+    asked = np.where(np.arange(cosines.shape[1]) == labels[:, None], margin, 0).astype(cosines.dtype)
+    logits = ops.mul(ops.sub(cosines, asked), scale)
+    return cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction=reduction)

@@ -13,6 +13,7 @@ __all__ = ["create_model", "list_models"]
 # One file per family; all are imported when the list is asked for.
 FAMILIES: tuple[str, ...] = (
     "alexnet",
+    "character_encoder",
     "convnet39",
     "convolutional",
     "efficientnet",
