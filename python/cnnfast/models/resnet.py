@@ -23,6 +23,7 @@ __all__ = [
     "cifar_resnet56",
     "plain18",
     "plain34",
+    "resnet14_grey",
     "resnet18",
     "resnet34",
     "resnet50",
@@ -223,21 +224,25 @@ class CifarBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Residual network for 32x32 pictures: 6 n + 2 layers in three stages of 16, 32 and 64 filters.
+    """Residual network for pictures of about 32x32 pixels: three stages of 16, 32 and 64 filters.
 
     Parameters
     ----------
-    depth : int
-        20, 32, 44, 56, ...
+    depth : int or (int, int, int)
+        20, 32, 44, 56, ...: 6 n + 2 layers, n blocks in each stage. Or the blocks of each stage.
     num_classes : int
+    channels : int
+        Of the pictures.
     """
 
-    def __init__(self, depth: int = 20, num_classes: int = 10) -> None:
-        if depth < 8 or depth % 6 != 2:
+    def __init__(
+        self, depth: int | tuple[int, int, int] = 20, num_classes: int = 10, channels: int = 3
+    ) -> None:
+        if isinstance(depth, int) and (depth < 8 or depth % 6 != 2):
             raise ValueError(f"CifarResNet: depth must be 6 n + 2, got {depth}")
-        self.conv1 = _conv(3, 16, 3)
+        self.conv1 = _conv(channels, 16, 3)
         self.bn1 = nn.BatchNorm2d(16)
-        _add_stages(self, CifarBlock, 16, [depth // 6] * 3)
+        _add_stages(self, CifarBlock, 16, [depth // 6] * 3 if isinstance(depth, int) else depth)
         self.avgpool = nn.GlobalAvgPool2d()
         self.flatten = nn.Flatten()
         self.linear = nn.Linear(64, num_classes, init="he_normal")
@@ -355,3 +360,9 @@ def cifar_resnet44(num_classes: int = 10) -> nn.Module:
 def cifar_resnet56(num_classes: int = 10) -> nn.Module:
     """ResNet-56 for 32x32 pictures, 853,018 parameters."""
     return CifarResNet(56, num_classes)
+
+
+@register_model(input_size=(28, 28, 1), reference=_PAPER)
+def resnet14_grey(num_classes: int = 10) -> nn.Module:
+    """ResNet-14 for grey pictures of 28x28 pixels: 1, 2 and 3 blocks, 241,530 parameters."""
+    return CifarResNet((1, 2, 3), num_classes, channels=1)
