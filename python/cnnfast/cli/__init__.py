@@ -25,6 +25,10 @@ COMMANDS = {
     "summary": ("cnnfast.cli.summary", "show the layers of a network, with shapes, parameters and work"),
     "classify": ("cnnfast.cli.classify", "say what is in pictures"),
     "segment": ("cnnfast.cli.segment", "colour what is in a picture, pixel by pixel, and count it"),
+    "face": (
+        "cnnfast.cli.face",
+        "say who pictures show, or whether two show the same, from one picture each",
+    ),
     "train": ("cnnfast.cli.train", "train a network on a folder of labelled pictures"),
     "evaluate": ("cnnfast.cli.evaluate", "say how good a trained network is on labelled pictures"),
     "inspect": ("cnnfast.cli.inspect", "list the tensors of a file with weights or a network"),

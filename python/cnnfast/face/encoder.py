@@ -181,8 +181,8 @@ def load_encoder(
     input_size : (int, int), optional
         Rows and columns; those of the weights, or of the file where it fixes them.
     mean, std : sequence of float, optional
-        Of values in 0..1; those of the weights. For an ONNX file 0.5 and 0.5: pixels in -1..1. nn4.small2
-        takes pixels in 0..1.
+        Of values in 0..1, for each channel or for all; those of the weights. For an ONNX file 0.5 and 0.5:
+        pixels in -1..1. nn4.small2 takes pixels in 0..1.
     detector, shift
         As of :class:`Encoder`.
 
@@ -227,7 +227,11 @@ def load_encoder(
         plain = Pretrained(mean=(0.0,) * channels, std=(1.0,) * channels)
         known = listed.weights.get(str(weights)) or listed.usual or plain
         size = input_size or (rows, columns)
-    prepare = Preprocess(size, size, known.interpolation, tuple(mean or known.mean), tuple(std or known.std))
+    # One number is for every channel.
+    mean, std = (
+        tuple(own) * (channels if len(own) == 1 else 1) for own in (mean or known.mean, std or known.std)
+    )
+    prepare = Preprocess(size, size, known.interpolation, mean, std)
     return Encoder(model, prepare, detector=detector, shift=shift, batch=batch)
 
 

@@ -183,7 +183,11 @@ class Recognizer:
     def compare(self, a: Any, b: Any) -> Verification:
         """Whether two pictures show the same (1:1)."""
         f = self.encoder([a, b])
-        return self._verified(float(pairwise(f[:1], f[1:], self.measure)[0, 0]))
+        return self.compare_encodings(f[0], f[1])
+
+    def compare_encodings(self, f: Any, g: Any) -> Verification:
+        """:meth:`compare` for encodings (D,) that are made already."""
+        return self._verified(pairwise([f], [g], self.measure)[0, 0])
 
     def verify(self, name: str, picture: Any) -> Verification:
         """Whether a picture shows somebody enrolled, as claimed (1:1); the nearest of their pictures counts.
@@ -193,11 +197,14 @@ class Recognizer:
         DataError
             If nobody of that name is enrolled.
         """
+        return self.verify_encoding(name, self.encoder(picture)[0])
+
+    def verify_encoding(self, name: str, f: Any) -> Verification:
+        """:meth:`verify` for an encoding (D,) that is made already."""
         rows = [i for i, held in enumerate(self.gallery.names) if held == name]
         if not rows:
             raise DataError(f"Recognizer.verify: expected somebody enrolled, got {name!r}")
-        values = pairwise(self.encoder(picture), self.gallery.encodings[rows], self.measure)[0]
-        return self._verified(float(self._nearest(values)))
+        return self._verified(self._nearest(pairwise([f], self.gallery.encodings[rows], self.measure)[0]))
 
     def identify(self, picture: Any, *, topk: int = 5) -> Identification:
         """Who of those enrolled a picture shows (1:K), or nobody of them."""
@@ -246,7 +253,15 @@ class Recognizer:
             If there are too few pairs of different things to see such a rate.
         ShapeError, PictureError, OSError
         """
-        values, same = pairs_of(self.encoder(list(pictures)), labels, measure=self.measure)
+        return self.calibrate_encodings(
+            self.encoder(list(pictures)), labels, false_accept_rate=false_accept_rate
+        )
+
+    def calibrate_encodings(
+        self, encodings: Any, labels: Sequence[Any], *, false_accept_rate: float = 1e-3
+    ) -> ROC:
+        """:meth:`calibrate` for encodings (N, D) that are made already."""
+        values, same = pairs_of(encodings, labels, measure=self.measure)
         curve = roc(values, same, measure=self.measure)
 
         if 0 < false_accept_rate < 1 / curve.different:
@@ -287,6 +302,6 @@ class Recognizer:
     def _nearest(self, values: Array) -> Any:
         return values.min() if self._is_distance else values.max()
 
-    def _verified(self, value: float) -> Verification:
+    def _verified(self, value: Any) -> Verification:
         same = bool(accepts(value, self.threshold, self.measure))
-        return Verification(same, value, self.threshold, self.measure)
+        return Verification(same, float(value), self.threshold, self.measure)
