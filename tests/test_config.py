@@ -305,3 +305,23 @@ def test_recycled_memory_makes_room_for_new_sizes(native: None) -> None:
     finally:
         cf._cpu.drop_cached_buffers()
     assert cf._cpu.cached_bytes() == 0
+
+
+@pytest.mark.skipif(SANITIZED, reason="under AddressSanitizer no memory is recycled")
+def test_recycled_memory_covers_what_was_in_use_at_once(native: None) -> None:
+    # A step of training gives back all that it held; the next one takes it again.
+    x, small = np.zeros(60 << 18, np.float32), np.zeros(1024, np.float32)
+    try:
+        held = [cf.ops.relu(x) for _ in range(6)]
+        before = {array.ctypes.data for array in held}
+        held.clear()
+        assert cf._cpu.cached_bytes() > 256 << 20
+        held = [cf.ops.relu(x) for _ in range(6)]
+        assert {array.ctypes.data for array in held} == before
+        held.clear()
+        # Long after, it has gone back to the system.
+        for _ in range(8193):
+            cf.ops.relu(small)
+        assert cf._cpu.cached_bytes() <= 256 << 20
+    finally:
+        cf._cpu.drop_cached_buffers()

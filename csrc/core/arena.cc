@@ -16,7 +16,10 @@
 namespace cnnfast {
 namespace {
 
-constexpr size_t kCacheLimit = size_t{256} << 20;  // bytes kept in all
+// Bytes that are always kept. More are kept as long as they and those in use are not more than were in use at
+// once lately: a step of training takes and gives back gigabytes, which would be fresh pages every time.
+constexpr size_t kCacheLimit = size_t{256} << 20;
+constexpr uint64_t kLately = 4096;  // releases, at least; twice as many at most
 constexpr size_t kHuge = size_t{2} << 20;
 constexpr int kClasses = 4 * 64;
 // Under AddressSanitizer every buffer is fresh and of its exact size, so that no overrun is hidden.
@@ -57,10 +60,25 @@ struct Kept {
 struct Cache {
   std::mutex mutex;
   std::vector<Kept> free[kClasses];  // of each class the oldest first
-  size_t bytes = 0;
+  size_t bytes = 0, used = 0;        // kept, in use
+  size_t most = 0, most_before = 0;  // in use at once, in this and in the last stretch of releases
   uint64_t releases = 0;
 
+  void take(size_t size) {
+    used += size;
+    if (used > most) most = used;
+    trim();
+  }
+  void give_back(size_t size) {
+    used -= size;
+    if (++releases % kLately == 0) most_before = most, most = used;
+  }
   // Frees what has waited longest, so that sizes that are no longer asked for make room for others.
+  void trim() {
+    while (bytes > kCacheLimit && bytes + used > (most > most_before ? most : most_before)) drop_oldest();
+  }
+
+ private:
   void drop_oldest();
 };
 
@@ -121,6 +139,7 @@ void* acquire_buffer(size_t bytes) {
       void* memory = c.free[index].back().memory;
       c.free[index].pop_back();
       c.bytes -= rounded;
+      c.take(rounded);
       return memory;
     }
   }
@@ -130,6 +149,8 @@ void* acquire_buffer(size_t bytes) {
     memory = fresh(rounded);
   }
   if (!memory) throw std::bad_alloc();
+  std::lock_guard<std::mutex> lock(c.mutex);
+  c.take(rounded);
   return memory;
 }
 
@@ -140,12 +161,11 @@ void release_buffer(void* buffer, size_t bytes) noexcept {
   Cache& c = cache();
   try {
     std::lock_guard<std::mutex> lock(c.mutex);
-    if (rounded <= kCacheLimit) {
-      c.free[index].push_back({buffer, ++c.releases});
-      c.bytes += rounded;
-      while (c.bytes > kCacheLimit) c.drop_oldest();
-      return;
-    }
+    c.give_back(rounded);
+    c.free[index].push_back({buffer, c.releases});
+    c.bytes += rounded;
+    c.trim();
+    return;
   } catch (...) {
   }
   std::free(buffer);
@@ -164,7 +184,8 @@ void drop_cached_buffers() {
     for (const Kept& kept : list) std::free(kept.memory);
     list.clear();
   }
-  c.bytes = 0;
+  c.bytes = c.most_before = 0;
+  c.most = c.used;
 }
 
 void* thread_scratch(Slot slot, size_t bytes) {
