@@ -266,6 +266,15 @@ _case("batch_norm", "all", ops.batch_norm, PLAIN, (4,), (4,), (4,), (4,), draw="
 _case("batch_norm", "plain", ops.batch_norm, (7, 17), (17,), (17,), draw="positive")
 _case("batch_norm_train", "y", lambda *a: ops.batch_norm_train(*a)[0], PLAIN, (4,), (4,))
 _case("batch_norm_train", "bare", lambda x: ops.batch_norm_train(x, eps=0.1)[0], (7, 17))
+for _name in ("relu", "relu6"):
+    _case(
+        "batch_norm_train",
+        _name,
+        lambda *a, name=_name: batch_norm_train(*a, activation=name)[0],
+        (5, 3, 7),
+        (7,),
+        (7,),
+    )
 _case("batch_norm_train", "all", batch_norm_train, (2, 7, 3), (3,), (3,))
 _case("instance_norm", "all", ops.instance_norm, (2, 3, 4, 5), (5,), (5,))
 _case("instance_norm", "bare", ops.instance_norm, (2, 7, 17))

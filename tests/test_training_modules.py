@@ -46,6 +46,43 @@ def test_statistics_that_others_hold_do_not_change() -> None:
     assert (bn.running_mean != 0).all()
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
+@pytest.mark.parametrize("kind", ["norm", "conv", "depthwise", "linear"])
+def test_activation_in_the_same_pass(backend: str, kind: str, activation: type[nn.Module]) -> None:
+    """Values, gradients and running statistics are those of two steps, which a hook asks for."""
+    layers: dict[str, Any] = {
+        "norm": lambda: nn.BatchNorm2d(5),
+        "conv": lambda: nn.Conv2d(5, 6, 3),
+        "depthwise": lambda: nn.DepthwiseConv2d(5, 3),
+        "linear": lambda: nn.Linear(5, 4),
+    }
+    outcomes, seen = [], []
+    for hooked in (False, True):
+        model = nn.Sequential(layers[kind](), activation())
+        for i, p in enumerate(model.parameters()):
+            p.data = 3 * draw(*p.shape, seed=i + 1)
+        if hooked:
+            model[0].register_forward_hook(lambda module, inputs, result: seen.append(result.data.min()))
+        x = cf.Tensor(draw(2, 7, 6, 5), requires_grad=True)
+        y = model(x)
+        y.backward(draw(*y.shape, seed=9))
+        grads = [p.grad for p in model.parameters()]
+        outcomes.append([y.data, x.grad, *grads, *model.state_dict().values()])
+        assert np.array_equal(model.eval()(x).data, activation()(model[0](x)).data)
+    assert min(seen) < 0  # the hook saw what the activation had not yet touched
+    assert outcomes[0][0].min() == 0
+    for one, two in zip(*outcomes, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_activated_by_name_and_with_other_layers(backend: str) -> None:
+    x = draw(2, 3, 3, 4)
+    norm = nn.BatchNorm2d(4)
+    np.testing.assert_array_equal(nn.activated(norm, "relu", x), ops.relu(norm(x)))
+    np.testing.assert_array_equal(nn.activated(nn.Identity(), "relu", x), ops.relu(x))
+    np.testing.assert_array_equal(nn.activated(norm, nn.Tanh(), x), ops.tanh(norm(x)))
+
+
 def test_a_single_value_has_no_variance() -> None:
     with pytest.raises(ShapeError, match=r"BatchNorm2d: training needs at least two values .*\(1,1,1,3\)"):
         nn.BatchNorm2d(3)(cf.Tensor(draw(1, 1, 1, 3)))

@@ -82,7 +82,7 @@ NORMS = [(16, 17), (2, 9, 11, 64), (1, 5, 5, 3), (4, 33, 31, 40), (1, 1), (5000,
 
 
 @pytest.mark.parametrize("shape", NORMS, ids=str)
-@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("activation", [None, "relu", "relu6"])
 @pytest.mark.parametrize("offset", [0.0, 300.0])
 def test_batch_norm(
     backend: str, rng: np.random.Generator, shape: tuple[int, ...], activation: str | None, offset: float
@@ -93,6 +93,8 @@ def test_batch_norm(
     c = shape[-1]
     x, g = draw(rng, *shape) + F32(offset), draw(rng, *shape)
     scale, shift = draw(rng, c), draw(rng, c)
+    if activation == "relu6":  # values on both sides of 6
+        scale, shift = 5 * scale, shift + F32(4)
     rows = x.size // c
     keywords: dict[str, Any] = {"eps": 1e-3, "activation": activation}
     y, mean, var = batch_norm_train(x, scale, shift, **keywords)
@@ -101,10 +103,11 @@ def test_batch_norm(
     np.testing.assert_allclose(var, wide.var(axis=0), rtol=2e-6, atol=1e-10)
     expected = batch_norm(x, mean, var, scale, shift, eps=1e-3)
     bound = 8 * 2.0**-24 * (abs(expected) + abs(shift) + abs(expected - shift))
-    assert (abs(y - (np.maximum(expected, 0) if activation else expected)) <= bound).all()
+    most = {"relu": np.inf, "relu6": 6.0}.get(activation or "")
+    assert (abs(y - (expected if most is None else np.clip(expected, 0, most))) <= bound).all()
 
     dx, dscale, dshift = batch_norm_train_grad(g, x, mean, var, scale, shift, **keywords)
-    masked = np.where(y > 0, g, 0) if activation else g
+    masked = g if most is None else np.where((y > 0) & (y < most), g, 0)
     gs = masked.reshape(-1, c).astype(float)
     deviation = np.sqrt(var.astype(float) + 1e-3)
     normal = (wide - mean) / deviation
@@ -124,7 +127,7 @@ def test_batch_norm_without_scale_or_shift(
     x, g = draw(rng, 3, 5, 7), draw(rng, 3, 5, 7)
     scale, shift = (draw(rng, 7) if flag else None for flag in given_)
     full = (np.ones(7, F32) if scale is None else scale, np.zeros(7, F32) if shift is None else shift)
-    for activation in (None, "relu"):
+    for activation in (None, "relu", "relu6"):
         one = batch_norm_train(x, scale, shift, activation=activation)
         two = batch_norm_train(x, *full, activation=activation)
         assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))

@@ -51,26 +51,26 @@ void bind_grad(py::module_& m) {
     return y;
   });
   m.def("batch_norm_train", [](const Floats& x, const std::optional<Floats>& scale,
-                               const std::optional<Floats>& shift, double eps, bool relu) {
+                               const std::optional<Floats>& shift, double eps, int activation) {
     const int64_t c = x.shape(x.ndim() - 1), rows = c ? x.size() / c : 0;
     auto y = like(x), mean = new_array({c}), var = new_array({c});
     const float *xd = x.data(), *scales = data_or_null(scale), *shifts = data_or_null(shift);
     float *to = y.mutable_data(), *md = mean.mutable_data(), *vd = var.mutable_data();
-    without_gil([&] { batch_norm_train(rows, c, xd, scales, shifts, eps, relu, to, md, vd); });
+    without_gil([&] { batch_norm_train(rows, c, xd, scales, shifts, eps, activation, to, md, vd); });
     return py::make_tuple(y, mean, var);
   });
-  m.def("batch_norm_train_grad",
-        [](const Floats& g, const Floats& x, const Floats& mean, const Floats& var,
-           const std::optional<Floats>& scale, const std::optional<Floats>& shift, double eps, bool relu) {
-          const int64_t c = x.shape(x.ndim() - 1), rows = c ? x.size() / c : 0;
-          auto dx = like(x), dscale = new_array({c}), dshift = new_array({c});
-          const float *gd = g.data(), *xd = x.data(), *md = mean.data(), *vd = var.data();
-          const float *scales = data_or_null(scale), *shifts = data_or_null(shift);
-          float *to = dx.mutable_data(), *sd = dscale.mutable_data(), *hd = dshift.mutable_data();
-          without_gil(
-              [&] { batch_norm_train_grad(rows, c, gd, xd, md, vd, scales, shifts, eps, relu, to, sd, hd); });
-          return py::make_tuple(dx, dscale, dshift);
-        });
+  m.def("batch_norm_train_grad", [](const Floats& g, const Floats& x, const Floats& mean, const Floats& var,
+                                    const std::optional<Floats>& scale, const std::optional<Floats>& shift,
+                                    double eps, int activation) {
+    const int64_t c = x.shape(x.ndim() - 1), rows = c ? x.size() / c : 0;
+    auto dx = like(x), dscale = new_array({c}), dshift = new_array({c});
+    const float *gd = g.data(), *xd = x.data(), *md = mean.data(), *vd = var.data();
+    const float *scales = data_or_null(scale), *shifts = data_or_null(shift);
+    float *to = dx.mutable_data(), *sd = dscale.mutable_data(), *hd = dshift.mutable_data();
+    without_gil(
+        [&] { batch_norm_train_grad(rows, c, gd, xd, md, vd, scales, shifts, eps, activation, to, sd, hd); });
+    return py::make_tuple(dx, dscale, dshift);
+  });
   m.def("activation_grad", [](const Floats& g, const Floats& v, int kind, float slope) {
     auto y = like(g);
     const float *gd = g.data(), *vd = v.data();

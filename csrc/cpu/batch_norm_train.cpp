@@ -67,7 +67,7 @@ struct Parameters {
 }  // namespace
 
 void batch_norm_train(int64_t rows, int64_t c, const float* x, const float* scale, const float* shift,
-                      double eps, bool relu, float* y, float* mean, float* var) {
+                      double eps, int activation, float* y, float* mean, float* var) {
   if (c == 0) return;
   const Stretches s(rows, c);
   const int threads = threads_for(static_cast<double>(rows * c) * 0.2);
@@ -115,15 +115,14 @@ void batch_norm_train(int64_t rows, int64_t c, const float* x, const float* scal
   const Parameters p(s, mean, var, scale, shift, eps);
   parallel_for(s.count(), threads, [&](int64_t task) {
     const int64_t at = s.begin(task), n = s.width(task);
-    AffineRows t{x + at, y + at, p.mean, p.factor, p.shift, s.rows(task), n};
+    AffineRows t{x + at, y + at, p.mean, p.factor, p.shift, s.rows(task), n, activation};
     kernels().norm.affine(&t);
-    if (relu) kernels().pointwise.activate(kRelu, 0.0f, y + at, y + at, s.rows(task) * n);
   });
 }
 
 void batch_norm_train_grad(int64_t rows, int64_t c, const float* g, const float* x, const float* mean,
-                           const float* var, const float* scale, const float* shift, double eps, bool relu,
-                           float* dx, float* dscale, float* dshift) {
+                           const float* var, const float* scale, const float* shift, double eps,
+                           int activation, float* dx, float* dscale, float* dshift) {
   if (c == 0) return;
   const Stretches s(rows, c);
   const int threads = threads_for(static_cast<double>(rows * c) * 0.3);
@@ -135,7 +134,7 @@ void batch_norm_train_grad(int64_t rows, int64_t c, const float* g, const float*
     t.x = x + s.begin(task), t.g = g + s.begin(task), t.dx = dx + s.begin(task);
     t.mean = p.mean, t.factor = p.factor, t.shift = p.shift;
     t.rows = s.rows(task), t.n = s.width(task);
-    t.relu = relu;
+    t.activation = activation;
     return t;
   };
   parallel_for(s.count(), threads, [&](int64_t task) {

@@ -26,11 +26,11 @@ void batch_norm(int64_t rows, int64_t c, const float* x, const float* mean, cons
   const int64_t total = rows * c, chunk = std::max<int64_t>(1, 16384 / n) * n;
   parallel_for((total + chunk - 1) / chunk, threads_for(static_cast<double>(total) * 0.2), [&](int64_t task) {
     const int64_t begin = task * chunk, length = std::min(chunk, total - begin);
-    AffineRows t{x + begin, y + begin, m, f, s, length / n, n};
+    AffineRows t{x + begin, y + begin, m, f, s, length / n, n, kNone};
     kernels().norm.affine(&t);
     const int64_t done = length / n * n;
     if (done < length) {
-      t = {x + begin + done, y + begin + done, m, f, s, 1, length - done};
+      t = {x + begin + done, y + begin + done, m, f, s, 1, length - done, kNone};
       kernels().norm.affine(&t);
     }
   });

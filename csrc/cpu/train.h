@@ -7,12 +7,12 @@
 namespace cnnfast {
 
 // Rows of c values: y = act((x - mean) * scale / sqrt(var + eps) + shift), with mean and variance of each
-// column; scale and shift may be null. `relu`: act is max(0, .).
+// column; scale and shift may be null. `activation`: kNone, kRelu or kRelu6.
 void batch_norm_train(int64_t rows, int64_t c, const float* x, const float* scale, const float* shift,
-                      double eps, bool relu, float* y, float* mean, float* var);
+                      double eps, int activation, float* y, float* mean, float* var);
 void batch_norm_train_grad(int64_t rows, int64_t c, const float* g, const float* x, const float* mean,
-                           const float* var, const float* scale, const float* shift, double eps, bool relu,
-                           float* dx, float* dscale, float* dshift);
+                           const float* var, const float* scale, const float* shift, double eps,
+                           int activation, float* dx, float* dscale, float* dshift);
 
 // See TrainKernels::activation_grad.
 void activation_grad(int kind, float slope, const float* g, const float* v, float* y, int64_t n);

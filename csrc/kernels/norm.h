@@ -3,12 +3,13 @@
 
 namespace cnnfast {
 
-// Rows of n values: y = (x - mean) * factor + shift, each parameter with n values.
+// Rows of n values: y = act((x - mean) * factor + shift), each parameter with n values.
 struct AffineRows {
   const float* x;
   float* y;
   const float *mean, *factor, *shift;
   int64_t rows, n;
+  int activation;  // kNone, kRelu or kRelu6
 };
 
 // Pixels of c channels: y = x / (k + alpha * sum of squares of the channels from c - before to c +

@@ -7,12 +7,14 @@
 //   Rows: lanes along the row, two accumulators; short rows are turned into columns. Columns: lanes across,
 //   one accumulator per column, which takes four terms at a time.
 #pragma once
+#include "kernels/activation.inl"
 #include "kernels/math.inl"
 #include "kernels/norm.h"
 #include "kernels/simd.h"
 
 namespace {
 
+template <int Activation>
 static void affine_rows(const cnnfast::AffineRows* t) {
   const int64_t n = t->n;
   for (int64_t r = 0; r < t->rows; ++r) {
@@ -20,12 +22,21 @@ static void affine_rows(const cnnfast::AffineRows* t) {
     float* y = t->y + r * n;
     int64_t i = 0;
     for (; i + VL <= n; i += VL)
-      store(y + i, fma(load(x + i) - load(t->mean + i), load(t->factor + i), load(t->shift + i)));
+      store(y + i,
+            activate(Activation,
+                     fma(load(x + i) - load(t->mean + i), load(t->factor + i), load(t->shift + i)), 0));
     if (i == n) continue;
     const int lanes = static_cast<int>(n - i);
     const vf d = load_n(x + i, lanes) - load_n(t->mean + i, lanes);
-    store_n(y + i, fma(d, load_n(t->factor + i, lanes), load_n(t->shift + i, lanes)), lanes);
+    store_n(y + i, activate(Activation, fma(d, load_n(t->factor + i, lanes), load_n(t->shift + i, lanes)), 0),
+            lanes);
   }
+}
+
+static void affine(const cnnfast::AffineRows* t) {
+  if (t->activation == cnnfast::kRelu) return affine_rows<cnnfast::kRelu>(t);
+  if (t->activation == cnnfast::kRelu6) return affine_rows<cnnfast::kRelu6>(t);
+  affine_rows<cnnfast::kNone>(t);
 }
 
 // --- local response ---------------------------------------------------------------------------------
@@ -414,7 +425,7 @@ static void softmax_columns(const cnnfast::SoftmaxColumns* t) {
 }
 
 constexpr cnnfast::NormKernels norm_kernels() {
-  return {affine_rows, response_scratch, response_rows, softmax_rows, softmax_columns};
+  return {affine, response_scratch, response_rows, softmax_rows, softmax_columns};
 }
 
 }  // namespace

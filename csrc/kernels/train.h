@@ -11,8 +11,8 @@ struct MomentRows {
   int64_t rows, n;
 };
 
-// Rows of n values: what batch normalisation does with a gradient. With relu, g counts only where
-// (x - mean) * factor + shift is not below or at zero.
+// Rows of n values: what batch normalisation does with a gradient. With an activation (kRelu, kRelu6) g
+// counts only where (x - mean) * factor + shift is not where its slope is zero.
 struct NormGradRows {
   const float *x, *g;
   const float *mean, *factor, *shift;
@@ -20,7 +20,7 @@ struct NormGradRows {
   float* dx;               // factor * (g - level - (x - mean) * slope)
   const float *level, *slope;
   int64_t rows, n;
-  bool relu;
+  int activation;
 };
 
 struct TrainKernels {

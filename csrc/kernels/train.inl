@@ -53,42 +53,48 @@ static void moment_rows(const cnnfast::MomentRows* t) {
 }
 
 // The gradient before the activation, and x - mean.
-template <bool Relu, class Read>
+template <int Activation, class Read>
 CNNFAST_INLINE vf norm_gradient(const cnnfast::NormGradRows* t, int64_t i, int64_t at, Read read, vf* d) {
   *d = read(t->x + at) - read(t->mean + i);
   const vf g = read(t->g + at);
-  if (!Relu) return g;
-  return select(fma(*d, read(t->factor + i), read(t->shift + i)) <= vf{}, vf{}, g);
+  if (Activation == cnnfast::kNone) return g;
+  const vf v = fma(*d, read(t->factor + i), read(t->shift + i));
+  if (Activation == cnnfast::kRelu6) return select((v <= vf{}) | (v >= splat(6.0f)), vf{}, g);
+  return select(v <= vf{}, vf{}, g);
 }
 
-template <bool Relu>
+template <int Activation>
 static void norm_sum_rows(const cnnfast::NormGradRows* t) {
   const int64_t n = t->n;
   sum_rows(t->rows, n, t->sums, t->products,
            [t, n](int64_t i, int64_t row, auto read, vf* a, vf* b) __attribute__((always_inline)) {
              vf d;
-             *a = norm_gradient<Relu>(t, i, row * n + i, read, &d);
+             *a = norm_gradient<Activation>(t, i, row * n + i, read, &d);
              *b = *a * d;
            });
 }
 
-template <bool Relu>
+template <int Activation>
 static void norm_grad_rows(const cnnfast::NormGradRows* t) {
   const int64_t n = t->n;
   for (int64_t row = 0; row < t->rows; ++row) {
     each_vector(t->dx + row * n, n, [t, n, row](int64_t i, auto read) __attribute__((always_inline)) {
       vf d;
-      const vf g = norm_gradient<Relu>(t, i, row * n + i, read, &d);
+      const vf g = norm_gradient<Activation>(t, i, row * n + i, read, &d);
       return read(t->factor + i) * (g - read(t->level + i) - d * read(t->slope + i));
     });
   }
 }
 
 static void norm_sums(const cnnfast::NormGradRows* t) {
-  t->relu ? norm_sum_rows<true>(t) : norm_sum_rows<false>(t);
+  if (t->activation == cnnfast::kRelu) return norm_sum_rows<cnnfast::kRelu>(t);
+  if (t->activation == cnnfast::kRelu6) return norm_sum_rows<cnnfast::kRelu6>(t);
+  norm_sum_rows<cnnfast::kNone>(t);
 }
 static void norm_grad(const cnnfast::NormGradRows* t) {
-  t->relu ? norm_grad_rows<true>(t) : norm_grad_rows<false>(t);
+  if (t->activation == cnnfast::kRelu) return norm_grad_rows<cnnfast::kRelu>(t);
+  if (t->activation == cnnfast::kRelu6) return norm_grad_rows<cnnfast::kRelu6>(t);
+  norm_grad_rows<cnnfast::kNone>(t);
 }
 
 // --- activations ------------------------------------------------------------------------------------

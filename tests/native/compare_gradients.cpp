@@ -144,22 +144,13 @@ void compare_train(const KernelTable& base, const KernelTable& level, Guard guar
       }
       report.same("sums", first[0].data(), first[1].data(), n, &of_sums);
       report.same("squares", second[0].data(), second[1].data(), n, &of_sums);
-      for (bool relu : {false, true}) {
+      for (int activation : {cnnfast::kNone, cnnfast::kRelu, cnnfast::kRelu6}) {
         Floats dx[2] = {Floats(rows * n, guard), Floats(rows * n, guard)};
         for (int k = 0; k < 2; ++k) {
-          const cnnfast::NormGradRows t{x.data(),
-                                        g.data(),
-                                        mean.data(),
-                                        factor.data(),
-                                        shift.data(),
-                                        first[k].data(),
-                                        second[k].data(),
-                                        dx[k].data(),
-                                        level_of.data(),
-                                        slope.data(),
-                                        rows,
-                                        n,
-                                        relu};
+          const cnnfast::NormGradRows t{
+              x.data(),         g.data(),     mean.data(),     factor.data(), shift.data(), first[k].data(),
+              second[k].data(), dx[k].data(), level_of.data(), slope.data(),  rows,         n,
+              activation};
           tables[k]->train.norm_sums(&t);
           tables[k]->train.norm_grad(&t);
         }

@@ -104,16 +104,19 @@ void compare_norm(const KernelTable& base, const KernelTable& level, Guard guard
     const Floats x = random.floats(rows * n, guard, -3, 3), mean = random.floats(n, guard);
     const Floats factor = random.floats(n, guard), shift = random.floats(n, guard);
     Floats expected(rows * n, guard), got(rows * n, guard);
-    cnnfast::AffineRows t{x.data(), expected.data(), mean.data(), factor.data(), shift.data(), rows, n};
-    base.norm.affine(&t);
-    t.y = got.data();
-    level.norm.affine(&t);
     std::vector<double> bounds;
     // One rounding of the product more or less.
     for (int64_t i = 0; i < rows * n; ++i)
       bounds.push_back(4 * kUnit *
                        (std::fabs((x[i] - mean[i % n]) * factor[i % n]) + std::fabs(shift[i % n])));
-    report.same("affine", expected.data(), got.data(), rows * n, &bounds);
+    for (int activation : {cnnfast::kNone, cnnfast::kRelu, cnnfast::kRelu6}) {
+      cnnfast::AffineRows t{x.data(), expected.data(), mean.data(), factor.data(), shift.data(), rows,
+                            n,        activation};
+      base.norm.affine(&t);
+      t.y = got.data();
+      level.norm.affine(&t);
+      report.same("affine", expected.data(), got.data(), rows * n, &bounds);
+    }
   }
 
   for (int64_t c : {1, 2, 5, 16, 17, 40, 96})

@@ -62,7 +62,7 @@ class ConvBN(nn.Module):
         self.bn = nn.BatchNorm2d(out_channels, eps=0.001)
 
     def forward(self, x: Any) -> Any:
-        return ops.relu(self.bn(self.conv(x)))
+        return nn.activated(self.bn, "relu", self.conv(x))
 
 
 class AdaptiveAvgPool2d(nn.Module):

@@ -353,11 +353,11 @@ class LiteBlock(Module):
 
     def forward(self, x: Any) -> Any:
         if self.expands:
-            y = ops.relu6(self.bn1(self.conv_pw(x)))
-            y = ops.relu6(self.bn2(self.conv_dw(y)))
+            y = nn.activated(self.bn1, "relu6", self.conv_pw(x))
+            y = nn.activated(self.bn2, "relu6", self.conv_dw(y))
             y = self.bn3(self.conv_pwl(y))
         else:
-            y = ops.relu6(self.bn1(self.conv_dw(x)))
+            y = nn.activated(self.bn1, "relu6", self.conv_dw(x))
             y = self.bn2(self.conv_pw(y))
         return ops.add(y, x) if self.residual else y
 
@@ -392,8 +392,8 @@ class EfficientNetLite(Module):
         self.classifier = nn.Linear(1280, num_classes)
 
     def forward(self, x: Any) -> Any:
-        x = ops.relu6(self.bn1(self.conv_stem(x)))
-        x = ops.relu6(self.bn2(self.conv_head(self.blocks(x))))
+        x = nn.activated(self.bn1, "relu6", self.conv_stem(x))
+        x = nn.activated(self.bn2, "relu6", self.conv_head(self.blocks(x)))
         return self.classifier(self.dropout(ops.flatten(ops.global_avg_pool2d(x))))
 
 

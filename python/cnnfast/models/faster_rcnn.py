@@ -132,7 +132,7 @@ class TwoMLPHead(Module):
 
     def forward(self, x: Any) -> Any:
         x = self.dropout(ops.relu(self.fc6(ops.flatten(x))))
-        return self.dropout(ops.relu(self.fc7(x)))
+        return self.dropout(nn.activated(self.fc7, "relu", x))
 
 
 class FastRCNNPredictor(Module):

@@ -37,8 +37,9 @@ class ConvReLU(Module):
         self.batch_norm = batch_norm
 
     def forward(self, x: Any) -> Any:
-        x = self.conv(x)
-        return ops.relu(self.bn(x) if self.batch_norm else x)
+        if self.batch_norm:
+            return nn.activated(self.bn, "relu", self.conv(x))
+        return nn.activated(self.conv, "relu", x)
 
 
 class InceptionModule(Module):

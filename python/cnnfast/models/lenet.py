@@ -31,10 +31,10 @@ class LeNet5(nn.Module):
         self.flatten = nn.Flatten()
 
     def forward(self, x: Any) -> Any:
-        x = self.pool(ops.relu(self.c1(x)))  # 28x28x6 -> 14x14x6
-        x = self.pool(ops.relu(self.c3(x)))  # 10x10x16 -> 5x5x16
-        x = self.flatten(ops.relu(self.c5(x)))
-        return self.f7(ops.relu(self.f6(x)))
+        x = self.pool(nn.activated(self.c1, "relu", x))  # 28x28x6 -> 14x14x6
+        x = self.pool(nn.activated(self.c3, "relu", x))  # 10x10x16 -> 5x5x16
+        x = self.flatten(nn.activated(self.c5, "relu", x))
+        return self.f7(nn.activated(self.f6, "relu", x))
 
 
 # --- 1998 ------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class ConvBN(Module):
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Any) -> Any:
-        return ops.relu(self.bn(self.conv(x)))
+        return nn.activated(self.bn, "relu", self.conv(x))
 
 
 class FaceInception(Module):

@@ -99,7 +99,7 @@ class BasicBlock(nn.Module):
         self.downsample = _projection(channels, filters, stride, norm) if shortcut else None
 
     def forward(self, x: Any) -> Any:
-        y = ops.relu(self.bn1(self.conv1(x)))
+        y = nn.activated(self.bn1, "relu", self.conv1(x))
         y = self.bn2(self.conv2(y))
         if self.shortcut:
             y = ops.add(y, x if self.downsample is None else self.downsample(x))
@@ -121,8 +121,8 @@ class Bottleneck(nn.Module):
         self.downsample = _projection(channels, filters * 4, stride, norm)
 
     def forward(self, x: Any) -> Any:
-        y = ops.relu(self.bn1(self.conv1(x)))
-        y = ops.relu(self.bn2(self.conv2(y)))
+        y = nn.activated(self.bn1, "relu", self.conv1(x))
+        y = nn.activated(self.bn2, "relu", self.conv2(y))
         y = self.bn3(self.conv3(y))
         return ops.relu(ops.add(y, x if self.downsample is None else self.downsample(x)))
 
@@ -160,7 +160,7 @@ class ResNetTrunk(nn.Module):
         self.channels = _add_stages(self, partial(block, norm=norm), 64, counts, expansion)
 
     def forward(self, x: Any) -> Any:
-        x = self.maxpool(ops.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(nn.activated(self.bn1, "relu", self.conv1(x)))
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
@@ -212,7 +212,7 @@ class CifarBlock(nn.Module):
         self.stride, self.extra = stride, filters - channels
 
     def forward(self, x: Any) -> Any:
-        y = ops.relu(self.bn1(self.conv1(x)))
+        y = nn.activated(self.bn1, "relu", self.conv1(x))
         y = self.bn2(self.conv2(y))
         if self.stride > 1:
             x = x[:, :: self.stride, :: self.stride]
@@ -248,7 +248,7 @@ class CifarResNet(nn.Module):
         self.linear = nn.Linear(64, num_classes, init="he_normal")
 
     def forward(self, x: Any) -> Any:
-        x = ops.relu(self.bn1(self.conv1(x)))
+        x = nn.activated(self.bn1, "relu", self.conv1(x))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(self.flatten(self.avgpool(x)))
 

@@ -23,8 +23,8 @@ class Fire(nn.Module):
         self.expand3x3 = nn.Conv2d(squeeze, expand, 3, padding=1)
 
     def forward(self, x: Any) -> Any:
-        x = ops.relu(self.squeeze(x))
-        return ops.concat([ops.relu(self.expand1x1(x)), ops.relu(self.expand3x3(x))])
+        x = nn.activated(self.squeeze, "relu", x)
+        return ops.concat([nn.activated(self.expand1x1, "relu", x), nn.activated(self.expand3x3, "relu", x)])
 
 
 class SqueezeNet(nn.Module):

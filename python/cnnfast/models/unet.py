@@ -26,9 +26,10 @@ class DoubleConv(Module):
         self.batch_norm = batch_norm
 
     def forward(self, x: Any) -> Any:
-        x = self.conv1(x)
-        x = self.conv2(ops.relu(self.bn1(x) if self.batch_norm else x))
-        return ops.relu(self.bn2(x) if self.batch_norm else x)
+        if not self.batch_norm:
+            return nn.activated(self.conv2, "relu", nn.activated(self.conv1, "relu", x))
+        x = nn.activated(self.bn1, "relu", self.conv1(x))
+        return nn.activated(self.bn2, "relu", self.conv2(x))
 
 
 class UpBlock(Module):

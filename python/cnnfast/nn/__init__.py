@@ -13,7 +13,7 @@ from .activation import (
     Softmax,
     Tanh,
 )
-from .container import ModuleDict, ModuleList, Sequential
+from .container import ModuleDict, ModuleList, Sequential, activated
 from .conv import Conv2d, ConvTranspose2d, DepthwiseConv2d
 from .linear import Flatten, Linear
 from .module import Module
@@ -50,4 +50,5 @@ __all__ = [
     "Softmax",
     "Tanh",
     "Upsample",
+    "activated",
 ]

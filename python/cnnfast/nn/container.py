@@ -5,9 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .. import ops
+from ..graph.trace import tracing
+from .activation import ReLU, ReLU6
+from .conv import Conv2d, DepthwiseConv2d
+from .linear import Linear
 from .module import Module
+from .norm import BatchNorm2d
 
-__all__ = ["ModuleDict", "ModuleList", "Sequential"]
+__all__ = ["ModuleDict", "ModuleList", "Sequential", "activated"]
+
+# Layers that take the name of an activation as a second argument, and the activations by name.
+_LAYERS = (BatchNorm2d, Conv2d, DepthwiseConv2d, Linear)
+_ACTIVATIONS: dict[type[Module], str] = {ReLU: "relu", ReLU6: "relu6"}
+
+
+def activated(layer: Module, activation: str | Module, x: Any) -> Any:
+    """``activation(layer(x))``, in one pass over memory where the layer can do that.
+
+    The values are the same in either way, and so are the gradients. Traces, and hooks of either module, see
+    two steps.
+
+    Parameters
+    ----------
+    layer : Module
+    activation : {"relu", "relu6"} or Module
+    x : array_like
+        What the layer takes.
+    """
+    alone = isinstance(activation, str) or not activation.hooked
+    name = activation if isinstance(activation, str) else _ACTIVATIONS.get(type(activation))
+    together = name in _ACTIVATIONS.values() and type(layer) in _LAYERS and alone
+    if together and not (layer.hooked or tracing()):
+        return layer(x, name)
+    y = layer(x)
+    return getattr(ops, activation)(y) if isinstance(activation, str) else activation(y)
 
 
 class Sequential(Module):
@@ -23,8 +55,13 @@ class Sequential(Module):
             self.add_module(name, module)
 
     def forward(self, x: Any) -> Any:
-        for module in self.children():
-            x = module(x)
+        modules = list(self._modules.values())
+        while modules:
+            module = modules.pop(0)
+            if modules and type(module) in _LAYERS and type(modules[0]) in _ACTIVATIONS:
+                x = activated(module, modules.pop(0), x)
+            else:
+                x = module(x)
         return x
 
     def append(self, module: Module) -> Sequential:

@@ -109,7 +109,7 @@ class Conv2d(_Convolution):
     def _weight_channels(self) -> tuple[int, int]:
         return self.in_channels // self.groups, self.out_channels
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, activation: str | None = None) -> Any:
         return ops.conv2d(
             x,
             self.weight,
@@ -119,6 +119,7 @@ class Conv2d(_Convolution):
             dilation=self.dilation,
             groups=self.groups,
             padding_mode=self.padding_mode,
+            activation=activation,
         )
 
 
@@ -154,9 +155,15 @@ class DepthwiseConv2d(_Convolution):
     def _weight_channels(self) -> tuple[int, int]:
         return self.in_channels, self.out_channels // self.in_channels
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, activation: str | None = None) -> Any:
         return ops.depthwise_conv2d(
-            x, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation
+            x,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            activation=activation,
         )
 
 

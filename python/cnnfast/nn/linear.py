@@ -49,8 +49,8 @@ class Linear(Module):
         self.weight = Parameter((in_features, out_features), init, (in_features, out_features))
         self.bias = Parameter((out_features,), "zeros") if bias else None
 
-    def forward(self, x: Any) -> Any:
-        return ops.linear(x, self.weight, self.bias)
+    def forward(self, x: Any, activation: str | None = None) -> Any:
+        return ops.linear(x, self.weight, self.bias, activation=activation)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}" + ("" if self.bias is not None else ", no bias")

@@ -129,6 +129,11 @@ class Module:
         """
         return Hook(self._after, hook)
 
+    @property
+    def hooked(self) -> bool:
+        """Whether hooks see the calls."""
+        return bool(self._before or self._after)
+
     # --- the tree ------------------------------------------------------------------------------
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:

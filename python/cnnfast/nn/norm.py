@@ -42,15 +42,14 @@ class BatchNorm2d(Module):
         self.register_buffer("running_var", np.ones(features, np.float32))
         self.register_buffer("num_batches_tracked", np.zeros((), np.int64))
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, activation: str | None = None) -> Any:
         if not self.training:
-            return ops.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
+            y = ops.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+            return y if activation is None else getattr(ops, activation)(y)
         rows = int(np.prod(x.shape[:-1]))
         if rows < 2:
             fail("BatchNorm2d", "training needs at least two values per channel", x=x.shape)
-        y, mean, var = ops.batch_norm_train(x, self.weight, self.bias, eps=self.eps)
+        y, mean, var = ops.batch_norm_train(x, self.weight, self.bias, eps=self.eps, activation=activation)
         self._follow("running_mean", mean, 1.0)
         self._follow("running_var", var, rows / (rows - 1))
         self._buffers["num_batches_tracked"] = np.asarray(self._buffers["num_batches_tracked"] + 1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .activations import ACTIVATION_CODES, apply_activation
 from .norm import _finite
 from .registry import (
     NO_GRADIENT,
@@ -25,6 +26,9 @@ from .registry import (
     shape_of,
 )
 
+# What can follow in the same pass.
+ACTIVATIONS = ("relu", "relu6")
+
 
 @dataclass(frozen=True)
 class BatchNormTrainSpec:
@@ -32,7 +36,8 @@ class BatchNormTrainSpec:
 
     out: tuple[int, ...]
     eps: float
-    activation: str | None  # None or "relu"
+    activation: str | None  # None or one of ACTIVATIONS
+    slope: float = 0.0  # of no activation here; other specifications have one
 
     @property
     def rows(self) -> int:
@@ -50,7 +55,7 @@ def _check(op: str, x: tuple[int, ...], eps: Any, activation: Any, **vectors: An
     if eps < 0:
         fail(op, f"eps must not be negative, got {eps}")
     if activation is not None:
-        choice(op, "activation", activation, ("relu",))
+        choice(op, "activation", activation, ACTIVATIONS)
     elements(op, *x)
     return BatchNormTrainSpec(x, eps, activation)
 
@@ -107,7 +112,7 @@ def reference_batch_norm_train(
         y = (x - mean) * _factor(s, var, scale).astype(x.dtype)
         if shift is not None:
             y += shift
-        return np.maximum(y, 0) if s.activation else y, mean, var
+        return y if s.activation is None else apply_activation(s.activation, y), mean, var
 
 
 def reference_batch_norm_train_grad(
@@ -127,7 +132,8 @@ def reference_batch_norm_train_grad(
             y = (x - mean) * _factor(s, var, scale).astype(x.dtype)
             if shift is not None:
                 y += shift
-            g = np.where(y <= 0, x.dtype.type(0), g)
+            flat = (y <= 0) | (y >= 6) if s.activation == "relu6" else y <= 0
+            g = np.where(flat, x.dtype.type(0), g)
         wide = g.reshape(-1, c).astype(np.float64)
         normal = (x.reshape(-1, c).astype(np.float64) - mean) / np.sqrt(var.astype(np.float64) + s.eps)
         dscale, dshift = (wide * normal).sum(axis=0), wide.sum(axis=0)
@@ -138,7 +144,7 @@ def reference_batch_norm_train_grad(
 def _native_batch_norm_train(
     s: BatchNormTrainSpec, x: Array, scale: Array | None = None, shift: Array | None = None
 ) -> tuple[Array, Array, Array]:
-    return native().batch_norm_train(x, scale, shift, s.eps, s.activation is not None)
+    return native().batch_norm_train(x, scale, shift, s.eps, ACTIVATION_CODES[s.activation])
 
 
 def _native_batch_norm_train_grad(
@@ -150,7 +156,9 @@ def _native_batch_norm_train_grad(
     scale: Array | None = None,
     shift: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    return native().batch_norm_train_grad(g, x, mean, var, scale, shift, s.eps, s.activation is not None)
+    return native().batch_norm_train_grad(
+        g, x, mean, var, scale, shift, s.eps, ACTIVATION_CODES[s.activation]
+    )
 
 
 def _cost_train(s: BatchNormTrainSpec) -> Cost:
@@ -217,7 +225,7 @@ def batch_norm_train(
         1 and 0 when left out.
     eps : float
         Not negative; added to the variance.
-    activation : {None, "relu"}
+    activation : {None, "relu", "relu6"}
         Applied to y in the same pass.
 
     Returns
