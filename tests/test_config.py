@@ -325,3 +325,8 @@ def test_recycled_memory_covers_what_was_in_use_at_once(native: None) -> None:
         assert cf._cpu.cached_bytes() <= 256 << 20
     finally:
         cf._cpu.drop_cached_buffers()
+
+
+def test_what_is_loaded_later_is_listed() -> None:
+    for module, name in ((cf, "compile"), (cf.models, "resnet50"), (cf.data, "DataLoader")):
+        assert {name, *module.__all__} <= set(dir(module))

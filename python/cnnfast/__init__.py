@@ -94,3 +94,7 @@ def __getattr__(name: str) -> Any:
 
         return _cpu
     raise AttributeError(f"module 'cnnfast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

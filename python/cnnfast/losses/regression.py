@@ -30,7 +30,7 @@ def mse(x: Any, target: Any, *, reduction: str = "mean") -> Any:
 
 
 def l1(x: Any, target: Any, *, reduction: str = "mean") -> Any:
-    """Absolute difference |x - target|; its gradient where they are equal is 0. Parameters as for
+    """Absolute difference ``|x - target|``; its gradient where they are equal is 0. Parameters as for
     :func:`mse`."""
     x = scores("l1", "x", x)
     return reduced("l1", ops.abs(x - alike("l1", "target", target, x)), reduction)

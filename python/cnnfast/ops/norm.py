@@ -384,7 +384,7 @@ def batch_norm(
     Returns
     -------
     ndarray, shape of x
-        The error is at most 4 units in the last place of |x - mean| * |factor| + |shift|: the mean is
+        The error is at most 4 units in the last place of ``|x - mean| * |factor| + |shift|``: the mean is
         subtracted first, so large means lose nothing.
 
     Raises
