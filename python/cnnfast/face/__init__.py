@@ -11,7 +11,7 @@ from .calibration import MEASURES, ROC, accepts, pairs_of, roc
 from .encoder import Encoder, load_encoder
 from .gallery import Gallery
 from .identity import CosineClassifier, IdentityClassifier
-from .mining import Triplets, mine_triplets, pairwise
+from .mining import TripletLoss, Triplets, mine_triplets, pairwise
 from .recognizer import Candidate, Identification, Recognizer, Verification
 from .siamese import Siamese
 from .yunet import Faces, YuNet, decode_yunet
@@ -29,6 +29,7 @@ __all__ = [
     "IdentityClassifier",
     "Recognizer",
     "Siamese",
+    "TripletLoss",
     "Triplets",
     "Verification",
     "YuNet",

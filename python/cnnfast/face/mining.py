@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from .. import losses, ops
 from ..errors import DTypeError
 from ..ops.registry import choice, fail, number
 from ..tensor import Tensor
 
 Array = np.ndarray
 
-__all__ = ["Triplets", "mine_triplets", "pairwise"]
+__all__ = ["TripletLoss", "Triplets", "mine_triplets", "pairwise"]
 
 _KINDS = ("all", "hard", "semi-hard")
 
@@ -41,6 +42,11 @@ class Triplets:
 
     def __len__(self) -> int:
         return len(self.anchor)
+
+    def of(self, encodings: Any) -> tuple[Any, Any, Any]:
+        """Anchors, positives and negatives (T, D) of encodings (N, D), through which gradients flow back."""
+        a, p, n = (ops.gather(encodings, rows) for rows in (self.anchor, self.positive, self.negative))
+        return a, p, n
 
 
 def pairwise(a: Any, b: Any, measure: str = "squared_distance") -> Array:
@@ -171,3 +177,42 @@ def mine_triplets(
         chosen.append(np.stack([np.full(len(p), anchor), positives[p], negatives[n]]))
     a, p, n = np.concatenate(chosen, 1).astype(np.int64) if chosen else np.zeros((3, 0), np.int64)
     return Triplets(a, p, n, valid, active / valid if valid else 0.0)
+
+
+class TripletLoss:
+    """A loss for :func:`cnnfast.train.fit`: the mean triplet loss of what is mined in each batch.
+
+    Parameters
+    ----------
+    kind, margin, distance
+        As of :func:`mine_triplets`.
+
+    Attributes
+    ----------
+    active : float
+        Part of the last batch's triplets that were active; see :class:`Triplets`.
+
+    Notes
+    -----
+    A batch in which nothing is mined has a loss of 0 and gradients of 0. Batches need several pictures of
+    each label. Learning from the hardest from the start may put all encodings in one place, where the loss
+    is the margin.
+
+    References
+    ----------
+    Schroff, Kalenichenko and Philbin, "FaceNet", 2015.
+    """
+
+    def __init__(self, kind: str = "semi-hard", *, margin: float = 0.2, distance: str = "squared") -> None:
+        self.kind = choice("TripletLoss", "kind", kind, _KINDS)
+        self.margin, self.distance, self.active = margin, distance, 0.0
+
+    def __call__(self, encodings: Any, labels: Any) -> Any:
+        """From encodings (N, D) and labels (N,) to a number."""
+        found = mine_triplets(encodings, labels, kind=self.kind, margin=self.margin, distance=self.distance)
+        self.active = found.active
+        if not len(found):
+            return ops.mul(ops.reduce_sum(encodings), 0.0)
+        return losses.triplet(
+            *found.of(encodings), margin=self.margin, distance=self.distance, reduction="mean"
+        )
