@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from .. import losses, models, nn
+from .. import data, face, losses, models, nn, ops
 from . import Chapter, Fact
 from .architectures import parameters
 
 CHAPTER = Chapter()
+
+
+class Corner(nn.Module):
+    """The first pixel of a picture for an encoding."""
+
+    def forward(self, x: Any) -> Any:
+        return ops.reshape(x[:, :1, :1], (x.shape[0], 3))
+
+
+def coloured(*rgb: int) -> np.ndarray:
+    return np.full((8, 8, 3), rgb, np.uint8)
+
+
+@CHAPTER.row("R1", "verification (1:1) and recognition (1:K, with unknown)")
+def verification() -> Iterator[Fact]:
+    values = np.array([0.5, 0.7, 0.9])
+    for measure, expected in (
+        ("squared_distance", [True, True, False]),
+        ("cosine_similarity", [False, True, True]),
+    ):
+        yield Fact(f"the same at .5 .7 .9, {measure} .7", expected, face.accepts(values, 0.7, measure))
+
+
+@CHAPTER.row("R2", "one picture enrols, nothing is trained")
+def one_shot() -> Iterator[Fact]:
+    seen = data.Preprocess(None, 8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    who = face.Recognizer(face.Encoder(Corner(), seen), threshold=0.1)
+    who.enrol("red", coloured(200, 10, 10))
+    who.enrol("blue", coloured(10, 10, 200))
+    answers = [who.identify(coloured(*c)).name for c in ((250, 20, 10), (0, 20, 180), (10, 200, 10))]
+    yield Fact(
+        "a red one, a blue one, a green one", "red blue unknown", " ".join(n or "unknown" for n in answers)
+    )
 
 
 @CHAPTER.row("R3", "encodings and their distance")
@@ -34,6 +68,26 @@ def triplet() -> Iterator[Fact]:
     yield Fact("d(A,P) = 0, d(A,N) = 2", 0.0, float(losses.triplet(a, a, n, margin=0.2).data))
     cost = losses.triplet(a, p, a, margin=0.3, distance="cosine")
     yield Fact("cos(A,N) - cos(A,P) + margin", 1.3, float(cost.data), 1e-12)
+
+
+@CHAPTER.row("R5", "mining of triplets equals trying all of them")
+def mining() -> Iterator[Fact]:
+    rng = np.random.default_rng(5)
+    x, labels = rng.standard_normal((9, 4)), np.repeat(np.arange(3), 3)
+    d = ((x[:, None] - x) ** 2).sum(2)
+    every = [(a, p, n) for a in range(9) for p in range(9) for n in range(9)
+             if a != p and labels[a] == labels[p] != labels[n]]  # fmt: skip
+    found = face.mine_triplets(x, labels, kind="all", margin=0.2)
+    yield Fact("all", every, np.stack([found.anchor, found.positive, found.negative], axis=1))
+    active = np.mean([d[a, p] - d[a, n] + 0.2 > 0 for a, p, n in every])
+    yield Fact("active part", active, found.active, 1e-12)
+    hard = []
+    for a in range(9):
+        mine = [p for p in range(9) if p != a and labels[p] == labels[a]]
+        others = [n for n in range(9) if labels[n] != labels[a]]
+        hard.append((a, max(mine, key=lambda p: d[a, p]), min(others, key=lambda n: d[a, n])))
+    found = face.mine_triplets(x, labels, kind="hard", margin=0.2)
+    yield Fact("hard", hard, np.stack([found.anchor, found.positive, found.negative], axis=1))
 
 
 @CHAPTER.row("R6", "a binary head on two encodings")
