@@ -314,7 +314,7 @@ def coco_summary(found: Sequence[Detections], objects: Sequence[Any], classes: i
     numbers += [mean(recall[:, :, 0, m]) for m in range(len(MOST))]
     numbers += [mean(recall[:, :, a, -1]) for a in areas[1:]]
     per_class = np.array([mean(best[:, :, k, 0]) for k in range(classes)])
-    return CocoSummary(*numbers, per_class=per_class)  # type: ignore[misc]
+    return CocoSummary(*numbers, per_class=per_class)  # type: ignore[misc, arg-type]
 
 
 class _Matched(NamedTuple):
