@@ -149,6 +149,7 @@ def main(argv: list[str] | None = None) -> float:
         log=args.out / "log.csv",
     )
     with averages.averaged():
+        train.update_batch_norm(model, loader, batches=100)
         cf.save_weights(args.out / f"{NAME}.safetensors", encoder.state_dict("torch"))
         if held:
             runs, what = runs_of(held, np.random.default_rng(SEED)), "the alphabets held back"

@@ -401,3 +401,30 @@ def test_chain_is_used() -> None:
     augmented, _ = fitted(loader(transform=CHAIN))
     plain, _ = fitted(loader(transform=PLAIN))
     assert state(augmented) != state(plain)
+
+
+# --- batch normalisation ----------------------------------------------------------------------------
+
+
+def test_statistics_of_other_weights() -> None:
+    """Means over batches of means and unbiased variances, each layer after the ones before it."""
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), nn.BatchNorm2d(3)).initialize(0)
+    model[0]._buffers["running_mean"] += 7  # of weights of long ago
+    x = np.random.default_rng(1).normal(2, 3, (12, 4, 5, 3)).astype(np.float32)
+    pictures = data.DataLoader(data.Arrays(x, range(12)), 4)
+    train.update_batch_norm(model, pictures, batches=2)
+    used = x[:8].reshape(2, -1, 3)
+    first, second = model[0].state_dict(), model[2].state_dict()
+    np.testing.assert_allclose(first["running_mean"], used.mean(1).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(first["running_var"], used.var(1, ddof=1).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(second["running_mean"], 0, atol=1e-5)  # nothing was dropped out
+    assert all(module.training for module in model.modules())
+    assert model[0].momentum == 0.1
+
+    frozen = {name: a.copy() for name, a in model[0].freeze().state_dict().items()}
+    train.update_batch_norm(model, (x * 2, np.zeros(12)), batch_size=6)
+    assert all(np.array_equal(a, frozen[name]) for name, a in model[0].state_dict().items())
+    assert not np.array_equal(model[2].state_dict()["running_var"], second["running_var"])
+    train.update_batch_norm(nn.Sequential(nn.Linear(3, 2)), pictures)  # nothing to do
+    with pytest.raises(ShapeError, match="update_batch_norm"):
+        train.update_batch_norm(model, pictures, batches=0)

@@ -14,6 +14,7 @@ it had not been stopped, to the last bit. The weights at the end go to --output,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -245,11 +246,11 @@ def _train(args: argparse.Namespace, known: ModelEntry, output: str) -> dict[str
             progress=not args.quiet,
             threads=args.threads,
         )
-    if average is not None and not args.early_stopping:  # which has restored averages of its best epoch
-        with average.averaged():
+        with contextlib.ExitStack() as stack:
+            if average is not None and not args.early_stopping:  # which restores averages of its best epoch
+                stack.enter_context(average.averaged())
+                train.update_batch_norm(model, loader, batches=100)
             save_weights(output, model.state_dict("torch"), metadata=recipe.metadata())
-    else:
-        save_weights(output, model.state_dict("torch"), metadata=recipe.metadata())
     return {
         "model": args.model, "output": output, "epochs": len(history), "reason": history.reason,
         "last": history.rows[-1],

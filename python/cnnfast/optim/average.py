@@ -23,7 +23,8 @@ class ExponentialMovingAverage:
     Parameters
     ----------
     params : iterable of Tensor
-        Statistics of batch normalisation are averages already and are not among them.
+        Statistics of batch normalisation are no parameters and not among them. They are those of the weights
+        before averaging: :func:`cnnfast.train.update_batch_norm` works them out for the averages.
     decay : float
     warmup : bool
         Whether the decay is at most (1 + t) / (10 + t) at update t, so that the average leaves the initial

@@ -10,6 +10,7 @@ from .checkpoint import is_checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import evaluate
 from .history import History
 from .metrics import accuracy, top_k
+from .statistics import update_batch_norm
 from .stopping import EarlyStopping
 from .trainer import fit
 
@@ -23,4 +24,5 @@ __all__ = [
     "load_checkpoint",
     "save_checkpoint",
     "top_k",
+    "update_batch_norm",
 ]
