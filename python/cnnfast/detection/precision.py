@@ -235,6 +235,8 @@ class CocoSummary:
 
     Attributes
     ----------
+    per_class : ndarray of float64, shape (C,)
+        ``ap`` of each class.
     ap, ap50, ap75 : float
         Average precision: mean over IoU thresholds .5, .55 .. .95, at .5, at .75.
     ap_small, ap_medium, ap_large : float
@@ -242,10 +244,9 @@ class CocoSummary:
     ar1, ar10, ar100 : float
         Recall with so many detections of a class in a picture, mean over thresholds.
     ar_small, ar_medium, ar_large : float
-    per_class : ndarray of float64, shape (C,)
-        ``ap`` of each class.
     """
 
+    per_class: Array
     ap: float
     ap50: float
     ap75: float
@@ -258,7 +259,6 @@ class CocoSummary:
     ar_small: float
     ar_medium: float
     ar_large: float
-    per_class: Array
 
     def __str__(self) -> str:
         rows = [(name, value) for name, value in vars(self).items() if name != "per_class"]
@@ -314,7 +314,7 @@ def coco_summary(found: Sequence[Detections], objects: Sequence[Any], classes: i
     numbers += [mean(recall[:, :, 0, m]) for m in range(len(MOST))]
     numbers += [mean(recall[:, :, a, -1]) for a in areas[1:]]
     per_class = np.array([mean(best[:, :, k, 0]) for k in range(classes)])
-    return CocoSummary(*numbers, per_class=per_class)  # type: ignore[misc, arg-type]
+    return CocoSummary(per_class, *numbers)
 
 
 class _Matched(NamedTuple):
