@@ -1,4 +1,4 @@
-"""The command line: ``cnnfast doctor | models | summary | classify | segment | train | evaluate | ...``.
+"""The command line: ``cnnfast doctor | models | summary | classify | detect | segment | train | ...``.
 
 Exit status: 0 done, 1 an error (one line on stderr says which), 2 wrong usage, 130 interrupted,
 141 when the reader of the output went away, which is no error worth a word.
@@ -24,6 +24,7 @@ COMMANDS = {
     "models": ("cnnfast.cli.models", "list the networks that can be built by name"),
     "summary": ("cnnfast.cli.summary", "show the layers of a network, with shapes, parameters and work"),
     "classify": ("cnnfast.cli.classify", "say what is in pictures"),
+    "detect": ("cnnfast.cli.detect", "say what is where in pictures, and draw boxes around it"),
     "segment": ("cnnfast.cli.segment", "colour what is in a picture, pixel by pixel, and count it"),
     "face": (
         "cnnfast.cli.face",

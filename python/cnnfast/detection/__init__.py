@@ -11,36 +11,58 @@ from .letterbox import Letterbox, Letterboxed, letterbox
 if TYPE_CHECKING:
     from .assignment import Assignment, Collision, assign, decode_grid, encode_grid
     from .detector import Detector
+    from .drawing import draw
+    from .heads import LandmarkHead, LocalisationHead
+    from .names import CLASS_NAMES, class_names
     from .precision import AveragePrecision, CocoSummary, Objects, coco_summary, evaluate, voc_precision
+    from .proposals import segment, selective_search
+    from .region_training import RegionLoss, RegionTraining, Sampling, crops_of
     from .suppression import suppress
     from .training import YOLOLoss, expect_few
+    from .windows import SlidingWindows
 
 # module -> names; loaded when one of them is asked for. The networks import what stands above.
 _LATER = {
     "assignment": ("Assignment", "Collision", "assign", "decode_grid", "encode_grid"),
     "detector": ("Detector",),
+    "drawing": ("draw",),
+    "heads": ("LandmarkHead", "LocalisationHead"),
+    "names": ("CLASS_NAMES", "class_names"),
     "precision": ("AveragePrecision", "CocoSummary", "Objects", "coco_summary", "evaluate", "voc_precision"),
+    "proposals": ("segment", "selective_search"),
+    "region_training": ("RegionLoss", "RegionTraining", "Sampling", "crops_of"),
     "suppression": ("suppress",),
     "training": ("YOLOLoss", "expect_few"),
+    "windows": ("SlidingWindows",),
 }
 
 __all__ = [
+    "CLASS_NAMES",
     "Assignment",
     "AveragePrecision",
     "Clusters",
     "CocoSummary",
     "Collision",
     "Detector",
+    "LandmarkHead",
     "Letterbox",
     "Letterboxed",
+    "LocalisationHead",
     "Objects",
+    "RegionLoss",
+    "RegionTraining",
+    "Sampling",
+    "SlidingWindows",
     "YOLOLoss",
     "assign",
     "base_anchors",
+    "class_names",
     "clip_boxes",
     "coco_summary",
+    "crops_of",
     "decode_boxes",
     "decode_grid",
+    "draw",
     "encode_boxes",
     "encode_grid",
     "evaluate",
@@ -49,6 +71,8 @@ __all__ = [
     "kmeans_anchors",
     "large_boxes",
     "letterbox",
+    "segment",
+    "selective_search",
     "shape_iou",
     "suppress",
     "voc_precision",

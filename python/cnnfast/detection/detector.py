@@ -12,8 +12,10 @@ from ..engine import compile as compile_model
 from ..errors import CnnfastError
 from ..ops.registry import array, choice, fail, number, pair, rank
 from ..tensor import no_grad
-from .boxes import clip_boxes
+from .boxes import clip_boxes, decode_boxes
 from .letterbox import letterbox
+from .proposals import selective_search
+from .regions import BOX_WEIGHTS, MEAN, STD
 from .suppression import METHODS, suppress
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ class Detector:
     Parameters
     ----------
     model : Module
-        A YOLO network (:class:`cnnfast.models.darknet.Darknet`), :class:`cnnfast.models.ssd.SSD300` or
+        A YOLO network (:class:`cnnfast.models.darknet.Darknet`), :class:`cnnfast.models.ssd.SSD300`,
+        :class:`cnnfast.models.rcnn.RCNN`, :class:`cnnfast.models.rcnn.FastRCNN` or
         :class:`cnnfast.models.faster_rcnn.FasterRCNN`; it is set to evaluation mode.
     size : int or (int, int), optional
         Rows and columns of a YOLO network's input, multiples of its largest stride (32 for the published
@@ -48,15 +51,28 @@ class Detector:
         In a picture.
     suppression : {"hard", "soft", "weighted"}
         See :func:`cnnfast.detection.suppress`.
+    proposals : callable
+        From a picture in 0..255 to regions (K, 4) for RCNN and FastRCNN to judge.
     compiled : bool, optional
-        Whether the network is compiled, with the weights of the first call; where there is the native module
-        by default. FasterRCNN runs as it is.
+        Whether a YOLO network or SSD is compiled, with the weights of the first call; where there is the
+        native module by default.
+
+    Attributes
+    ----------
+    classes : int
+        How many the network tells apart, without the background.
+
+    Raises
+    ------
+    CnnfastError
+        For other networks.
+    ShapeError
 
     Notes
     -----
-    YOLO sees the picture in a letterbox, SSD the picture resized to 300 x 300 as it was trained. Faster R-CNN
-    resizes and suppresses by its own settings first; its classes count from 0 here, without the background,
-    as those of SSD.
+    YOLO sees the picture in a letterbox, SSD the picture resized to 300 x 300 as it was trained; RCNN and
+    FastRCNN see it as it is, Faster R-CNN resizes and suppresses by its own settings first. Classes of all
+    count from 0 here, without the background.
 
     Examples
     --------
@@ -76,10 +92,12 @@ class Detector:
         iou_threshold: float = 0.45,
         max_detections: int = 300,
         suppression: str = "hard",
+        proposals: Callable[[Array], Array] = selective_search,
         compiled: bool | None = None,
     ) -> None:
         from ..models.darknet import Darknet
         from ..models.faster_rcnn import FasterRCNN
+        from ..models.rcnn import RCNN, FastRCNN
         from ..models.ssd import SSD300
 
         op = "Detector"
@@ -92,17 +110,24 @@ class Detector:
             size = model.input_size[:2] if size is None else size
             self.size = pair(op, "size", tuple(size) if isinstance(size, list) else size, 1)
             self._find: Callable[[Array, float], Detections] = self._yolo
+            self.classes = model.heads[0].classes
         elif isinstance(model, SSD300):
-            self._find = self._ssd
+            self._find, self.classes = self._ssd, model.head.classification_head.values - 1
         elif isinstance(model, FasterRCNN):
             self._find = self._faster_rcnn
+            self.classes = model.roi_heads.box_predictor.cls_score.out_features - 1
+        elif isinstance(model, (RCNN, FastRCNN)):
+            self._find, self.classes = self._proposed, model.num_classes - 1
         else:
             raise CnnfastError(
-                f"Detector: expected a YOLO network, SSD300 or FasterRCNN, got {type(model).__name__}"
+                "Detector: expected a YOLO network, SSD300, RCNN, FastRCNN or FasterRCNN, "
+                f"got {type(model).__name__}"
             )
+        self.proposals = proposals
         if compiled is None:
             compiled = config.current_backend() == "cpu"
-        self._run: Any = compile_model(model) if compiled and not isinstance(model, FasterRCNN) else model
+        fixed = isinstance(model, (Darknet, SSD300))  # whole networks of one input size
+        self._run: Any = compile_model(model) if compiled and fixed else model
 
     def __call__(self, picture: Any, *, score_threshold: float | None = None) -> Detections:
         """What is in a picture.
@@ -168,13 +193,24 @@ class Detector:
         keep = found["scores"] > least
         return Detections(found["boxes"][keep], found["scores"][keep], found["labels"][keep] - 1)
 
+    def _proposed(self, picture: Array, least: float) -> Detections:
+        regions = np.asarray(self.proposals(picture), np.float32).reshape(-1, 4)
+        if not len(regions):
+            return _above(regions, np.empty((0, self.classes), np.float32), least)
+        prepared = ((picture / np.float32(255)) - MEAN) / STD
+        logits, offsets = self.model.judge(np.ascontiguousarray(prepared), regions)
+        moved = decode_boxes(offsets.reshape(len(regions), -1, 4), regions[:, None], BOX_WEIGHTS)[:, 1:]
+        probabilities = ops.softmax(logits)[:, 1:]
+        return _above(moved, probabilities, least)
+
 
 def _above(boxes: Array, scores: Array, least: float) -> Detections:
-    """Pairs of box (K, 4) and class of (K, C) with a score above ``least``."""
+    """Pairs of class and box, (K, 4) or one for each class (K, C, 4), with a score (K, C) above ``least``."""
     from ..models.yolo import Detections
 
     which, classes = np.nonzero(scores > least)
-    return Detections(boxes[which], scores[which, classes], classes)
+    chosen = boxes[which, classes] if boxes.ndim == 3 else boxes[which]
+    return Detections(chosen, scores[which, classes], classes)
 
 
 def _share(op: str, name: str, value: Any) -> float:

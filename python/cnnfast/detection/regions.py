@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .. import ops
 from ..ops.activations import apply_activation
+from ..ops.registry import fail
+from ..tensor import Tensor
 from .boxes import clip_boxes, decode_boxes, large_boxes
 
 Array = np.ndarray
 
-__all__ = ["Settings", "best", "choose_boxes", "pool_regions", "prepare", "propose", "pyramid_level"]
+__all__ = [
+    "Settings",
+    "best",
+    "choose_boxes",
+    "pool_regions",
+    "pooled",
+    "prepare",
+    "propose",
+    "pyramid_level",
+]
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the offsets that the box head predicts
 SIZE_DIVISOR = 32  # pictures are padded to multiples of this
@@ -140,28 +152,61 @@ def pyramid_level(boxes: Array, levels: int, *, first: int = 2, size: float = 22
     return (np.clip(k, first, first + levels - 1) - first).astype(np.int64)
 
 
-def pool_regions(maps: Sequence[Array], regions: Array, size: int) -> Array:
+def pool_regions(maps: Sequence[Any], regions: Array, size: int) -> Any:
     """RoIAlign of every region on the map of its size.
 
     Parameters
     ----------
-    maps : arrays (N, H, W, C) of 1/4, 1/8, ... of the pictures
+    maps : arrays or Tensors (N, H, W, C) of 1/4, 1/8, ... of the pictures
     regions : ndarray, shape (K, 5)
-        Number of the picture, x1, y1, x2, y2.
+        Number of the picture, x1, y1, x2, y2. For Tensors by rising :func:`pyramid_level`.
 
     Returns
     -------
-    ndarray, shape (K, size, size, C)
+    ndarray or Tensor, shape (K, size, size, C)
     """
-    pooled = np.zeros((len(regions), size, size, maps[0].shape[3]), maps[0].dtype)
     levels = pyramid_level(regions[:, 1:], len(maps))
-    for level, features in enumerate(maps):
-        places = np.flatnonzero(levels == level)
-        if len(places):
-            pooled[places] = ops.roi_align(
-                features, regions[places], size, spatial_scale=0.25 / 2**level, sampling_ratio=2
-            )
+    order = np.argsort(levels, kind="stable")
+    parts = [
+        ops.roi_align(
+            features, regions[levels == level], size, spatial_scale=0.25 / 2**level, sampling_ratio=2
+        )
+        for level, features in enumerate(maps)
+    ]
+    together = ops.concat(parts, axis=0)
+    if np.array_equal(order, np.arange(len(order))):
+        return together
+    if isinstance(together, Tensor):
+        fail("pool_regions", "expected regions by rising level, for there is no gradient of another order")
+    pooled = np.empty_like(together)
+    pooled[order] = together
     return pooled
+
+
+def pooled(maps: Sequence[Any], regions: Array, size: int, pooling: str, rows: int) -> Any:
+    """Features of regions.
+
+    Parameters
+    ----------
+    maps : sequence of arrays or Tensors (N, H, W, C)
+        For "pool" and "align" the first counts.
+    regions : ndarray, shape (K, 5)
+        Number of the picture, x1, y1, x2, y2 in its pixels.
+    size : int
+    pooling : {"pyramid", "align", "pool"}
+    rows : int
+        Of the pictures that the maps are of.
+
+    Returns
+    -------
+    ndarray or Tensor, shape (K, size, size, C)
+    """
+    if pooling == "pyramid":
+        return pool_regions(maps, regions, size)
+    scale = maps[0].shape[1] / rows
+    if pooling == "pool":
+        return ops.roi_pool(maps[0], regions, size, spatial_scale=scale)
+    return ops.roi_align(maps[0], regions, size, spatial_scale=scale, sampling_ratio=2)
 
 
 def choose_boxes(

@@ -24,6 +24,7 @@ FAMILIES: tuple[str, ...] = (
     "lenet",
     "mobilenet",
     "nn4_small2",
+    "rcnn",
     "resnet",
     "segnet_vgg",
     "squeezenet",

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import nn, ops
 from ..detection.anchors import base_anchors, grid_anchors
-from ..detection.regions import Settings, choose_boxes, pool_regions, prepare, propose
+from ..detection.regions import Settings, choose_boxes, pooled, prepare, propose
 from ..nn.module import Module
 from ..ops.registry import array, choice, fail, rank
 from ..tensor import Tensor
@@ -49,7 +49,7 @@ class FrozenBatchNorm2d(Module):
         return ops.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
-class _VGG16(Module):
+class VGG16Features(Module):
     """The convolutions of VGG-16 without the last pooling, at 1/16 of the picture."""
 
     channels = 512
@@ -187,7 +187,7 @@ class FasterRCNN(Module):
     box_predictor : FastRCNNPredictor
     pooling : {"pyramid", "align", "pool"}
         RoIAlign on the map of each region's size (the last map is for proposals alone), or RoIAlign or RoI
-        pooling on the only map, of 1/16 of the picture.
+        pooling on the only map, of 1/16 of the picture or any other part.
     settings : Settings
 
     Notes
@@ -234,6 +234,12 @@ class FasterRCNN(Module):
         regions = shape[0] * self.settings.post_nms
         return [(self.trunk, shape), (self.roi_heads, (regions, *(first.feature_map or ())))]
 
+    def pool(self, maps: Sequence[Any], regions: Array, rows: int) -> Any:
+        """Features of regions (K, 5) as the heads take them, from maps of pictures of so many rows."""
+        size = int((self.roi_heads.box_head.fc6.feature_map or (7,))[0])
+        # The last map of a pyramid is for proposals alone.
+        return pooled(maps[:-1] if self.pooling == "pyramid" else maps, regions, size, self.pooling, rows)
+
     def forward(self, images: Any) -> Any:
         if isinstance(images, Tensor):
             if images.is_symbol:
@@ -255,7 +261,7 @@ class FasterRCNN(Module):
             for i, size in enumerate(sizes)
         ]
         numbered = [np.insert(boxes, 0, i, 1) for i, boxes in enumerate(regions)]
-        logits, deltas = self.roi_heads(self._pool(maps, np.concatenate(numbered)))
+        logits, deltas = self.roi_heads(self.pool(maps, np.concatenate(numbered), batch.shape[1]))
         results, start = [], 0
         for picture, size, boxes in zip(pictures, sizes, regions, strict=True):
             part = slice(start, start + len(boxes))
@@ -267,14 +273,6 @@ class FasterRCNN(Module):
             found = found * np.array(back, found.dtype)
             results.append({"boxes": found, "labels": labels, "scores": probabilities})
         return results
-
-    def _pool(self, maps: Sequence[Array], regions: Array) -> Array:
-        size = int((self.roi_heads.box_head.fc6.feature_map or (7,))[0])
-        if self.pooling == "pyramid":
-            return pool_regions(maps[:-1], regions, size)
-        if self.pooling == "pool":
-            return ops.roi_pool(maps[0], regions, size, spatial_scale=1 / 16)
-        return ops.roi_align(maps[0], regions, size, spatial_scale=1 / 16, sampling_ratio=2)
 
 
 def _picture(image: Any) -> Array:
@@ -348,9 +346,15 @@ def fasterrcnn_vgg16(num_classes: int = 21, *, pooling: str = "pool", **settings
     """
     choice("fasterrcnn_vgg16", "pooling", pooling, ("pool", "align"))
     chosen = Settings(**{"pre_nms": 6000, "post_nms": 300, "proposal_size": 16.0, **settings})
-    box_head = TwoMLPHead(7, _VGG16.channels, 4096, dropout=0.5)
+    box_head = TwoMLPHead(7, VGG16Features.channels, 4096, dropout=0.5)
     predictor = FastRCNNPredictor(4096, num_classes)
     anchors = [base_anchors([128, 256, 512], RATIOS)]
     return FasterRCNN(
-        _VGG16(), _VGG16.channels, anchors, box_head, predictor, pooling=pooling, settings=chosen
+        VGG16Features(),
+        VGG16Features.channels,
+        anchors,
+        box_head,
+        predictor,
+        pooling=pooling,
+        settings=chosen,
     )

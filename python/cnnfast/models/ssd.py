@@ -320,7 +320,7 @@ def ssd300(num_classes: int = 21, **options: Any) -> SSD300:
             std=(1 / 255, 1 / 255, 1 / 255),
             input_size=(300, 300),
             resize=300,
-            classes="coco_91",  # with the gaps in the numbers of its categories
+            classes="coco91",  # with the gaps in the numbers of its categories
             licence="unstated; trained on ImageNet and COCO",
             accuracy={"box_map": 25.1},
         )

@@ -158,7 +158,7 @@ def yolov3(num_classes: int = 80) -> Darknet:
 
 
 @register_model(
-    input_size=(240, 320, 3),
+    input_size=(256, 336, 3),
     task="detection",
     reference="Redmon and Farhadi, YOLOv3: an incremental improvement, 2018",
 )
@@ -178,7 +178,7 @@ def yolov3_small(
     masks : two sequences of int
         Which of the anchors the output at 1/16 has, and which the one at 1/8.
     """
-    net = _section("net", width=320, height=240, channels=3)
+    net = _section("net", width=336, height=256, channels=3)
     layers = [net, _conv(16, stride=2), _conv(32, stride=2), *_residual(32)]
     layers += [_conv(64, stride=2), *_residual(64), *_residual(64)]
     fine = len(layers) - 2  # the layer's number: the first section is no layer
