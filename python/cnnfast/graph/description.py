@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DescribedStep", "Description"]
+__all__ = ["FROM_PYTHON", "IN_NUMPY", "DescribedStep", "Description"]
+
+# How steps run that are no part of a native plan.
+FROM_PYTHON, IN_NUMPY = "kernel, from Python", "NumPy"
 
 
 @dataclass(frozen=True)
@@ -14,10 +17,12 @@ class DescribedStep:
     Attributes
     ----------
     operator, scope, algorithm : str
-        What runs, the module that asked for it, and how; "NumPy" where there is no native step.
+        What runs, the module that asked for it, and how. Operators that no native plan can hold stand
+        between plans: "kernel, from Python", or "NumPy" where there is no kernel either.
     inputs : tuple of shapes
         Arrays that are read, weights included.
     output : tuple of int
+        -1 for a size that depends on values.
     macs : float
         Multiply-adds of convolutions and dense layers; half of the operations of all others.
     seconds : float
@@ -65,7 +70,7 @@ class Description:
         for s in self.steps:
             rate = 2e-9 * s.macs / s.seconds if s.seconds else 0.0
             lines.append((
-                s.operator, s.scope, s.algorithm, "x".join(map(str, s.output)), f"{s.macs:,.0f}",
+                s.operator, s.scope, s.algorithm, _sizes(s.output), f"{s.macs:,.0f}",
                 f"{s.seconds * 1e3:.3f}", f"{rate:.1f}", f"{100 * s.seconds / total:.1f} %",
             ))  # fmt: skip
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -81,10 +86,19 @@ class Description:
         rate = 2e-9 * macs / total
         text.append(f"{self.seconds * 1e3:.3f} ms, {macs:,.0f} MACs, {rate:.1f} GFLOP/s")
         text.append(f"arena {_mib(self.arena_bytes)}, weights {_mib(self.weights_bytes)}")
-        slow = sum(1 for s in self.steps if s.algorithm == "NumPy")
-        if slow:
-            text.append(f"{slow} steps run in NumPy, with native steps between them")
+        native = [s.algorithm not in (FROM_PYTHON, IN_NUMPY) for s in self.steps]
+        if not all(native):
+            plans = sum(now and not before for now, before in zip(native, [False, *native], strict=False))
+            kernels, slow = [sum(s.algorithm == how for s in self.steps) for how in (FROM_PYTHON, IN_NUMPY)]
+            text.append(
+                f"split: native plans: {plans}; between them, kernels called from Python: {kernels}, "
+                f"steps in NumPy: {slow}"
+            )
         return "\n".join(text)
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "x".join(["?" if n < 0 else str(n) for n in shape])
 
 
 def _mib(n: int) -> str:

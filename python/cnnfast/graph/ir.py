@@ -45,6 +45,7 @@ class Value:
     Attributes
     ----------
     shape : tuple of int
+        -1 is a size that depends on values; no operator reads such an array.
     dtype : numpy.dtype
     kind : {"input", "param", "temp"}
         Parameters have data; constants of the network count as parameters.

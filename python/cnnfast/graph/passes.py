@@ -79,7 +79,7 @@ def fold_constants(graph: Graph) -> Graph:
         result = node.op.reference(node.spec, *[None if v is None else v.data for v in inputs])
         results = result if isinstance(result, tuple) else (result,)
         for value, data in zip(node.outputs, results, strict=True):
-            names[value] = Value(value.shape, value.dtype, "param", f"{node.scope}.{node.op.name}", data)
+            names[value] = Value(data.shape, value.dtype, "param", f"{node.scope}.{node.op.name}", data)
     return _renamed(graph, nodes, names)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from .. import config
 from ..errors import ShapeError
 from ..ops.registry import F32, Cost
+from .description import FROM_PYTHON, IN_NUMPY
 from .ir import Array, Graph, Node, Value
 from .lowering import Steps, Store
 from .memory import lay_out
@@ -88,11 +89,14 @@ class _Native:
 
 
 class _Python:
-    """A node without native steps."""
+    """A node without native steps: whole numbers, places, results whose size depends on values."""
 
     def __init__(self, node: Node, options: Options) -> None:
         self.node = node
-        self.rows = [_row(node, "NumPy")]
+        first = node.inputs[0]
+        kernel = node.op.native is not node.op.reference and first is not None and first.dtype == F32
+        self._run = node.op.native if kernel else node.op.reference
+        self.rows = [_row(node, FROM_PYTHON if kernel else IN_NUMPY)]
         self.arena_bytes = 0
         self.kept = {
             (v, "array"): options.store.get(v, "array", np.array, lambda parts: parts[0][0])
@@ -102,8 +106,7 @@ class _Python:
     def run(self, values: dict[Value, Array]) -> None:
         node = self.node
         arrays = [None if v is None else self.kept[v, "array"] if v.known else values[v] for v in node.inputs]
-        single = arrays[0] is not None and arrays[0].dtype == F32
-        result = (node.op.native if single else node.op.reference)(node.spec, *arrays)
+        result = self._run(node.spec, *arrays)
         values.update(zip(node.outputs, result if isinstance(result, tuple) else (result,), strict=True))
 
     def timed(self, values: dict[Value, Array]) -> list[float]:

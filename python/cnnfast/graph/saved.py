@@ -269,7 +269,9 @@ def _node(operator: Any, settings: Any, arrays: tuple[Value | None, ...], scope:
     _need(bool(given), "an operator that reads something", operator)
     dtype = next((v.dtype for v in given if v.kind != "param"), given[0].dtype)
     results = ((spec.out, dtype),) if op.results is None else op.results(spec, dtype)
-    outputs = tuple([Value(_shape(list(shape)), np.dtype(kind)) for shape, kind in results])
+    for shape, _ in results:
+        _shape([max(n, 0) for n in shape])
+    outputs = tuple([Value(shape, np.dtype(kind)) for shape, kind in results])
     longest = max([n for v in outputs for n in v.shape[1:3]], default=0)
     _need(operator != "resize" or longest <= _LONGEST_AXIS, f"axes up to {_LONGEST_AXIS}", longest)
     return Node(op, spec, arrays, outputs, scope)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import ShapeError
 from ..ops.registry import F32, Op
 from ..tensor import Tensor, no_grad
 from .ir import Graph, Node, Value
@@ -60,6 +61,12 @@ def record(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:
     dtype = next(a.dtype for a in arguments if isinstance(a, Tensor) and a.is_symbol)
     results = ((spec.out, dtype),) if op.results is None else op.results(spec, dtype)
     inputs = tuple([trace.value_of(argument) for argument in arguments])
+    for value in inputs:
+        if value is not None and -1 in value.shape:
+            raise ShapeError(
+                f"{op.name}: the size of an argument depends on values, so that in a graph it can only be a "
+                f"result (shape {value.shape}, -1 is what is not known)"
+            )
     outputs = tuple([Value(shape, kind) for shape, kind in results])
     scope = trace.scopes[-1] if trace.scopes else ""
     trace.nodes.append(Node(op, spec, inputs, outputs, scope))

@@ -256,6 +256,7 @@ BOX_IOU = Op(
     _cost_box_iou,
     vjp=Vjp(lambda s, needs, g, inputs, results: BOX_IOU_GRAD(s, *inputs, g), reads_all),
     settings=lambda s: {"kind": s.kind},
+    results=lambda s, dtype: (((s.n, s.m), dtype),),
 )
 
 

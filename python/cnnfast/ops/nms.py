@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DTypeError, ShapeError
+from ..tensor import Tensor
 from .boxes import _overlap
+from .elementwise import cast
 from .registry import (
     F32,
     NO_GRADIENT,
@@ -244,20 +246,62 @@ def _cost_nms(spec: NmsSpec | SoftNmsSpec) -> Cost:
     return Cost(13 * spec.n * (spec.n - 1) / 2, 28 * spec.n)
 
 
+# Numbers of the kept boxes: how many depends on the boxes.
+_KEPT = (-1,), np.dtype(np.int64)
+
+
+def _threshold(spec: NmsSpec | SoftNmsSpec) -> dict[str, Any]:
+    return {"iou_threshold": spec.threshold}
+
+
 # What is kept changes by leaps, and scores and boxes with it: none of these has a gradient.
-NMS = Op("nms", infer_nms, reference_nms, _native_nms, _cost_nms, NO_GRADIENT)
-
-
-BATCHED_NMS = Op(
-    "batched_nms", infer_batched_nms, reference_batched_nms, _native_batched_nms, _cost_nms, NO_GRADIENT
+NMS = Op(
+    "nms",
+    infer_nms,
+    reference_nms,
+    _native_nms,
+    _cost_nms,
+    NO_GRADIENT,
+    results=lambda s, dtype: (_KEPT,),
+    settings=_threshold,
 )
 
 
-SOFT_NMS = Op("soft_nms", infer_soft_nms, reference_soft_nms, _native_soft_nms, _cost_nms, NO_GRADIENT)
+BATCHED_NMS = Op(
+    "batched_nms",
+    infer_batched_nms,
+    reference_batched_nms,
+    _native_batched_nms,
+    _cost_nms,
+    NO_GRADIENT,
+    results=lambda s, dtype: (_KEPT,),
+    settings=_threshold,
+)
+
+
+SOFT_NMS = Op(
+    "soft_nms",
+    infer_soft_nms,
+    reference_soft_nms,
+    _native_soft_nms,
+    _cost_nms,
+    NO_GRADIENT,
+    results=lambda s, dtype: (_KEPT, ((-1,), dtype)),
+    settings=lambda s: {
+        **_threshold(s), "sigma": s.sigma, "score_threshold": s.score_threshold, "method": s.method
+    },
+)  # fmt: skip
 
 
 WEIGHTED_NMS = Op(
-    "weighted_nms", infer_weighted_nms, reference_weighted_nms, _native_weighted_nms, _cost_nms, NO_GRADIENT
+    "weighted_nms",
+    infer_weighted_nms,
+    reference_weighted_nms,
+    _native_weighted_nms,
+    _cost_nms,
+    NO_GRADIENT,
+    results=lambda s, dtype: (_KEPT, ((-1, 4), dtype)),
+    settings=_threshold,
 )
 
 
@@ -330,14 +374,18 @@ def batched_nms(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> 
     """
     boxes = array("batched_nms", "boxes", boxes)
     scores = array("batched_nms", "scores", scores, boxes)
-    try:
-        classes = np.asarray(classes)
-    except ValueError as error:
-        raise ShapeError(f"batched_nms: classes is not a rectangular array: {error}") from None
+    if not isinstance(classes, Tensor):
+        try:
+            classes = np.asarray(classes)
+        except ValueError as error:
+            raise ShapeError(f"batched_nms: classes is not a rectangular array: {error}") from None
     if classes.dtype.kind not in "iu" and classes.size:
         raise DTypeError(f"batched_nms: classes is {classes.dtype}; expected an integer type")
     # Unsigned numbers past 2^63 wrap round, which keeps different classes different.
-    classes = np.ascontiguousarray(classes, np.int64).reshape(classes.shape)
+    if isinstance(classes, Tensor):
+        classes = cast(classes, np.int64)
+    else:
+        classes = np.ascontiguousarray(classes, np.int64).reshape(classes.shape)
     spec = infer_batched_nms(boxes.shape, scores.shape, classes.shape, iou_threshold)
     return BATCHED_NMS(spec, boxes, scores, classes)
 
