@@ -434,6 +434,18 @@ def test_an_operator_without_a_gradient_says_so() -> None:
 # --- with networks ---------------------------------------------------------------------------------
 
 
+def test_tensors_in_a_list_are_tensors_for_a_module() -> None:
+    class Total(cf.nn.Module):
+        def forward(self, parts: Any) -> Any:
+            return cf.ops.add(parts[0], parts[1][0])
+
+    x = cf.Tensor(np.ones((2, 3), np.float32), requires_grad=True)
+    y = Total()([x, (x,)])
+    assert isinstance(y, cf.Tensor)
+    assert y.requires_grad
+    assert isinstance(Total()([x.data, (x.data,)]), np.ndarray)
+
+
 def test_arrays_through_a_module_leave_no_tape() -> None:
     model = nn.Linear(4, 3)
     kept: list[Any] = []

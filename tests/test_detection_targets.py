@@ -12,6 +12,7 @@ from cnnfast import data, losses
 from cnnfast.detection import (
     Detector,
     Letterboxed,
+    SSDLoss,
     YOLOLoss,
     assign,
     decode_grid,
@@ -20,8 +21,10 @@ from cnnfast.detection import (
     kmeans_anchors,
     shape_iou,
 )
+from cnnfast.detection.detector import SSD_MEAN
 from cnnfast.errors import DataError, ShapeError
 from cnnfast.models.darknet import Head
+from cnnfast.models.ssd import decode_boxes, default_boxes
 from cnnfast.models.yolo import decode
 
 SIZE = 96, 128
@@ -282,3 +285,65 @@ def test_a_small_network_learns_a_picture(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(sorted(found.classes), [0, 1])
     for box, k in zip(found.boxes, found.classes, strict=True):
         assert cf.ops.box_iou(box[None], sample.boxes[k : k + 1].astype(np.float32)) > 0.5
+
+
+# --- SSD --------------------------------------------------------------------------------------------
+
+
+def test_ssd_targets_decode_to_the_objects() -> None:
+    boxes = default_boxes()
+    loss = SSDLoss(boxes)
+    # The second one is so thin that no default box overlaps it by half.
+    objects, classes = np.array([[30.0, 40, 90, 160], [200, 10, 206, 280]]), np.array([2, 0])
+    target, labels = loss.targets(objects, classes, (300, 300))
+    assert target.shape == (8732, 4)
+    assert set(labels) == {0, 1, 3}
+    assert (labels == 1).sum() >= 1
+    assert (labels == 3).sum() > 1
+    for k, label in enumerate((3, 1)):
+        found = labels == label
+        back = decode_boxes(target[found], boxes[found]) * 300
+        np.testing.assert_allclose(back, np.repeat(objects[k : k + 1], found.sum(), 0), atol=1e-3)
+    overlap = cf.ops.box_iou(loss.corners, objects / 300)
+    assert ((labels == 3) == (overlap[:, 0] >= 0.5)).all()
+    target, labels = loss.targets(objects[:0], classes[:0], (300, 300))
+    assert not labels.any()
+
+
+def test_ssd_loss_and_its_gradient(rng: np.random.Generator) -> None:
+    boxes = default_boxes((0.3, 0.6, 0.9), maps=(3, 1), steps=(100, 300), ratios=((2,), (2,)))
+    held = batch(rng, [[[20.0, 20.0, 58.0, 52.0], [60.0, 10.0, 100.0, 80.0]], []], [[1, 0], []])
+    locations, scores = (
+        cf.Tensor(rng.normal(size=(2, len(boxes), n)).astype(np.float32), requires_grad=True) for n in (4, 3)
+    )
+    loss = SSDLoss(boxes)
+    value = loss((locations, scores), held)
+    pairs = [loss.targets(b, c, SIZE) for b, c in zip(held.boxes, held.classes, strict=True)]
+    target, labels = (np.stack([pair[k] for pair in pairs]) for k in (0, 1))
+    assert (labels[0] > 0).any()
+    expected = losses.ssd_multibox(locations.data, scores.data, target, labels)
+    assert value.data == expected.data
+    value.backward()
+    assert locations.grad[0].any()
+    assert not locations.grad[1].any()
+    with pytest.raises(DataError, match="with boxes"):
+        loss((locations, scores), data.Batch(held.pictures))
+    with pytest.raises(ShapeError, match="boxes must have"):
+        SSDLoss(boxes[:, :3])
+
+
+def test_ssd_learns_a_picture() -> None:
+    picture = np.full((300, 300, 3), 60, np.uint8)
+    picture[60:180, 40:140] = (240, 60, 40)
+    sample = data.Sample(picture, boxes=[[40, 60, 140, 180]], classes=[1])
+    model = cf.models.ssd300(3, width=0.05, seed=1)
+    normalize = data.Normalize(tuple(map(float, SSD_MEAN / 255)), (1 / 255,) * 3)
+    loader = data.DataLoader([sample], 1, transform=normalize)
+    optimizer = cf.optim.Adam(model.parameters(), 2e-3)
+    history = cf.train.fit(
+        model, loader, loss=SSDLoss(model.boxes), optimizer=optimizer, epochs=40, progress=False
+    )
+    assert history["loss"][-1] < history["loss"][0] / 5
+    found = Detector(model, score_threshold=0.3)(picture)
+    assert found.classes[0] == 1
+    assert cf.ops.box_iou(found.boxes[:1], np.array([[40, 60, 140, 180]], np.float32))[0, 0] > 0.6

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .proposals import segment, selective_search
     from .region_training import RegionLoss, RegionTraining, Sampling, crops_of
     from .suppression import suppress
-    from .training import YOLOLoss, expect_few
+    from .training import SSDLoss, YOLOLoss, expect_few
     from .windows import SlidingWindows
 
 # module -> names; loaded when one of them is asked for. The networks import what stands above.
@@ -32,7 +32,7 @@ _LATER = {
     "proposals": ("segment", "selective_search"),
     "region_training": ("RegionLoss", "RegionTraining", "Sampling", "crops_of"),
     "suppression": ("suppress",),
-    "training": ("YOLOLoss", "expect_few"),
+    "training": ("SSDLoss", "YOLOLoss", "expect_few"),
     "windows": ("SlidingWindows",),
 }
 
@@ -51,6 +51,7 @@ __all__ = [
     "Objects",
     "RegionLoss",
     "RegionTraining",
+    "SSDLoss",
     "Sampling",
     "SlidingWindows",
     "YOLOLoss",

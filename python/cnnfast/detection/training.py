@@ -1,4 +1,4 @@
-"""The loss of YOLO from the boxes of a batch, for :func:`cnnfast.train.fit`."""
+"""The losses of YOLO and SSD from the boxes of a batch, for :func:`cnnfast.train.fit`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from ..data.sample import Batch
 from ..errors import DataError
 from ..ops.registry import fail, number
 from .assignment import assign
+from .region_training import match
 
 if TYPE_CHECKING:
     from ..models.darknet import Darknet, Head
 
 Array = np.ndarray
 
-__all__ = ["YOLOLoss", "expect_few"]
+__all__ = ["SSDLoss", "YOLOLoss", "expect_few"]
 
 
 def expect_few(model: Darknet, share: float = 0.01) -> None:
@@ -44,6 +45,13 @@ def expect_few(model: Darknet, share: float = 0.01) -> None:
         bias = np.array(conv.bias.data)
         bias.reshape(len(head.anchors), 5 + head.classes)[:, 4] = np.log(share / (1 - share))
         conv.bias.data = bias
+
+
+def _objects(name: str, batch: Any) -> tuple[list[Array], list[Array]]:
+    """Boxes and classes of a batch that has them."""
+    if not isinstance(batch, Batch) or batch.boxes is None or batch.classes is None:
+        raise DataError(f"{name}: expected a Batch with boxes and classes")
+    return batch.boxes, batch.classes
 
 
 class YOLOLoss:
@@ -95,21 +103,20 @@ class YOLOLoss:
         batch : Batch
             With boxes in pixels of the input.
         """
-        if not isinstance(batch, Batch) or batch.boxes is None or batch.classes is None:
-            raise DataError("YOLOLoss: expected a Batch with boxes and classes")
+        objects = _objects("YOLOLoss", batch)
         if len(outputs) != len(self.heads):
             fail("YOLOLoss", f"expected one output for each of {len(self.heads)} heads, got {len(outputs)}")
         size = batch.pictures.shape[1], batch.pictures.shape[2]
         grids = [(x.shape[1], x.shape[2]) for x in outputs]
         targets, collisions = assign(
-            batch.boxes, batch.classes, self.heads, grids, size, positive=self.positive, next_best=True
+            *objects, self.heads, grids, size, positive=self.positive, next_best=True
         )
-        self.objects += sum(map(len, batch.boxes))
+        self.objects += sum(map(len, objects[0]))
         self.collisions += len(collisions)
         total = None
         for x, target, head in zip(outputs, targets, self.heads, strict=True):
             if self.ignore is not None:
-                self._pass_over(x.data, target, head, size, batch.boxes)
+                self._pass_over(x.data, target, head, size, objects[0])
             loss = losses.yolo(
                 ops.reshape(x, target.shape),
                 target,
@@ -131,3 +138,64 @@ class YOLOLoss:
             if len(goal):
                 near = ops.box_iou(found, goal.astype(found.dtype)).max(1).reshape(objectness.shape)
                 objectness[(near > self.ignore) & (objectness == 0)] = -1
+
+
+class SSDLoss:
+    """``loss(outputs, batch)``: matches the boxes of a batch with default boxes; MultiBox loss.
+
+    A default box stands for the object that it overlaps most, from ``positive`` on; the best default box of
+    each object does so whatever the overlap. All others are background, of which the hardest count.
+
+    Parameters
+    ----------
+    boxes : ndarray, shape (D, 4)
+        ``model.boxes``: centre, width, height relative to the picture.
+    positive : float
+    negatives, alpha : float
+        See :func:`cnnfast.losses.ssd_multibox`.
+
+    References
+    ----------
+    Liu et al., "SSD: single shot multibox detector", 2016, section 2.2.
+    """
+
+    def __init__(
+        self, boxes: Array, *, positive: float = 0.5, negatives: float = 3.0, alpha: float = 1.0
+    ) -> None:
+        self.boxes = np.asarray(boxes, np.float64)
+        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
+            fail("SSDLoss", "boxes must have shape (D,4)", boxes=self.boxes.shape)
+        self.corners = ops.box_convert(self.boxes, "cxcywh", "xyxy")
+        self.positive, self.negatives, self.alpha = positive, negatives, alpha
+
+    def targets(self, boxes: Array, classes: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+        """Encoded boxes (D, 4) and labels (D,), 1 + class or 0, of a picture of so many rows and columns."""
+        from ..models.ssd import encode_boxes
+
+        whole = np.array([size[1], size[0]] * 2, np.float64)
+        matched = match(self.corners, boxes / whole, self.positive, self.positive, each=True)
+        found = matched >= 0
+        target, labels = np.zeros((len(self.boxes), 4), np.float32), np.zeros(len(self.boxes), np.int64)
+        if found.any():
+            target[found] = encode_boxes((boxes / whole)[matched[found]], self.boxes[found])
+            labels[found] = classes[matched[found]] + 1
+        return target, labels
+
+    def __call__(self, outputs: Sequence[Any], batch: Batch) -> Any:
+        """A Tensor with one element.
+
+        Parameters
+        ----------
+        outputs : (locations, scores)
+            Tensors (N, D, 4) and (N, D, classes with background).
+        batch : Batch
+            With boxes in pixels of its pictures, and classes from 0.
+        """
+        boxes, classes = _objects("SSDLoss", batch)
+        size = batch.pictures.shape[1], batch.pictures.shape[2]
+        pairs = [self.targets(b, c, size) for b, c in zip(boxes, classes, strict=True)]
+        target, labels = (np.stack([pair[k] for pair in pairs]) for k in (0, 1))
+        locations, scores = outputs
+        return losses.ssd_multibox(
+            locations, scores, target, labels, negatives=self.negatives, alpha=self.alpha
+        )

@@ -90,7 +90,7 @@ class Module:
             with scope(self.path):
                 return self.forward(*inputs)
         for x in inputs:
-            if isinstance(x, Tensor):
+            if isinstance(x, Tensor) or (isinstance(x, (list, tuple)) and _holds_tensors(x)):
                 return self._forward(inputs)
         with no_grad():
             inputs = tuple([Tensor(x) if isinstance(x, np.ndarray) else x for x in inputs])
@@ -342,6 +342,11 @@ def _fitted(module: Module, name: str, held: Any, given: Any, layout: str) -> Ar
         result[..., at : at + len(block)] = from_torch(module, name, block, part)
         at += len(block)
     return result
+
+
+def _holds_tensors(values: Any) -> bool:
+    """Whether there is a tensor in a list, however deep."""
+    return any(isinstance(x, Tensor) or (isinstance(x, (list, tuple)) and _holds_tensors(x)) for x in values)
 
 
 def _unwrap(result: Any) -> Any:
