@@ -10,7 +10,7 @@ from . import errors, filters, ops
 from .config import get_num_threads, set_num_threads, set_winograd_gradients, show_config, use_backend
 
 if TYPE_CHECKING:
-    from . import data, detection, face, graph, losses, models, nn, onnx, optim, segmentation, train
+    from . import data, detection, face, graph, losses, models, nn, onnx, optim, segmentation, style, train
     from .engine import Engine, compile, load_engine
     from .gradient_check import gradcheck
     from .graph.summary import summary
@@ -49,6 +49,7 @@ __all__ = [
     "set_num_threads",
     "set_winograd_gradients",
     "show_config",
+    "style",
     "summary",
     "train",
     "use_backend",
@@ -75,6 +76,7 @@ _MODULES = (
     "onnx",
     "optim",
     "segmentation",
+    "style",
     "train",
 )
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "convert": ("cnnfast.cli.convert", "write weights or a network in another format"),
     "filter": ("cnnfast.cli.filter", "run an edge filter, or one of your own, over a picture"),
     "course": ("cnnfast.cli.course", "check the numbers of the course against this package"),
+    "style": ("cnnfast.cli.style", "paint a photograph with the textures of another picture"),
     "bench": ("cnnfast.bench.cli", "time the operators beside NumPy and other libraries"),
     "bench models": ("cnnfast.bench.networks.cli", "time whole networks beside other libraries"),
     "bench train": ("cnnfast.bench.training", "time steps of training beside PyTorch"),

@@ -24,7 +24,7 @@ __all__ = [
 _PAPER = "Simonyan and Zisserman, Very deep convolutional networks for large-scale image recognition, 2015"
 
 # Convolutions in each of the five blocks; a maximum pooling ends every block.
-_DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _FILTERS = (64, 128, 256, 512, 512)
 INIT = "fan_out_normal"
 
@@ -47,7 +47,7 @@ def vgg_features(depth: int, batch_norm: bool = False, init: str = INIT) -> nn.S
     """The convolutional trunk, with torchvision's numbers as names."""
     layers: list[nn.Module] = []
     channels = 3
-    for count, filters in zip(_DEPTHS[depth], _FILTERS, strict=True):
+    for count, filters in zip(DEPTHS[depth], _FILTERS, strict=True):
         layers += [*vgg_block(channels, filters, count, batch_norm, init), nn.MaxPool2d(2)]
         channels = filters
     return nn.Sequential(*layers)
