@@ -362,7 +362,22 @@ def cifar_resnet56(num_classes: int = 10) -> nn.Module:
     return CifarResNet(56, num_classes)
 
 
-@register_model(input_size=(28, 28, 1), reference=_PAPER)
+@register_model(
+    input_size=(28, 28, 1),
+    reference=_PAPER,
+    weights={
+        "fashion_mnist": Pretrained(
+            file="resnet14_fashion_mnist.safetensors",
+            mean=(0.286,),
+            std=(0.353,),
+            input_size=(28, 28),
+            resize=28,
+            classes="fashion_mnist",
+            licence="MIT",
+            accuracy={"top1": 93.93},
+        )
+    },
+)
 def resnet14_grey(num_classes: int = 10) -> nn.Module:
     """ResNet-14 for grey pictures of 28x28 pixels: 1, 2 and 3 blocks, 241,530 parameters."""
     return CifarResNet((1, 2, 3), num_classes, channels=1)
