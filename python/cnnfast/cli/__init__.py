@@ -1,4 +1,4 @@
-"""The command line: ``cnnfast doctor | models | summary | classify | detect | segment | train | ...``.
+"""The command line: ``cnnfast demo | doctor | models | classify | detect | segment | style | train | ...``.
 
 Exit status: 0 done, 1 an error (one line on stderr says which), 2 wrong usage, 130 interrupted,
 141 when the reader of the output went away, which is no error worth a word.
@@ -20,6 +20,7 @@ __all__ = ["main"]
 
 # name -> module with add_arguments(parser) and run(args) -> exit status, loaded when it is called for.
 COMMANDS = {
+    "demo": ("cnnfast.cli.demo", "run every application on pictures that come along, and write a page"),
     "doctor": ("cnnfast.cli.doctor", "show what this machine and this build can do"),
     "models": ("cnnfast.cli.models", "list the networks that can be built by name"),
     "summary": ("cnnfast.cli.summary", "show the layers of a network, with shapes, parameters and work"),
