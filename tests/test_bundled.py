@@ -9,6 +9,7 @@ import pytest
 
 import cnnfast as cf
 from cnnfast import data, train
+from cnnfast.detection import Detector, evaluate
 from cnnfast.models.registry import entry
 from cnnfast.segmentation import Segmenter, class_dice, confusion_matrix, mean_iou
 
@@ -76,3 +77,18 @@ def test_dice(name: str, label: str, assets: Path) -> None:
     dice = np.mean([class_dice(matrix)[1] for matrix in matrices])
     assert dice == pytest.approx(known.accuracy["dice"] / 100, abs=1e-4)
     assert mean_iou(sum(matrices)) == pytest.approx(known.accuracy["mean_iou"] / 100, abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "label"), bundled("detection"))
+def test_average_precision(name: str, label: str, assets: Path) -> None:
+    known = entry(name).weights[label]
+    held = data.VOC(
+        assets / "datasets" / known.classes / known.classes.upper(),
+        "test",
+        classes=("RBC", "WBC", "Platelets"),
+    )
+    detector = Detector.pretrained(name, label, iou_threshold=0.5)
+    assert [kind.lower() for kind in detector.names] == [kind.lower() for kind in held.classes]
+    result = evaluate(detector, held)
+    assert result.mean >= 0.85
+    assert result.mean == pytest.approx(known.accuracy["map50"] / 100, abs=2e-4)

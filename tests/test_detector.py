@@ -105,6 +105,7 @@ def test_suppression_of_each_class_for_itself(method: str) -> None:
         ({"score_threshold": 2}, ShapeError, "from 0 to 1"),
         ({"suppression": "none"}, ShapeError, "suppression"),
         ({"size": 0}, ShapeError, "size"),
+        ({"model": cf.models.ssd300(3, width=0.05), "size": 300}, ShapeError, "YOLO networks alone"),
     ],
 )
 def test_detectors_that_cannot_be(arguments: Any, error: type, message: str) -> None:

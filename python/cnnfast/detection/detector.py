@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,13 @@ import numpy as np
 from .. import config, ops
 from ..engine import compile as compile_model
 from ..errors import CnnfastError
+from ..models.registry import create_model, entry
 from ..ops.registry import array, choice, fail, number, pair, rank
+from ..pictures import load_picture
 from ..tensor import no_grad
 from .boxes import clip_boxes, decode_boxes
 from .letterbox import letterbox
+from .names import class_names
 from .proposals import selective_search
 from .regions import BOX_WEIGHTS, MEAN, STD
 from .suppression import METHODS, suppress
@@ -76,10 +80,9 @@ class Detector:
 
     Examples
     --------
-    >>> import cnnfast as cf
-    >>> cells = cf.detection.Detector(cf.models.yolov3_small(weights="bccd"))
-    >>> found = cells(load_picture("blood.jpg"))
-    >>> found.boxes, found.scores, found.classes
+    >>> cells = Detector.pretrained("yolov3_small", "bccd")
+    >>> found = cells("blood.jpg")
+    >>> found.boxes, found.scores, [cells.names[k] for k in found.classes]
     """
 
     def __init__(
@@ -111,6 +114,8 @@ class Detector:
             self.size = pair(op, "size", tuple(size) if isinstance(size, list) else size, 1)
             self._find: Callable[[Array, float], Detections] = self._yolo
             self.classes = model.heads[0].classes
+        elif size is not None:
+            fail(op, f"expected a size for YOLO networks alone, got {size} for {type(model).__name__}")
         elif isinstance(model, SSD300):
             self._find, self.classes = self._ssd, model.head.classification_head.values - 1
         elif isinstance(model, FasterRCNN):
@@ -129,12 +134,39 @@ class Detector:
         fixed = isinstance(model, (Darknet, SSD300))  # whole networks of one input size
         self._run: Any = compile_model(model) if compiled and fixed else model
 
+    @classmethod
+    def pretrained(cls, name: str, weights: str | None = None, **options: Any) -> Detector:
+        """A network of the registry with weights that are registered for it, and the names of its classes.
+
+        Parameters
+        ----------
+        name : str
+            Of ``cf.models.list_models("detection")``.
+        weights : str, optional
+            The first that are registered when left out.
+        **options
+            As for :class:`Detector`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such network, or no such weights of it.
+        WeightsError, OSError
+        """
+        known = entry(name)
+        label = next(iter(known.weights), "") if weights is None else weights
+        if label not in known.weights:
+            raise ValueError(f"{name}: expected weights out of {list(known.weights)}, got {weights!r}")
+        made = cls(create_model(name, weights=label), **options)
+        made.names = made.names or class_names(made.classes, known.weights[label].classes)
+        return made
+
     def __call__(self, picture: Any, *, score_threshold: float | None = None) -> Detections:
         """What is in a picture.
 
         Parameters
         ----------
-        picture : array_like, shape (H, W, 3)
+        picture : path, or array_like, shape (H, W, 3)
             RGB in 0..255, uint8 or float32, as :func:`cnnfast.pictures.load_picture` gives it.
         score_threshold : float, optional
             In place of the detector's own.
@@ -146,10 +178,10 @@ class Detector:
 
         Raises
         ------
-        ShapeError, DTypeError
+        ShapeError, DTypeError, PictureError, OSError
         """
         op = "Detector"
-        picture = np.asarray(picture)
+        picture = load_picture(picture) if isinstance(picture, (str, os.PathLike)) else np.asarray(picture)
         picture = array(op, "picture", picture.astype(np.float32) if picture.dtype == np.uint8 else picture)
         rank(op, "picture", picture.shape, "H,W,C")
         if picture.shape[2] != 3 or 0 in picture.shape:
