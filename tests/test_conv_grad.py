@@ -125,6 +125,30 @@ def test_float64_is_the_reference(p: Problem) -> None:
     close(dw, grad_weight_of(x, g, w.shape, *two, groups), scale, g.size)
 
 
+# Few channels, whose products are scattered, in bands for many threads; kernels that cover the picture.
+NARROW = [
+    Problem("narrow", "conv2d", (2, 14, 13, 6), (5, 5, 6, 16)),
+    Problem(
+        "narrow/2,3", "conv2d", (2, 9, 11, 3), (3, 4, 3, 17), {"stride": (2, 3), "padding": ((2, 0), (1, 3))}
+    ),
+    Problem("tall", "conv2d", (1, 97, 7, 1), (3, 3, 1, 2), {"padding": 1, "dilation": (2, 1)}),
+    Problem("tall/3,1", "conv2d", (1, 120, 9, 4), (2, 3, 4, 33), {"stride": (3, 1), "padding": (1, 2)}),
+    Problem("columns that no window sees", "conv2d", (3, 8, 6, 2), (3, 2, 2, 5), {"stride": (1, 4)}),
+    Problem("rows of padding", "conv2d", (2, 3, 40, 3), (1, 9, 3, 64), {"padding": (4, 0)}),
+]
+COVERING = [
+    Problem("covering", "conv2d", (16, 5, 5, 16), (5, 5, 16, 120)),
+    Problem("covering/2", "conv2d", (3, 4, 1, 7), (4, 1, 7, 9), {"stride": 2, "dilation": (1, 3)}),
+    Problem("covering d5", "conv2d", (1, 1, 6, 1), (1, 6, 1, 1), {"dilation": (5, 1)}),
+]
+
+
+@pytest.mark.parametrize("p", NARROW + COVERING, ids=str)
+def test_narrow_and_covering(backend: str, p: Problem) -> None:
+    for kind in ("normal", "positive", "whole"):
+        check(p, kind)
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_fuzz(data: st.DataObject) -> None:
@@ -216,6 +240,7 @@ LARGE = [
     Problem("3x3/2", "conv2d", (2, 33, 30, 33), (3, 3, 33, 70), {"padding": 1, "stride": 2}),
     Problem("1x1", "conv2d", (2, 40, 41, 24), (1, 1, 24, 130)),
     Problem("stem", "conv2d", (2, 64, 63, 3), (7, 7, 3, 64), {"padding": 3, "stride": 2}),
+    Problem("narrow", "conv2d", (1, 190, 31, 5), (5, 4, 5, 12), {"padding": (3, 0), "stride": (2, 1)}),
     Problem("groups", "conv2d", (2, 20, 19, 32), (3, 3, 8, 64), {"padding": 1, "groups": 4}),
     Problem("wide", "conv2d", (1, 3, 1500, 17), (3, 3, 17, 19), {"padding": 1}),
     Problem("depthwise", "depthwise_conv2d", (2, 30, 29, 96), (3, 3, 96, 1), {"padding": 1}),

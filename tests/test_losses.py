@@ -40,6 +40,10 @@ GRADIENTS: dict[str, tuple[Callable[..., Any], list[np.ndarray]]] = {
         lambda x: losses.cross_entropy(x, LABELS, weight=[1, 2, 0.5, 3]),
         [values(2, 3, 4)],
     ),
+    "cross_entropy probabilities": (
+        lambda x, t: losses.cross_entropy(x, t, label_smoothing=0.1, weight=[1, 2, 0.5, 3]),
+        [values(2, 3, 4), values(2, 3, 4)],
+    ),
     "binary_cross_entropy": (
         lambda x: losses.binary_cross_entropy(x, BITS, pos_weight=3.0),
         [values(3, 5)],
@@ -255,12 +259,25 @@ def test_reductions(reduction: str) -> None:
 # --- beside torch ----------------------------------------------------------------------------------
 
 
+def test_probabilities_that_are_sure_are_labels(backend: str) -> None:
+    """Also as float64 beside float32 scores, as NumPy makes them."""
+    x = cf.Tensor(values(2, 3, 4).astype(np.float32), requires_grad=True)
+    labels = np.abs(LABELS) % 4
+    losses.cross_entropy(x, labels).backward()
+    expected, x.grad = x.grad, None
+    loss = losses.cross_entropy(x, np.eye(4)[labels])
+    assert loss.dtype == np.float32
+    loss.backward()
+    assert np.allclose(x.grad, expected, atol=1e-7)
+
+
 def test_torch_has_the_same() -> None:
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
     x, y = values(6, 5), values(6, 5)
     a, p, n = values(4, 8), values(4, 8), values(4, 8)
     labels = np.array([0, 3, 4, -100, 1, 1])
+    soft = np.exp(y) / np.exp(y).sum(axis=1, keepdims=True)
     bits = (y > 0).astype(np.float64)
     t = torch.from_numpy
     pairs = {
@@ -272,6 +289,21 @@ def test_torch_has_the_same() -> None:
             losses.cross_entropy(x, labels, weight=[1, 2, 3, 4, 5]),
             functional.cross_entropy(t(x), t(labels), weight=t(np.arange(1.0, 6.0))),
         ),
+        **{
+            f"probabilities {reduction} {e} {len(ours)}": (
+                ops.reduce_sum(losses.cross_entropy(x, soft, reduction=reduction, **ours)),
+                functional.cross_entropy(t(x), t(soft), reduction=reduction, **theirs).sum(),
+            )
+            for reduction in ("mean", "sum", "none")
+            for e in (0.0, 0.2)
+            for ours, theirs in (
+                ({"label_smoothing": e}, {"label_smoothing": e}),
+                (
+                    {"label_smoothing": e, "weight": np.arange(5.0)},
+                    {"label_smoothing": e, "weight": t(np.arange(5.0))},
+                ),
+            )
+        },
         "binary": (
             losses.binary_cross_entropy(x, bits, pos_weight=2.0),
             functional.binary_cross_entropy_with_logits(t(x), t(bits), pos_weight=t(np.array(2.0))),
@@ -293,6 +325,17 @@ def test_torch_has_the_same() -> None:
     [
         (lambda: losses.cross_entropy(values(2, 3), [0, 3]), ShapeError, "labels must be in 0..2"),
         (lambda: losses.cross_entropy(values(2, 3), [0.0, 1.0]), DTypeError, "whole numbers"),
+        (
+            lambda: losses.cross_entropy(values(2, 3), values(2, 3), ignore_index=1),
+            ShapeError,
+            "ignore_index",
+        ),
+        (lambda: losses.cross_entropy(values(2, 3), values(2, 3), label_smoothing=2), ShapeError, "0..1"),
+        (
+            lambda: losses.cross_entropy(values(2, 3), cf.Tensor(np.ones((2, 3), np.float32))),
+            DTypeError,
+            "labels is float32, x is float64",
+        ),
         (lambda: losses.cross_entropy(values(2, 3), [0, 1], reduction="all"), ShapeError, "reduction"),
         (lambda: losses.cross_entropy(np.arange(3), 0), DTypeError, "float32 or float64"),
         (lambda: losses.cross_entropy(values(2, 3), [0, 1], weight=[1, 2]), ShapeError, "weight"),

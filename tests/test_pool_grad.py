@@ -32,6 +32,8 @@ WINDOWS: list[tuple[Any, dict[str, Any]]] = [
     ((2, 3), {"stride": (1, 2), "padding": ((1, 0), (0, 1))}),
     (5, {"stride": 3, "padding": 2, "ceil_mode": True}),
     ((4, 1), {"stride": (3, 2), "padding": (2, 0)}),
+    ((2, 1), {"stride": (3, 2), "padding": (1, 0)}),  # apart, with pixels that no window sees
+    ((1, 3), {"stride": (1, 4)}),
 ]
 SHAPES = [(2, 12, 13, 32), (1, 7, 7, 17), (2, 9, 8, 3), (1, 5, 6, 1), (0, 6, 6, 4), (2, 6, 7, 0)]
 

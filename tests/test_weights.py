@@ -22,6 +22,7 @@ from hypothesis.extra import numpy as hnp
 
 from cnnfast.errors import WeightsError
 from cnnfast.weights import load_weights, save_weights
+from cnnfast.weights.atomic import replace_file
 
 FORMATS = (".safetensors", ".npz")
 SINGLE_THREADED = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
@@ -236,6 +237,50 @@ def run_python(code: str, *arguments: object, **options) -> subprocess.Completed
     return subprocess.run(
         command, env=SINGLE_THREADED, capture_output=True, text=True, timeout=120, **options
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_what_a_killed_process_left_is_removed_when_it_is_old(tmp_path):
+    path = tmp_path / "w.npz"
+    code = """
+        import os, signal, sys
+        from cnnfast.weights.atomic import replace_file
+        with replace_file(sys.argv[1]) as file:
+            file.write(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    assert run_python(code, path).returncode == -9
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".cnnfast-")
+    save_weights(path, {})
+    assert left.exists()  # it might be somebody's who is about to go on
+    long_ago = left.stat().st_mtime - 4000
+    for name in (".cnnfast-0123.tmp", ".cnnfast-0123456789abcdeg.tmp", "cnnfast-0123456789abcdef.tmp"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    link, folder = (tmp_path / f".cnnfast-{digit * 16}.tmp" for digit in "ab")
+    link.symlink_to(path)
+    os.utime(link, (long_ago, long_ago), follow_symlinks=False)
+    folder.mkdir()
+    os.utime(folder, (long_ago, long_ago))
+    others = set(tmp_path.iterdir()) - {left}
+    os.utime(left, (long_ago, long_ago))
+    save_weights(path, {})
+    assert set(tmp_path.iterdir()) == others
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files in use cannot be removed there")
+def test_what_somebody_writes_to_stays_however_old(tmp_path):
+    path = tmp_path / "w.npz"
+    with replace_file(str(tmp_path / "slow.npz")) as file:
+        file.write(b"a")
+        file.flush()
+        (temporary,) = tmp_path.iterdir()
+        os.utime(temporary, (0, 0))
+        save_weights(path, {})
+        assert temporary.exists()
+    assert (tmp_path / "slow.npz").read_bytes() == b"a"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")

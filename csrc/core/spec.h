@@ -19,6 +19,12 @@ struct Conv2dSpec {
   }
 };
 
+// Whether the kernel lies on the whole picture, pixel on pixel: a dense layer.
+inline bool covers_picture(const Conv2dSpec& s) {
+  return s.groups == 1 && s.p == 1 && s.q == 1 && s.kh == s.h && s.kw == s.w && s.pt == 0 && s.pl == 0 &&
+         (s.kh == 1 || s.dh == 1) && (s.kw == 1 || s.dw == 1);
+}
+
 // Transpose convolution: weight KH,KW,C_out/groups,C_in; y[i*s + k*d - pad] += x[i] w[k].
 struct ConvTransposeSpec {
   int64_t n, h, w, c;

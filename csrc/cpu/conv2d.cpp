@@ -157,7 +157,7 @@ bool is_few_channels(const Conv2dSpec& s) {
 }
 
 // One list, in order; the first that accepts is taken.
-enum class Algorithm { kDepthwise, kGroups, kPointwise, kKernelRows, kImplicitGemm };
+enum class Algorithm { kDepthwise, kGroups, kPointwise, kDense, kKernelRows, kImplicitGemm };
 struct Choice {
   Algorithm algorithm;
   const char* name;
@@ -174,6 +174,9 @@ const Choice kChoices[] = {
               s.q == s.w;
      },
      "1x1, stride 1, no padding"},
+    {Algorithm::kDense, "dense layer",
+     [](const Conv2dSpec& s) { return covers_picture(s) && s.ldx == s.c && s.ldy == s.o; },
+     "the kernel covers the whole picture"},
     {Algorithm::kKernelRows, "implicit GEMM over kernel rows",
      [](const Conv2dSpec& s) {
        return s.groups == 1 && s.dw == 1 && s.kw > 1 && s.c <= 8 && s.ldx == s.c && s.kw * s.c <= kLineLength;
@@ -239,6 +242,8 @@ void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMat
 
   if (choice.algorithm == Algorithm::kPointwise)
     return dense_gemm(x, s.ldx, rows, b, epilogue, y, s.ldy, threads);
+  if (choice.algorithm == Algorithm::kDense)
+    return dense_gemm(x, s.depth(), rows, b, epilogue, y, s.o, threads);
 
   if (by_lines) return conv2d_by_kernel_rows(s, x, b, epilogue, y, threads);
 

@@ -33,6 +33,10 @@ void pool_grad(const PoolSpec& s, const float* g, const float* x, float* dx) {
   const int threads = threads_for(static_cast<double>(s.n * s.p * s.q * s.c) * taps * (x ? 0.3 : 0.1));
   constexpr int64_t kLine = 16;  // floats
   const int64_t lines = (s.c + kLine - 1) / kLine;
+  // Each pixel is in one window at most; and if there is none without.
+  const bool apart = (s.kh == 1 || s.sh > (s.kh - 1) * s.dh) && (s.kw == 1 || s.sw > (s.kw - 1) * s.dw);
+  const bool everywhere = apart && s.pt == 0 && s.pl == 0 && s.sh == s.kh && s.sw == s.kw &&
+                          s.p * s.sh == s.h && s.q * s.sw == s.w;
   const int64_t blocks =
       s.n < 4 * threads ? std::max<int64_t>(1, std::min(lines, (4 * threads + s.n - 1) / s.n)) : 1;
   parallel_for(s.n * blocks, threads, [&](int64_t task) {
@@ -40,12 +44,16 @@ void pool_grad(const PoolSpec& s, const float* g, const float* x, float* dx) {
     const int64_t c0 = block * lines / blocks * kLine;
     const int64_t c1 = std::min(s.c, (block + 1) * lines / blocks * kLine);
     float* to = dx + image * pixels * s.c + c0;
-    for (int64_t i = 0; i < pixels; ++i) std::fill_n(to + i * s.c, c1 - c0, 0.0f);
+    if (blocks == 1 && !everywhere)
+      std::fill_n(to, pixels * s.c, 0.0f);
+    else if (!everywhere)
+      for (int64_t i = 0; i < pixels; ++i) std::fill_n(to + i * s.c, c1 - c0, 0.0f);
     auto** rows = static_cast<const float**>(
         thread_scratch(Slot::kRows, static_cast<size_t>(2 * most_rows) * sizeof(float*)));
     auto** sums = const_cast<float**>(rows + most_rows);
-    PoolGradRow row{rows, sums, 0,    nullptr, s.w,  s.q, c1 - c0,
-                    s.c,  s.kw, s.sw, s.dw,    s.pl, 1.0, divisors.as<double>()};
+    PoolGradRow row{rows, sums,    0,     nullptr, s.w,
+                    s.q,  c1 - c0, s.c,   s.kw,    s.sw,
+                    s.dw, s.pl,    apart, 1.0,     divisors.as<double>()};
     for (int64_t p = 0; p < s.p; ++p) {
       const int64_t y0 = p * s.sh - s.pt, first = y0 < 0 ? (-y0 + s.dh - 1) / s.dh : 0;
       row.rows = 0;

@@ -7,8 +7,12 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..errors import DTypeError
 from ..ops.registry import fail, number
+from ..tensor import Tensor
 from .reduction import alike, constant, reduced, scores, whole
+
+Array = np.ndarray
 
 __all__ = ["binary_cross_entropy", "cross_entropy", "focal", "sigmoid_focal"]
 
@@ -22,27 +26,30 @@ def cross_entropy(
     weight: Any = None,
     reduction: str = "mean",
 ) -> Any:
-    """Cross-entropy of the softmax over the last axis with whole-number labels.
+    """Cross-entropy of the softmax over the last axis with labels, or with probabilities of classes.
 
-    ``-sum_k t[k] log softmax(x)[k]`` with ``t[k] = (1 - e) [k = label] + e / K``.
+    ``-sum_k t[k] log softmax(x)[k]`` with ``t[k] = (1 - e) q[k] + e / K``, where q is 1 at the label and 0
+    elsewhere, or the probabilities given.
 
     Parameters
     ----------
     x : Tensor or array_like, shape (..., K)
         Scores before the softmax: (N, K) of a classifier, (N, H, W, K) of a segmentation.
-    labels : array_like of whole numbers, shape (...)
-        0 .. K-1, or ``ignore_index``.
+    labels : array_like of whole numbers, shape (...), or of floating-point numbers, shape of x
+        0 .. K-1, or ``ignore_index``; or probabilities, as of mixup, which may want a gradient themselves.
     label_smoothing : float
         e, in 0 .. 1.
     ignore_index : int
-        What has this label counts for nothing, in the mean either.
+        What has this label counts for nothing, in the mean either. Negative with probabilities, which have
+        no labels.
     weight : array_like, shape (K,), optional
-        Of each label; the mean is divided by the sum of the weights met.
+        Of each label; the mean is divided by the sum of the weights met. With probabilities the terms of
+        the sum over k are weighted, and the mean is divided by the number of sums, as in torch.
     reduction : {"mean", "sum", "none"}
 
     Returns
     -------
-    Tensor, a scalar, or the shape of the labels for "none"
+    Tensor, a scalar, or the shape of x without its last axis for "none"
 
     Raises
     ------
@@ -54,18 +61,52 @@ def cross_entropy(
     al., "Rethinking the Inception architecture", 2016, section 7 (label smoothing).
     """
     op = "cross_entropy"
-    x, labels = scores(op, "x", x), whole(op, "labels", labels)
+    x = scores(op, "x", x)
+    kind = labels.dtype if isinstance(labels, (Tensor, np.ndarray)) else np.asarray(labels).dtype
+    if kind.kind == "f":
+        if ignore_index >= 0:
+            fail(op, f"ignore_index must be negative with probabilities, got {ignore_index}")
+        return _of_probabilities(op, x, labels, label_smoothing, weight, reduction)
+    labels = whole(op, "labels", labels)
     loss = ops.softmax_cross_entropy(x, labels, label_smoothing=label_smoothing, ignore_index=ignore_index)[0]
     used = labels != ignore_index
     if weight is None:
-        return reduced(op, loss, reduction, float(used.sum()))
-    weight = np.asarray(weight, x.dtype)
-    if weight.shape != x.shape[-1:]:
-        fail(op, f"weight must have shape ({x.shape[-1]},)", weight=weight.shape)
+        return reduced(op, loss, reduction, int(np.count_nonzero(used)))
+    weight = _weights(op, weight, x)
     if label_smoothing:
         fail(op, "weight and label_smoothing cannot be combined")
     each = np.where(used, weight[np.where(used, labels, 0)], 0).astype(x.dtype)
     return reduced(op, ops.mul(loss, each), reduction, float(each.sum(dtype=np.float64)))
+
+
+def _weights(op: str, weight: Any, x: Tensor) -> Array:
+    """One number for each class."""
+    array = np.asarray(weight, x.dtype)
+    if array.shape != x.shape[-1:]:
+        fail(op, f"weight must have shape ({x.shape[-1]},)", weight=array.shape)
+    return array
+
+
+def _of_probabilities(
+    op: str, x: Tensor, labels: Any, label_smoothing: Any, weight: Any, reduction: str
+) -> Tensor:
+    """Cross-entropy with a vector of probabilities in place of each label."""
+    smoothing = number(op, "label_smoothing", label_smoothing)
+    if not 0 <= smoothing <= 1:
+        fail(op, f"label_smoothing must be in 0..1, got {smoothing}")
+    if x.ndim == 0 or x.shape[-1] < 1:
+        fail(op, "x must have dimensions ...,classes with at least one class", x=x.shape)
+    t: Any = constant(op, "labels", labels, x)
+    if t.shape != x.shape:
+        raise DTypeError(
+            f"{op}: labels are {t.dtype}; expected whole numbers, or probabilities of the shape of x "
+            f"(labels {t.shape}, x {x.shape})"
+        )
+    if smoothing:
+        t = ops.add(ops.mul(t, 1 - smoothing), smoothing / x.shape[-1])
+    if weight is not None:
+        t = ops.mul(t, _weights(op, weight, x))
+    return reduced(op, -ops.reduce_sum(ops.mul(t, ops.log_softmax(x)), -1), reduction)
 
 
 def binary_cross_entropy(x: Any, target: Any, *, pos_weight: float = 1.0, reduction: str = "mean") -> Any:
@@ -133,7 +174,7 @@ def focal(
         # 1 - p = 1 - exp(-loss); held above 0, where the power has no slope below gamma = 1.
         rest = ops.maximum(1.0 - ops.exp(-loss), float(np.finfo(x.dtype).tiny))
         loss = ops.pow(rest, gamma) * loss
-    return reduced(op, loss, reduction, float((labels != ignore_index).sum()))
+    return reduced(op, loss, reduction, int(np.count_nonzero(labels != ignore_index)))
 
 
 def sigmoid_focal(

@@ -46,7 +46,7 @@ def whole(op: str, name: str, value: Any, shape: tuple[int, ...] | None = None) 
         raise DTypeError(f"{op}: {name} is {a.dtype}; expected whole numbers")
     if shape is not None and a.shape != shape:
         fail(op, f"{name} must have shape {shape}", **{name: a.shape})
-    return a.astype(np.int64)
+    return a.astype(np.int64, copy=False)
 
 
 def reduced(op: str, loss: Any, reduction: str, count: float | None = None) -> Any:
@@ -57,6 +57,8 @@ def reduced(op: str, loss: Any, reduction: str, count: float | None = None) -> A
     choice(op, "reduction", reduction, REDUCTIONS)
     if reduction == "none":
         return loss
+    if reduction == "mean" and loss.size and count in (None, loss.size):
+        return ops.reduce_mean(loss)
     total = ops.reduce_sum(loss)
     if reduction == "sum":
         return total

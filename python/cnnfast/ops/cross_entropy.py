@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import DTypeError, GradientError
 from ..tensor import Tensor
 from .activations import sigmoid
+from .arithmetic import mul
 from .registry import Array, Cost, Op, Vjp, array, cached, fail, integer, native, number
 from .softmax import log_softmax
 
@@ -70,7 +71,7 @@ def _vjp(s: CrossEntropySpec, needs: Any, g: Any, inputs: Any, results: Any) -> 
     """The gradient that was worked out with the loss, times that of each row's loss."""
     if g[1] is not None:
         raise GradientError("softmax_cross_entropy: the gradient that it gives has no gradient itself")
-    return (results[1] * g[0][..., None],)
+    return (mul(results[1], g[0][..., None]),)
 
 
 SOFTMAX_CROSS_ENTROPY = Op(
@@ -134,9 +135,12 @@ def softmax_cross_entropy(
     x = array(op, "x", x)
     label = _labels(op, labels)
     s = infer_softmax_cross_entropy(x.shape, label.shape, label_smoothing, ignore_index)
-    wrong = (label != s.ignore_index) & ((label < 0) | (label >= s.x[-1]))
-    if wrong.any():
-        fail(op, f"labels must be in 0..{s.x[-1] - 1}, got {label[wrong].ravel()[0]}", x=x.shape)
+    # Negative labels are large without their sign.
+    good = label.view(np.uint64) < s.x[-1]
+    if np.count_nonzero(good) < good.size:
+        wrong = label[~good & (label != s.ignore_index)]
+        if wrong.size:
+            fail(op, f"labels must be in 0..{s.x[-1] - 1}, got {wrong[0]}", x=x.shape)
     return SOFTMAX_CROSS_ENTROPY(s, x, label)
 
 

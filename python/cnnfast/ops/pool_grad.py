@@ -128,6 +128,18 @@ def reference_global_max_pool2d_grad(shape: tuple[int, ...], g: Array, x: Array)
     return _scatter(g, where[:, None, None, :], h * w).reshape(shape)
 
 
+# --- native ----------------------------------------------------------------------------------------
+
+
+def _native_global_avg_pool2d_grad(shape: tuple[int, ...], g: Array) -> Array:
+    """A window as large as the picture."""
+    return native().avg_pool2d_grad(infer_avg_pool2d(shape, shape[1:3]).native, g)
+
+
+def _native_global_max_pool2d_grad(shape: tuple[int, ...], g: Array, x: Array) -> Array:
+    return native().max_pool2d_grad(infer_max_pool2d(shape, shape[1:3]).native, g, x)
+
+
 MAX_POOL2D_GRAD = Op(
     "max_pool2d_grad",
     infer_max_pool2d_grad,
@@ -150,7 +162,7 @@ GLOBAL_AVG_POOL2D_GRAD = Op(
     "global_avg_pool2d_grad",
     infer_global_pool2d_grad,
     reference_global_avg_pool2d_grad,
-    reference_global_avg_pool2d_grad,
+    _native_global_avg_pool2d_grad,
     _cost_global,
     vjp=NO_GRADIENT,
     results=lambda shape, dtype: ((shape, dtype),),
@@ -159,7 +171,7 @@ GLOBAL_MAX_POOL2D_GRAD = Op(
     "global_max_pool2d_grad",
     infer_global_pool2d_grad,
     reference_global_max_pool2d_grad,
-    reference_global_max_pool2d_grad,
+    _native_global_max_pool2d_grad,
     _cost_global,
     vjp=NO_GRADIENT,
     results=lambda shape, dtype: ((shape, dtype),),

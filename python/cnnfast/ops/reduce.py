@@ -41,6 +41,11 @@ class ReduceSpec:
     keepdims: bool
     native: Any
 
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The shape of the result with all axes."""
+        return tuple([1 if i in self.axes else n for i, n in enumerate(self.x)])
+
 
 @dataclass(frozen=True)
 class TopKSpec:
@@ -102,16 +107,22 @@ _CODES = {name: code for code, name in enumerate(_REDUCTIONS)}
 
 def _spread(s: ReduceSpec, a: Array) -> Array:
     """What belongs to a result, at each of the elements that it was made of (a view)."""
-    kept = tuple([1 if i in s.axes else n for i, n in enumerate(s.x)])
-    return np.broadcast_to(a.reshape(kept), s.x)
+    return np.broadcast_to(a.reshape(s.kept), s.x)
+
+
+def _repeated(s: ReduceSpec, a: Array) -> Array:
+    """:func:`_spread`, written out."""
+    y = np.empty(s.x, a.dtype)
+    y[...] = a.reshape(s.kept)
+    return y
 
 
 def _vjp_sum(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
-    return (_spread(s, g).copy(),)
+    return (_repeated(s, g),)
 
 
 def _vjp_mean(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
-    return (_spread(s, g / g.dtype.type(math.prod(s.x[a] for a in s.axes))).copy(),)
+    return (_repeated(s, g / g.dtype.type(math.prod(s.x[a] for a in s.axes))),)
 
 
 def _vjp_extreme(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:

@@ -16,13 +16,12 @@ import numpy as np
 from .. import config
 from ..config import current_backend
 from ..errors import DTypeError, ShapeError
+from ..ops.registry import F32, F64, is_plain
 from ..tensor import Tensor
 
 Array = np.ndarray
 
 __all__ = ["Optimizer"]
-
-F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def gradient(op: str, parameter: Any) -> Array | None:
@@ -30,6 +29,8 @@ def gradient(op: str, parameter: Any) -> Array | None:
     if not parameter.requires_grad or parameter.grad is None:
         return None
     grad = parameter.grad
+    if is_plain(grad) and parameter.dtype is F32 and grad.shape == parameter.shape:
+        return grad
     grad = grad.data if isinstance(grad, Tensor) else np.asarray(grad)
     if grad.dtype != parameter.dtype or parameter.dtype not in (F32, F64):
         raise DTypeError(

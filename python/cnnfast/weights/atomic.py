@@ -5,12 +5,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from cnnfast.errors import WeightsError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that somebody writes to cannot be removed
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(r"\.cnnfast-[0-9a-f]{16}\.tmp")
+_OLD_SECONDS = 3600.0
 
 
 @contextlib.contextmanager
@@ -18,8 +28,8 @@ def replace_file(path: str) -> Iterator[BinaryIO]:
     """Give a new file to write to, which takes the place of ``path`` when the block ends well.
 
     The content goes to a temporary file in the same directory (``.cnnfast-*.tmp``) and to the disk before
-    it is renamed, so that a crash leaves the old file. An exception removes the temporary file; only a
-    killed process can leave one behind.
+    it is renamed, so that a crash leaves the old file. An exception removes the temporary file; what a
+    killed process has left behind is removed an hour later, when the next file is written there.
 
     Parameters
     ----------
@@ -40,6 +50,7 @@ def replace_file(path: str) -> Iterator[BinaryIO]:
     try:
         # "x" creates with mode 0666 less the umask and never follows a link that somebody put there.
         with open(temporary, "xb") as file:
+            _lock(file.fileno())  # until the file is closed, also by the end of the process
             if mode is not None:
                 os.chmod(temporary, mode)
             yield file
@@ -51,6 +62,38 @@ def replace_file(path: str) -> Iterator[BinaryIO]:
             os.unlink(temporary)
         raise
     sync_directory(directory)
+    with contextlib.suppress(OSError):
+        _remove_abandoned(directory)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether nobody else holds the file; it is held by this process then."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or a file system without locks, where nothing is known
+        return False
+    return True
+
+
+def _remove_abandoned(directory: str) -> None:
+    """Remove temporary files that have not been written to for an hour and that no process holds."""
+    with os.scandir(directory) as entries:
+        found = [e.path for e in entries if _TEMPORARY.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
+    for path in found:
+        with contextlib.suppress(OSError):  # gone already, or not ours to remove
+            if time.time() - os.stat(path, follow_symlinks=False).st_mtime < _OLD_SECONDS:
+                continue  # perhaps about to be locked
+            descriptor = os.open(
+                path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+            )
+            try:
+                abandoned = _lock(descriptor)
+            finally:
+                os.close(descriptor)
+            if abandoned:
+                os.unlink(path)
 
 
 def _mode_of_existing(target: str) -> int | None:
