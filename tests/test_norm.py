@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import cnnfast as cf
 from cnnfast import ops
 from cnnfast.errors import DTypeError, ShapeError
+from cnnfast.ops.registry import OPERATORS
 
 U = 2.0**-24
 SHAPES = [(2, 7, 7, 17), (1, 5, 9, 96), (3, 4, 1), (301, 2), (3, 300), (17,), (40, 3)]
@@ -263,6 +264,48 @@ def test_random_responses(
     # A sum of n squares, |ln base| below 6.
     units = 12 + abs(beta) * (min(size, shape[-1]) + 12)
     assert np.max(np.abs(y - want) / np.abs(want)) <= units * U
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.5, 1.0, 0.6])
+@pytest.mark.parametrize(("c", "size"), [(1, 1), (3, 2), (17, 5), (40, 5), (33, 4), (70, 21), (5, 9)])
+def test_gradient_of_local_response_norm(
+    backend: str, rng: np.random.Generator, c: int, size: int, beta: float
+) -> None:
+    """Both sums are `size` additions; the power is good to 4e-7, 7 units, and enters three times."""
+    op = OPERATORS["local_response_norm_grad"]
+    shape = (2, 5, c)
+    s = op.infer(shape, shape, size, 0.3, beta, 1.5)
+    x, g = (rng.standard_normal(shape).astype(np.float32) * 3 for _ in range(2))
+    exact = op(s, x.astype(float), g.astype(float))
+    dx = op(s, x, g)
+    assert dx.dtype == np.float32
+    assert (abs(dx - exact) <= 2**-24 * (2 * size + 30) * _absolute(s, x, g)).all()
+
+
+def _absolute(s: Any, x: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """The terms of the gradient, added without their signs."""
+    wide, size = x.astype(float), abs(g).astype(float)
+    squares, channels = wide**2, range(s.out[-1])
+    windows = [slice(max(0, i - s.before), i + s.after + 1) for i in channels]
+    d = np.stack([s.k + s.alpha * squares[..., w].sum(-1) for w in windows], -1)
+    part = size * abs(wide) * d ** (-s.beta - 1)
+    shared = np.stack(
+        [sum(part[..., i] for i in channels if windows[i].start <= j < windows[i].stop) for j in channels], -1
+    )
+    return np.asarray(size * d**-s.beta + 2 * s.alpha * s.beta * abs(wide) * shared)
+
+
+def test_gradient_of_a_response_does_not_depend_on_threads(native: None, rng: np.random.Generator) -> None:
+    op = OPERATORS["local_response_norm_grad"]
+    for shape, size in (((3, 20, 21, 33), 5), ((2, 31, 17, 64), 20)):
+        s, x = op.infer(shape, shape, size), rng.standard_normal(shape).astype(np.float32)
+        found = []
+        for threads in (1, 2, 3, 8):
+            cf.set_num_threads(threads)
+            found.append(op(s, x, x * 0.5))
+        assert all(np.array_equal(a, found[0]) for a in found)
+        one = op(op.infer((1, *shape[1:]), (1, *shape[1:]), size), x[:1].copy(), x[:1] * 0.5)
+        assert np.array_equal(one, found[0][:1])
 
 
 def test_costs() -> None:

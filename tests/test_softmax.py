@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import cnnfast as cf
 from cnnfast import ops
 from cnnfast.errors import DTypeError, ShapeError
+from cnnfast.ops.registry import OPERATORS
 
 TINY = float(np.finfo(np.float32).tiny)
 CASES = [
@@ -180,6 +181,53 @@ def test_errors_and_empty_arrays(backend: str, f: Any) -> None:
     for dtype in (np.float16, np.uint8, np.int64):
         with pytest.raises(DTypeError, match=rf"^{name}: x is "):
             f(x.astype(dtype))
+
+
+GRAD_SHAPES = [
+    *[((5, k), -1) for k in (1, 2, 15, 21, 33, 64, 65, 1000)],
+    ((2, 3, 5), 1),
+    ((70, 33), 0),
+    ((2, 9, 4, 67), 1),
+    ((0, 4), -1),
+]
+
+
+@pytest.mark.parametrize("log", [False, True], ids=["softmax", "log"])
+@pytest.mark.parametrize(("shape", "axis"), GRAD_SHAPES, ids=str)
+def test_gradients(
+    backend: str, rng: np.random.Generator, shape: tuple[int, ...], axis: int, log: bool
+) -> None:
+    """The sums are compensated, so that no bound grows with their length; exp is good to 4e-7, 7 units."""
+    x = (rng.standard_normal(shape) * 3).astype(np.float32)
+    g = rng.standard_normal(shape).astype(np.float32)
+    y = (ops.log_softmax if log else ops.softmax)(x, axis)
+    op = OPERATORS["log_softmax_grad" if log else "softmax_grad"]
+    dx = op(op.infer(shape, shape, axis), g, y)
+    wide_g, wide_y = g.astype(float), y.astype(float)
+    if log:
+        total, size = (a.sum(axis, keepdims=True) for a in (wide_g, abs(wide_g)))
+        exact, bound = wide_g - np.exp(wide_y) * total, abs(wide_g) + 12 * np.exp(wide_y) * size
+    else:
+        total, size = ((a * wide_y).sum(axis, keepdims=True) for a in (wide_g, abs(wide_g)))
+        exact, bound = wide_y * (wide_g - total), 4 * wide_y * (abs(wide_g) + size)
+    assert dx.dtype == np.float32
+    assert (abs(dx - exact) <= 2**-24 * bound + 1e-37).all()
+    assert np.allclose(op(op.infer(shape, shape, axis), wide_g, wide_y), exact, atol=1e-14)
+    with pytest.raises(ShapeError, match="the gradient must have the shape of the result"):
+        op.infer((*shape, 2), shape)
+
+
+def test_gradients_do_not_depend_on_threads_or_batch(native: None, rng: np.random.Generator) -> None:
+    for shape, axis in (((6000, 21), -1), ((7, 40, 1500), 1)):
+        g, y = (rng.uniform(0, 1, shape).astype(np.float32) for _ in range(2))
+        for name in ("softmax_grad", "log_softmax_grad"):
+            op, found = OPERATORS[name], []
+            for threads in (1, 2, 3, 8):
+                cf.set_num_threads(threads)
+                found.append(op(op.infer(shape, shape, axis), g, y))
+            assert all(np.array_equal(a, found[0]) for a in found)
+            one = op(op.infer((1, *shape[1:]), (1, *shape[1:]), axis), g[:1].copy(), y[:1].copy())
+            assert np.array_equal(one, found[0][:1])
 
 
 def test_costs() -> None:

@@ -32,6 +32,27 @@ void bind_norm(py::module_& m) {
           without_gil([&] { local_response_norm(s, xd, yd); });
           return y;
         });
+  m.def("local_response_norm_grad", [](const Floats& x, const Floats& g, int64_t before, int64_t after,
+                                       double k, double alpha, double beta) {
+    if (g.size() != x.size()) throw std::invalid_argument("local_response_norm_grad: x and g differ");
+    auto dx = like(x);
+    const int64_t c = x.shape(x.ndim() - 1);
+    const LocalResponse s{c ? x.size() / c : 0, c, before, after, k, alpha, beta};
+    const float *xd = x.data(), *gd = g.data();
+    float* to = dx.mutable_data();
+    without_gil([&] { local_response_norm_grad(s, xd, gd, to); });
+    return dx;
+  });
+  m.def("softmax_grad",
+        [](const Floats& g, const Floats& y, int64_t outer, int64_t k, int64_t inner, bool log) {
+          if (outer * k * inner != y.size() || g.size() != y.size())
+            throw std::invalid_argument("softmax_grad: the sizes do not make up y and g");
+          auto dx = like(y);
+          const float *gd = g.data(), *yd = y.data();
+          float* to = dx.mutable_data();
+          without_gil([&] { softmax_grad(outer, k, inner, log, gd, yd, to); });
+          return dx;
+        });
   m.def("softmax", [](const Floats& x, int64_t outer, int64_t k, int64_t inner, bool log) {
     if (outer * k * inner != x.size()) throw std::invalid_argument("softmax: the sizes do not make up x");
     auto y = like(x);

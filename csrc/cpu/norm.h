@@ -1,4 +1,5 @@
-// Batch normalisation in its inference form, local response normalisation, softmax.
+// Batch normalisation in its inference form, local response normalisation, softmax; gradients of the latter
+// two.
 #pragma once
 #include <cstdint>
 
@@ -14,8 +15,13 @@ struct LocalResponse {
   double k, alpha, beta;
 };
 void local_response_norm(const LocalResponse& s, const float* x, float* y);
+// dx from x and the gradient g of y.
+void local_response_norm_grad(const LocalResponse& s, const float* x, const float* g, float* dx);
 
 // Over the middle axis of outer x k x inner values.
 void softmax(int64_t outer, int64_t k, int64_t inner, bool log, const float* x, float* y);
+// dx from the result y and its gradient g.
+void softmax_grad(int64_t outer, int64_t k, int64_t inner, bool log, const float* g, const float* y,
+                  float* dx);
 
 }  // namespace cnnfast

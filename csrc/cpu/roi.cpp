@@ -1,5 +1,6 @@
 // Pooling of regions of interest: geometry of the bins, regions or their rows over threads. The geometry
-// is computed in the order of the NumPy definition, so both see the same bins and samples.
+// is computed in the order of the NumPy definition, so both see the same bins and samples. Gradients of
+// regions that overlap add up in one order: there the channels are split over threads.
 #include "cpu/roi.h"
 
 #include <algorithm>
@@ -93,6 +94,39 @@ void for_regions(const RoiSpec& s, double nanoseconds_per_value, F&& rows) {
   });
 }
 
+// Pixels that the samples of all bins along one side read, with their weights.
+struct SideSamples {
+  std::vector<int64_t> start{0};  // bin i takes start[i] .. start[i + 1]
+  std::vector<int32_t> pixel;
+  std::vector<float> weight;
+
+  SideSamples(const Samples& samples, int64_t bins) {
+    for (int64_t i = 0; i < bins; ++i) {
+      samples.append(i, pixel, weight);
+      start.push_back(static_cast<int64_t>(pixel.size()));
+    }
+  }
+};
+
+// add(first channel, last channel) for blocks of channels of dx, which is zero before.
+template <class F>
+void by_channels(const RoiSpec& s, int64_t n, double nanoseconds_per_value, float* dx, F&& add) {
+  constexpr int64_t kLine = 16, kFilled = 1 << 16;  // floats
+  const int64_t values = n * s.h * s.w * s.c;
+  parallel_for((values + kFilled - 1) / kFilled, threads_for(static_cast<double>(values) * 0.1),
+               [&](int64_t task) {
+                 std::fill(dx + task * kFilled, dx + std::min(values, (task + 1) * kFilled), 0.0f);
+               });
+  if (values == 0) return;
+  const double work = static_cast<double>(s.k * s.p * s.q) * static_cast<double>(s.c) * nanoseconds_per_value;
+  const int threads = threads_for(work);
+  const int64_t lines = (s.c + kLine - 1) / kLine;
+  const int64_t blocks = threads == 1 ? 1 : std::min<int64_t>(lines, 4 * threads);
+  parallel_for(blocks, threads, [&](int64_t task) {
+    add(task * lines / blocks * kLine, std::min(s.c, (task + 1) * lines / blocks * kLine));
+  });
+}
+
 }  // namespace
 
 void roi_pool(const RoiSpec& s, const float* x, const float* boxes, float* y) {
@@ -153,6 +187,60 @@ void roi_align(const RoiSpec& s, const float* x, const float* boxes, int64_t sam
                             column_pixels.data(),
                             column_weights.data()};
       kernels().roi.align_row(&row);
+    }
+  });
+}
+
+void roi_pool_grad(const RoiSpec& s, int64_t n, const float* x, const float* boxes, const float* g,
+                   float* dx) {
+  by_channels(s, n, 4.0, dx, [&](int64_t c0, int64_t c1) {
+    const int64_t channels = c1 - c0;
+    std::vector<float> best(static_cast<size_t>(channels));
+    std::vector<int64_t> where(static_cast<size_t>(channels));
+    for (int64_t k = 0; k < s.k; ++k) {
+      const float* box = boxes + 5 * k;
+      const Span vertical(box[2], box[4], s.scale, s.p, s.h), horizontal(box[1], box[3], s.scale, s.q, s.w);
+      const int64_t image = static_cast<int64_t>(box[0]) * s.h * s.w * s.c + c0;
+      for (int64_t i = 0; i < s.p; ++i)
+        for (int64_t j = 0; j < s.q; ++j) {
+          const int64_t left = horizontal.begin(j), right = horizontal.end(j);
+          bool first = true;
+          for (int64_t row = vertical.begin(i); row < vertical.end(i); ++row)
+            for (int64_t column = left; column < right; ++column) {
+              const int64_t at = image + (row * s.w + column) * s.c;
+              for (int64_t c = 0; c < channels; ++c) {
+                // Larger, or the first NaN.
+                const bool replace = first || (!(x[at + c] <= best[c]) && best[c] == best[c]);
+                best[c] = replace ? x[at + c] : best[c];
+                where[c] = replace ? at : where[c];
+              }
+              first = false;
+            }
+          if (first) continue;  // a bin without pixels
+          const float* from = g + ((k * s.p + i) * s.q + j) * s.c + c0;
+          for (int64_t c = 0; c < channels; ++c) dx[where[c] + c] += from[c];
+        }
+    }
+  });
+}
+
+void roi_align_grad(const RoiSpec& s, int64_t n, const float* boxes, const float* g, int64_t samples,
+                    bool aligned, float* dx) {
+  by_channels(s, n, 2.0, dx, [&](int64_t c0, int64_t c1) {
+    for (int64_t k = 0; k < s.k; ++k) {
+      const float* box = boxes + 5 * k;
+      const SideSamples rows(Samples(box[2], box[4], s.scale, aligned, s.p, samples, s.h), s.p);
+      const SideSamples columns(Samples(box[1], box[3], s.scale, aligned, s.q, samples, s.w), s.q);
+      float* image = dx + static_cast<int64_t>(box[0]) * s.h * s.w * s.c + c0;
+      for (int64_t i = 0; i < s.p; ++i)
+        for (int64_t j = 0; j < s.q; ++j) {
+          const float* from = g + ((k * s.p + i) * s.q + j) * s.c + c0;
+          for (int64_t r = rows.start[i]; r < rows.start[i + 1]; ++r)
+            for (int64_t t = columns.start[j]; t < columns.start[j + 1]; ++t)
+              kernels().optim.add_scaled(rows.weight[r] * columns.weight[t],
+                                         image + (rows.pixel[r] * s.w + columns.pixel[t]) * s.c, from,
+                                         c1 - c0);
+        }
     }
   });
 }

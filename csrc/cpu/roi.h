@@ -16,5 +16,10 @@ void roi_pool(const RoiSpec& spec, const float* x, const float* boxes, float* y)
 // samples: per side of a bin, 0 for one per pixel.
 void roi_align(const RoiSpec& spec, const float* x, const float* boxes, int64_t samples, bool aligned,
                float* y);
+// dx of n images from the gradient g of y; regions are added in their order.
+void roi_pool_grad(const RoiSpec& spec, int64_t n, const float* x, const float* boxes, const float* g,
+                   float* dx);
+void roi_align_grad(const RoiSpec& spec, int64_t n, const float* boxes, const float* g, int64_t samples,
+                    bool aligned, float* dx);
 
 }  // namespace cnnfast

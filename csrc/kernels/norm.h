@@ -23,6 +23,13 @@ struct ResponseRows {
   float* squares;  // response_scratch(rows, c, before, after) floats
 };
 
+// Its gradient: forward.y is what it is written to, `shared` as forward.squares.
+struct ResponseGradRows {
+  ResponseRows forward;
+  const float* g;
+  float* shared;
+};
+
 // One softmax for every column of `columns` values: k rows, `step` apart.
 struct SoftmaxColumns {
   const float* x;
@@ -31,12 +38,23 @@ struct SoftmaxColumns {
   bool log;
 };
 
+// As SoftmaxColumns; y is the result.
+struct SoftmaxGradColumns {
+  const float *g, *y;
+  float* dx;
+  int64_t k, step, columns;
+  bool log;
+};
+
 struct NormKernels {
   void (*affine)(const AffineRows*);
   int64_t (*response_scratch)(int64_t rows, int64_t c, int64_t before, int64_t after);
   void (*response)(const ResponseRows*);
+  void (*response_grad)(const ResponseGradRows*);
   void (*softmax_rows)(const float* x, float* y, int64_t rows, int64_t k, bool log);
   void (*softmax_columns)(const SoftmaxColumns*);
+  void (*softmax_grad_rows)(const float* g, const float* y, float* dx, int64_t rows, int64_t k, bool log);
+  void (*softmax_grad_columns)(const SoftmaxGradColumns*);
 };
 
 }  // namespace cnnfast

@@ -3,7 +3,8 @@
 
 CNNFAST_EXPECT_KERNELS(PointwiseKernels, void (*activate)(); void (*unary)(); void (*binary)();)
 CNNFAST_EXPECT_KERNELS(NormKernels, void (*affine)(); int64_t (*response_scratch)(); void (*response)();
-                       void (*softmax_rows)(); void (*softmax_columns)();)
+                       void (*response_grad)(); void (*softmax_rows)(); void (*softmax_columns)();
+                       void (*softmax_grad_rows)(); void (*softmax_grad_columns)();)
 
 CNNFAST_EXPECT_KERNELS(ReduceKernels, void (*rows)(); void (*columns)(); void (*affine)();)
 
@@ -137,6 +138,23 @@ void compare_norm(const KernelTable& base, const KernelTable& level, Guard guard
         const std::vector<double> bounds =
             relative_bounds(results[0], static_cast<double>(width + 8) * kUnit + 4e-7);
         report.same("response", results[0].data(), results[1].data(), rows * c, &bounds);
+
+        const Floats g = random.floats(rows * c, guard, -4, 4);
+        for (int i = 0; i < 2; ++i) {
+          const int64_t floats = tables[i]->norm.response_scratch(rows, c, before, after);
+          Floats scratch(floats, guard), shared(floats, guard);
+          const cnnfast::ResponseGradRows t{
+              {x.data(), results[i].data(), rows, c, before, after, 2.0f, 1e-2f, beta, scratch.data()},
+              g.data(),
+              shared.data()};
+          tables[i]->norm.response_grad(&t);
+        }
+        // All d are at least 2: |g| d^-beta + 2 alpha beta |x| sum |g x| d^(-beta - 1) is below
+        // 4 + .02 * 4 * 16 width / 2, and each of its terms has the roundings of the forward pass.
+        const std::vector<double> limits(static_cast<size_t>(rows * c),
+                                         2 * (4 + 0.64 * static_cast<double>(width)) *
+                                             (static_cast<double>(2 * width + 16) * kUnit + 8e-7));
+        report.same("response gradient", results[0].data(), results[1].data(), rows * c, &limits);
       }
 
   for (int64_t k : kSizes)
@@ -160,6 +178,21 @@ void compare_norm(const KernelTable& base, const KernelTable& level, Guard guard
         // Logarithms: the difference x - max is exact to a unit of 40.
         const std::vector<double> bounds = relative_bounds(expected, 1e-6, log ? 80 * kUnit : 1e-37);
         report.same(log ? "log softmax" : "softmax", expected.data(), got.data(), count, &bounds);
+
+        // Gradients, of results between 0 and 1 or their logarithms.
+        const Floats g = random.floats(count, guard, -3, 3);
+        const Floats y = log ? random.floats(count, guard, -20, 0) : random.floats(count, guard, 0, 1);
+        const auto gradient = [&](const KernelTable& table, const Floats& dx) {
+          if (by_rows) return table.norm.softmax_grad_rows(g.data(), y.data(), dx.data(), rows, k, log);
+          const cnnfast::SoftmaxGradColumns t{g.data(), y.data(), dx.data(), k, step, columns, log};
+          table.norm.softmax_grad_columns(&t);
+        };
+        gradient(base, expected);
+        gradient(level, got);
+        // The sum of k terms up to 3, compensated, and a few roundings; exp is good to 4e-7.
+        const std::vector<double> limits(static_cast<size_t>(count),
+                                         static_cast<double>(3 * k + 3) * (16 * kUnit + 8e-7));
+        report.same("softmax gradient", expected.data(), got.data(), count, &limits);
       }
 }
 

@@ -322,7 +322,7 @@ LOCAL_RESPONSE_NORM_GRAD = Op(
     "local_response_norm_grad",
     infer_local_response_norm_grad,
     reference_local_response_norm_grad,
-    reference_local_response_norm_grad,
+    lambda s, x, g: native().local_response_norm_grad(x, g, s.before, s.after, s.k, s.alpha, s.beta),
     lambda s: Cost(
         (2 * (s.before + s.after) + 12) * float(np.prod(s.out, dtype=float)),
         12 * float(np.prod(s.out, dtype=float)),

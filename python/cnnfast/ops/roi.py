@@ -304,11 +304,21 @@ def reference_roi_align_grad(spec: RoiSpec, boxes: Array, g: Array) -> Array:
     return gx
 
 
+def _native_roi_pool_grad(spec: RoiSpec, x: Array, boxes: Array, g: Array) -> Array:
+    _check_values("roi_pool_grad", spec, boxes)
+    return native().roi_pool_grad(x, boxes, g, spec.scale)
+
+
+def _native_roi_align_grad(spec: RoiSpec, boxes: Array, g: Array) -> Array:
+    _check_align(spec, boxes)
+    return native().roi_align_grad(spec.x, boxes, g, spec.scale, spec.sampling_ratio, spec.aligned)
+
+
 ROI_POOL_GRAD = Op(
     "roi_pool_grad",
     infer_roi_pool_grad,
     reference_roi_pool_grad,
-    reference_roi_pool_grad,
+    _native_roi_pool_grad,
     lambda s: Cost(8 * math.prod(s.out), 4 * (math.prod(s.out) + 2 * math.prod(s.x))),
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
@@ -318,7 +328,7 @@ ROI_ALIGN_GRAD = Op(
     "roi_align_grad",
     infer_roi_grad,
     reference_roi_align_grad,
-    reference_roi_align_grad,
+    _native_roi_align_grad,
     lambda s: Cost(8 * max(s.sampling_ratio, 1) ** 2 * math.prod(s.out), 4 * math.prod(s.out)),
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .registry import (
+    NO_GRADIENT,
     Array,
     Cost,
     Lower,
@@ -108,15 +109,62 @@ def _total(s: SoftmaxSpec, a: Array) -> Array:
     return np.asarray(a.sum(axis=s.axis, keepdims=True, dtype=np.float64)).astype(a.dtype)
 
 
-def _vjp_softmax(s: SoftmaxSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
-    (y,) = results
-    gy = g * y
-    gy -= y * _total(s, gy)
-    return (gy,)
+# --- gradients -------------------------------------------------------------------------------------
 
 
-def _vjp_log_softmax(s: SoftmaxSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
-    return (g - np.exp(results[0]) * _total(s, g),)
+def _infer_grad(op: str, g: tuple[int, ...], y: tuple[int, ...], axis: Any) -> SoftmaxSpec:
+    if g != y:
+        fail(op, "the gradient must have the shape of the result", g=g, y=y)
+    return _infer(op, y, axis)
+
+
+@cached
+def infer_softmax_grad(g: tuple[int, ...], y: tuple[int, ...], axis: Any = -1) -> SoftmaxSpec:
+    """Validate the gradient of a softmax; the specification of the softmax."""
+    return _infer_grad("softmax_grad", g, y, axis)
+
+
+@cached
+def infer_log_softmax_grad(g: tuple[int, ...], y: tuple[int, ...], axis: Any = -1) -> SoftmaxSpec:
+    """Validate the gradient of the logarithm of a softmax; the specification of that."""
+    return _infer_grad("log_softmax_grad", g, y, axis)
+
+
+def reference_softmax_grad(s: SoftmaxSpec, g: Array, y: Array) -> Array:
+    """dx = y (g - sum of g y along the axis)."""
+    with np.errstate(all="ignore"):
+        return np.asarray(y * (g - _total(s, g * y)))
+
+
+def reference_log_softmax_grad(s: SoftmaxSpec, g: Array, y: Array) -> Array:
+    """dx = g - exp(y) sum of g along the axis."""
+    with np.errstate(all="ignore"):
+        return np.asarray(g - np.exp(y) * _total(s, g))
+
+
+def _cost_grad(s: SoftmaxSpec) -> Cost:
+    n = float(np.prod(s.out, dtype=float))
+    return Cost(4 * n, 12 * n)
+
+
+SOFTMAX_GRAD = Op(
+    "softmax_grad",
+    infer_softmax_grad,
+    reference_softmax_grad,
+    lambda s, g, y: native().softmax_grad(g, y, s.outer, s.k, s.inner, False),
+    _cost_grad,
+    vjp=NO_GRADIENT,
+    settings=lambda s: {"axis": s.axis},
+)
+LOG_SOFTMAX_GRAD = Op(
+    "log_softmax_grad",
+    infer_log_softmax_grad,
+    reference_log_softmax_grad,
+    lambda s, g, y: native().softmax_grad(g, y, s.outer, s.k, s.inner, True),
+    _cost_grad,
+    vjp=NO_GRADIENT,
+    settings=lambda s: {"axis": s.axis},
+)
 
 
 SOFTMAX = Op(
@@ -125,7 +173,9 @@ SOFTMAX = Op(
     reference_softmax,
     _native_softmax,
     _cost,
-    vjp=Vjp(_vjp_softmax, reads_results),
+    vjp=Vjp(
+        lambda s, needs, g, inputs, results: (SOFTMAX_GRAD.compute(s, g, results[0]),), reads_results
+    ),
     lower=Lower(functools.partial(_lower, log=False)),
     settings=lambda s: {"axis": s.axis},
 )
@@ -135,7 +185,9 @@ LOG_SOFTMAX = Op(
     reference_log_softmax,
     _native_log_softmax,
     _cost,
-    vjp=Vjp(_vjp_log_softmax, reads_results),
+    vjp=Vjp(
+        lambda s, needs, g, inputs, results: (LOG_SOFTMAX_GRAD.compute(s, g, results[0]),), reads_results
+    ),
     lower=Lower(functools.partial(_lower, log=True)),
     settings=lambda s: {"axis": s.axis},
 )
