@@ -285,7 +285,9 @@ def test_gradients(native, rng, c, name):
         found.append(op(spec, *given))
         assert np.array_equal(found[0], found[-1])
     assert (abs(found[0] - expected) <= 2 * 2**-24 * 700 * scale).all()
-    assert not op(op.infer(x.shape, (0, 5), (0, 3, 5, c)), *[a[:0] if len(a) == 40 else a for a in given]).any()
+    assert not op(
+        op.infer(x.shape, (0, 5), (0, 3, 5, c)), *[a[:0] if len(a) == 40 else a for a in given]
+    ).any()
     boxes[3, 0] = 2
     with pytest.raises(ShapeError, match="box 3"):
         op(spec, *given)

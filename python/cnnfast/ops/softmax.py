@@ -173,9 +173,7 @@ SOFTMAX = Op(
     reference_softmax,
     _native_softmax,
     _cost,
-    vjp=Vjp(
-        lambda s, needs, g, inputs, results: (SOFTMAX_GRAD.compute(s, g, results[0]),), reads_results
-    ),
+    vjp=Vjp(lambda s, needs, g, inputs, results: (SOFTMAX_GRAD.compute(s, g, results[0]),), reads_results),
     lower=Lower(functools.partial(_lower, log=False)),
     settings=lambda s: {"axis": s.axis},
 )
