@@ -265,7 +265,7 @@ POOLS = {
 @pytest.mark.parametrize("c", [1, 3, 17, 64, 100])
 @pytest.mark.parametrize("name", ["roi_pool", "roi_align"])
 def test_gradients(native, rng, c, name):
-    """Against the definition, of the same bins; overlapping regions add up in one order, whatever the threads.
+    """Against the definition, of the same bins; overlapping regions add up in one order on any threads.
 
     No pixel is in more than 40 boxes with 16 samples each, two roundings of weights for every sample.
     """
