@@ -10,7 +10,21 @@ from . import errors, filters, ops
 from .config import get_num_threads, set_num_threads, set_winograd_gradients, show_config, use_backend
 
 if TYPE_CHECKING:
-    from . import data, detection, face, graph, losses, models, nn, onnx, optim, segmentation, style, train
+    from . import (
+        data,
+        detection,
+        face,
+        graph,
+        inspect,
+        losses,
+        models,
+        nn,
+        onnx,
+        optim,
+        segmentation,
+        style,
+        train,
+    )
     from .engine import Engine, compile, load_engine
     from .gradient_check import gradcheck
     from .graph.summary import summary
@@ -33,6 +47,7 @@ __all__ = [
     "get_num_threads",
     "gradcheck",
     "graph",
+    "inspect",
     "is_grad_enabled",
     "load_engine",
     "load_weights",
@@ -70,6 +85,7 @@ _MODULES = (
     "detection",
     "face",
     "graph",
+    "inspect",
     "losses",
     "models",
     "nn",

@@ -33,7 +33,7 @@ COMMANDS = {
     ),
     "train": ("cnnfast.cli.train", "train a network on a folder of labelled pictures"),
     "evaluate": ("cnnfast.cli.evaluate", "say how good a trained network is on labelled pictures"),
-    "inspect": ("cnnfast.cli.inspect", "list the tensors of a file with weights or a network"),
+    "inspect": ("cnnfast.cli.inspect", "list the tensors of a file, or show what a network has learnt"),
     "convert": ("cnnfast.cli.convert", "write weights or a network in another format"),
     "filter": ("cnnfast.cli.filter", "run an edge filter, or one of your own, over a picture"),
     "course": ("cnnfast.cli.course", "check the numbers of the course against this package"),

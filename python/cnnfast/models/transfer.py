@@ -236,7 +236,7 @@ def cached_features(
     for start in range(0, len(x), batch):
         block = x[start : start + batch]
         if len(block) not in graphs:
-            graphs[len(block)] = _graph_to(model, block.shape, layer)
+            graphs[len(block)] = graph_to(model, block.shape, layer)
         blocks.append(interpret(graphs[len(block)], block, native=True))
     features = np.concatenate(blocks)
     save_weights(path, {"features": features, "key": np.frombuffer(key, np.uint8)})
@@ -247,7 +247,7 @@ def _key(model: Module, x: np.ndarray, layer: str) -> bytes:
     """A digest of all that the features depend on."""
     from .. import __version__
 
-    graph = _graph_to(model, (1, *x.shape[1:]), layer)
+    graph = graph_to(model, (1, *x.shape[1:]), layer)
     total = hashlib.sha256(f"{__version__} {layer} {x.shape} {x.dtype} {graph}".encode())
     for node in graph.nodes:
         total.update(repr(node.spec).encode())
@@ -299,7 +299,7 @@ class _UpTo(Module):
         raise ValueError(f"cached_features: the forward pass does not come to {self.__dict__['label']!r}")
 
 
-def _graph_to(model: Module, shape: tuple[int, ...], layer: str) -> Any:
+def graph_to(model: Module, shape: tuple[int, ...], layer: str) -> Any:
     from ..graph import trace
 
     graph = trace(_UpTo(model, layer), shape)
