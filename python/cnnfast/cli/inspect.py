@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", metavar="FILE|NAME", help="a weights file (one of a trunk is enough for its layers), "
         "published weights, or org/name")  # fmt: skip
     add("--pixels", choices=("caffe",), help="for the original weights of VGG: RGB less its mean, 0..255")
-    add("--layer", metavar="PATH", help="e.g. layer4.1.conv2 (default: the first convolution; gradcam: the last "
-        "layer with feature maps)")  # fmt: skip
+    add("--layer", metavar="PATH", help="e.g. layer4.1.conv2 (default: the first convolution; gradcam: the "
+        "last layer with feature maps)")  # fmt: skip
     add(
         "--units", type=units, metavar="N,N", help="channels of the layer (default: the first 16, 9 for top9)"
     )
