@@ -136,15 +136,14 @@ void conv2d_by_kernel_rows(const Conv2dSpec& s, const float* x, const MatrixView
       lines = to;
     }
     const int64_t stride = copied ? width : line;
-    auto** taps =
-        static_cast<const float**>(thread_scratch(Slot::kRows, static_cast<size_t>(s.kh) * sizeof(float*)));
-    for (int64_t p = p0; p < p1; ++p) {
+    auto** taps = static_cast<const float**>(
+        thread_scratch(Slot::kRows, static_cast<size_t>((p1 - p0) * s.kh) * sizeof(float*)));
+    for (int64_t p = p0; p < p1; ++p)
       for (int64_t i = 0; i < s.kh; ++i) {
         const int64_t iy = p * s.sh - s.pt + i * s.dh;
-        taps[i] = iy < 0 || iy >= s.h ? zero : lines + (iy - top) * stride;
+        taps[(p - p0) * s.kh + i] = iy < 0 || iy >= s.h ? zero : lines + (iy - top) * stride;
       }
-      run_line(gemm, taps, y + (image * s.p + p) * s.q * s.ldy);
-    }
+    run_lines(gemm, p1 - p0, taps, y + (image * s.p + p0) * s.q * s.ldy, s.q * s.ldy);
   });
 }
 

@@ -215,7 +215,7 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
   });
 }
 
-void run_line(const LineGemm& gemm, const float* const* taps, float* out) {
+void run_lines(const LineGemm& gemm, int64_t lines, const float* const* taps, float* out, int64_t line_step) {
   const KernelTable& k = kernels();
   GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.out_step, gemm.rows * gemm.b.columns);
   block.ends = &gemm.m;
@@ -228,14 +228,15 @@ void run_line(const LineGemm& gemm, const float* const* taps, float* out) {
   block.len = gemm.len;
   block.panel_last = panel_count(gemm.b.columns, k.vl, k.gemm.max_vectors, gemm.b.row_stride != 0);
   const int64_t at_once = kChunk / gemm.len;
-  for (int64_t tap = 0; tap < gemm.taps; tap += at_once) {
-    block.rows = taps + tap;
-    block.taps = std::min(at_once, gemm.taps - tap);
-    block.k0 = tap * gemm.len;
-    block.first = tap == 0;
-    block.last = tap + at_once >= gemm.taps;
-    k.gemm.block(&block);
-  }
+  for (int64_t line = 0; line < lines; ++line, taps += gemm.taps, out += line_step)
+    for (int64_t tap = 0; tap < gemm.taps; tap += at_once) {
+      block.rows = taps + tap;
+      block.taps = std::min(at_once, gemm.taps - tap);
+      block.k0 = tap * gemm.len;
+      block.first = tap == 0;
+      block.last = tap + at_once >= gemm.taps;
+      k.gemm.block(&block);
+    }
 }
 
 namespace {

@@ -76,8 +76,9 @@ struct IndirectGemm {
 // Several at once, block by block, so that neighbouring blocks of all of them share the cache.
 void run_gemms(const IndirectGemm* gemms, int64_t count, int threads);
 
-// The same for one line of `m` output rows whose rows of A lie `row_step` values apart: tap t of row i is at
-// taps[t] + i * row_step, its result at out + i * out_step. `len` is at most kLineLength; one group.
+// The same for lines of `m` output rows whose rows of A lie `row_step` values apart: tap t of row i of line l
+// is at taps[l * gemm.taps + t] + i * row_step, its result at out + l * line_step + i * out_step. `len` is at
+// most kLineLength; one group.
 constexpr int64_t kLineLength = 512;
 struct LineGemm {
   int64_t m, row_step, out_step, taps, len;
@@ -86,7 +87,7 @@ struct LineGemm {
   int64_t rows;  // of all lines
   Epilogue epilogue;
 };
-void run_line(const LineGemm& gemm, const float* const* taps, float* out);
+void run_lines(const LineGemm& gemm, int64_t lines, const float* const* taps, float* out, int64_t line_step);
 
 // Plain rows: A is rows x (groups * depth), C is rows x (groups * columns); lda and ldc floats from row to
 // row. A residual lies as C does.

@@ -17,7 +17,8 @@ namespace {
 #if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_NEON)
 constexpr int kRollingWidth = 6, kRowsWidth = 8, kGroupsWidth = 8;
 #else
-constexpr int kRollingWidth = 4, kRowsWidth = 4, kGroupsWidth = 6;
+// Rows: more sums than fit beside their inputs, as four would wait for each other.
+constexpr int kRollingWidth = 4, kRowsWidth = 6, kGroupsWidth = 6;
 #endif
 constexpr int kStripWidth = 8;  // room in the tables
 

@@ -17,9 +17,14 @@ constexpr int kMaxVectors = 2;
 constexpr int kTileRows[kMaxVectors + 1] = {0, 8, 6};
 #endif
 constexpr int kMaxTileRows = 14;
+// A single row takes so many panels at once: one alone has too few sums to hide the latency of a step.
+constexpr int kRowPanels = kMaxVectors == 2 ? 4 : 2;
 
 // Matrices beyond the caches are fetched this far ahead; nearer ones are quicker without.
 constexpr int64_t kStreamAhead = 1024, kFarFloats = int64_t{4} << 20;
+// Weights that may not be in the second-level cache.
+constexpr int64_t kNearFloats = int64_t{1} << 16;
+constexpr int kLineFloats = 16;  // of the cache
 
 struct TileArgs {
   const cnnfast::GemmBlock* g;
@@ -29,11 +34,47 @@ struct TileArgs {
   float* const* out;
   int64_t first;  // row of the block
   int64_t column;
-  int tail;  // lanes in use of the last vector
+  int tail;       // lanes in use of the last vector
+  int64_t ahead;  // floats from what is read of B to what the tile fetches of the next panel
+  int64_t panel;  // floats from panel to panel
 };
 
-// NV vectors of type V per row; `tail` lanes of the last one are in use.
-template <class V, int M, int NV, bool Even>
+// M rows of A, read value by value.
+template <int M, bool Even>
+struct TileRows;
+
+template <int M>
+struct TileRows<M, false> {
+  const float* at[M];
+  CNNFAST_INLINE_MEMBER TileRows(const float* const* rows, int64_t, int64_t, int64_t offset) {
+    CNNFAST_UNROLL
+    for (int m = 0; m < M; ++m) at[m] = rows[m] + offset;
+  }
+  CNNFAST_INLINE_MEMBER void begin_step() {}
+  CNNFAST_INLINE_MEMBER float value(int m, int64_t k) const { return at[m][k]; }
+};
+
+// Rows that lie evenly apart: a pointer for every fourth, from which one or three steps lead to the others
+// within an instruction. There are not enough registers for a pointer to each.
+template <int M>
+struct TileRows<M, true> {
+  const float* fourth[(M + 3) / 4];
+  int64_t step, three;
+  CNNFAST_INLINE_MEMBER TileRows(const float* const* rows, int64_t first, int64_t apart, int64_t offset)
+      : step(apart), three(3 * apart) {
+    const float* at = rows[0] + first * apart + offset;
+    CNNFAST_UNROLL
+    for (int i = 0; i < (M + 3) / 4; ++i) fourth[i] = at + 4 * i * apart;
+  }
+  // Else the compiler works out all addresses before the loop, and keeps them in memory.
+  CNNFAST_INLINE_MEMBER void begin_step() { asm("" : "+r"(step), "+r"(three)); }
+  CNNFAST_INLINE_MEMBER float value(int m, int64_t k) const {
+    return (fourth[m / 4] + (m % 4 == 3 ? three : m % 4 * step))[k];
+  }
+};
+
+// NV vectors of type V per row, out of Panels panels of one width; `tail` lanes of the last one are in use.
+template <class V, int M, int NV, bool Even, int Panels = 1>
 static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
   constexpr int L = sizeof(V) / sizeof(float);
   const cnnfast::GemmBlock& g = *t->g;
@@ -52,8 +93,12 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
   for (int v = 0; v < NV; ++v) acc[m][v] = V{};
 
   const float* b = t->b;
-  const int64_t ldb = t->ldb, len = g.len;
+  const int64_t ldb = t->ldb, len = g.len, panel = t->panel;
+  auto at = [&](int v) { return b + v / (NV / Panels) * panel + v % (NV / Panels) * L; };
   const bool far = M == 1 && g.depth * g.n > kFarFloats;
+  // Tiles of some height leave the memory idle.
+  constexpr bool kFetches = M >= 4 && !Even && NV * L >= 16;
+  const int64_t ahead = t->ahead;
   for (int64_t tap = 0; tap < g.taps; ++tap) {
     const float* const* rows = t->rows + tap * g.row_stride;
     if (!Even && rows[0] == g.zero) {
@@ -64,21 +109,21 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
         continue;
       }
     }
-    const float* a[M];
-    CNNFAST_UNROLL
-    for (int m = 0; m < M; ++m) a[m] = g.offset + (Even ? rows[0] + (t->first + m) * g.row_step : rows[m]);
+    TileRows<M, Even> a(rows, t->first, g.row_step, g.offset);
     for (int64_t k = 0; k < len; ++k) {
+      a.begin_step();
       // One row is as fast as B comes from memory.
       if (M == 1 && far) {
-        for (int v = 0; v < NV * L; v += 16) __builtin_prefetch(b + kStreamAhead + v);
+        for (int v = 0; v < NV; v += kLineFloats / L) __builtin_prefetch(at(v) + kStreamAhead);
       }
+      if (kFetches) __builtin_prefetch(b + ahead, 0, 2);
       V bv[NV];
       CNNFAST_UNROLL
-      for (int v = 0; v < NV; ++v) bv[v] = load_as<V>(b + v * L);
+      for (int v = 0; v < NV; ++v) bv[v] = load_as<V>(at(v));
       b += ldb;
       CNNFAST_UNROLL
       for (int m = 0; m < M; ++m) {
-        V s = splat_as<V>(a[m][k]);
+        V s = splat_as<V>(a.value(m, k));
         CNNFAST_UNROLL
         for (int v = 0; v < NV; ++v) acc[m][v] = fma(s, bv[v], acc[m][v]);
       }
@@ -256,7 +301,8 @@ static void gemm_sweep(const cnnfast::GemmBlock* g, int64_t column, int64_t n) {
 }
 
 // Runs all rows of a block against one panel of nv vectors.
-static void gemm_panel(TileArgs* t, int nv) {
+// `next`: from what is read of B to the same rows of the panel after this one, 0 if that is of another width.
+static void gemm_panel(TileArgs* t, int nv, int64_t next) {
   const cnnfast::GemmBlock* g = t->g;
   const bool even = g->row_step != 0;
   const TileFn* tiles = even ? kTiles<true>[nv] : kTiles<false>[nv];
@@ -269,20 +315,36 @@ static void gemm_panel(TileArgs* t, int nv) {
     if (t->tail > 8) t->tail -= 8;
   }
 #endif
-  int64_t begin = 0;
+  int64_t begin = 0, line = next ? 0 : nv * VL;
   for (int64_t segment = 0; segment < g->segments; ++segment) {
     // Tiles of nearly equal height, so that no thin tile is left at the end.
-    const int64_t rows = g->ends[segment] - begin, count = (rows + height - 1) / height;
+    const int64_t end = g->ends[segment], count = (end - begin + height - 1) / height;
+    if (count == 0) continue;
+    const int64_t least = (end - begin) / count, higher = (end - begin) % count;
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t m0 = begin + i * rows / count, m1 = begin + (i + 1) * rows / count;
-      t->first = m0;
-      t->rows = even ? g->rows : g->rows + m0;
-      t->out = even ? g->out : g->out + m0;
-      tiles[m1 - m0](t);
+      const int64_t rows = least + (i < higher);
+      t->first = begin;
+      t->rows = even ? g->rows : g->rows + begin;
+      t->out = even ? g->out : g->out + begin;
+      // Each tile fetches a line of every row of the next panel, until all lines are on their way.
+      t->ahead = line < nv * VL ? next + line : 0;
+      line += kLineFloats;
+      tiles[rows](t);
+      begin += rows;
     }
-    begin += rows;
   }
   if (g->past_cache) finish_past_cache();
+}
+
+// Floats from panel p of packed weights to what is read after it: the next panel, or the first one at the
+// rows that the next call takes. 0 if that has another width.
+static int64_t gemm_next_panel(const cnnfast::GemmBlock* g, int64_t p, int64_t vectors, int64_t panels) {
+  const bool wraps = p + 1 == g->panel_last;
+  const int64_t k = g->k0 + (wraps ? g->taps * g->len : 0), q = wraps ? g->panel_first : p + 1;
+  const int64_t here = p * vectors / panels, there = q * vectors / panels;
+  const int64_t width = (p + 1) * vectors / panels - here;
+  if (k >= g->depth || (q + 1) * vectors / panels - there != width) return 0;
+  return ((there - here) * g->depth + (k - g->k0) * width) * VL;
 }
 
 static void gemm_block(const cnnfast::GemmBlock* g) {
@@ -297,24 +359,37 @@ static void gemm_block(const cnnfast::GemmBlock* g) {
     return;
   }
   for (int64_t p = g->panel_first; p < g->panel_last; ++p) {
-    TileArgs t;
+    TileArgs t = {};
     t.g = g;
     t.tail = VL;
     int nv = 1;
+    int64_t next = 0;
     if (p < panels) {
       const int64_t v0 = p * vectors / panels, v1 = (p + 1) * vectors / panels;
       nv = static_cast<int>(v1 - v0);
       t.column = v0 * VL;
       t.b = plain ? g->b + g->k0 * g->ldb + t.column : g->b + t.column * g->depth + g->k0 * nv * VL;
       t.ldb = plain ? g->ldb : nv * VL;
+      const int64_t several = p + kRowPanels, end = several * vectors / panels;
+      const bool row = !plain && g->m == 1 && !g->row_step && several <= g->panel_last;
+      if (row && end - v0 == kRowPanels * kMaxVectors) {
+        if (end == vectors) t.tail = static_cast<int>(g->n - (vectors - 1) * VL);
+        t.rows = g->rows;
+        t.out = g->out;
+        t.panel = t.ldb * g->depth;
+        gemm_tile<vf, 1, kRowPanels * kMaxVectors, false, kRowPanels>(&t);
+        p = several - 1;
+        continue;
+      }
       if (!plain && v1 == vectors) t.tail = static_cast<int>(g->n - (vectors - 1) * VL);
+      if (!plain && g->depth * g->n > kNearFloats) next = gemm_next_panel(g, p, vectors, panels);
     } else {
       t.column = vectors * VL;
       t.b = g->b_tail + g->k0 * VL;
       t.ldb = VL;
       t.tail = static_cast<int>(g->n - t.column);
     }
-    gemm_panel(&t, nv);
+    gemm_panel(&t, nv, next);
   }
 }
 

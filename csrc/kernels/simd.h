@@ -32,6 +32,7 @@ typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_a
 typedef int32_t vi_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
 #define CNNFAST_INLINE static inline __attribute__((always_inline))
+#define CNNFAST_INLINE_MEMBER inline __attribute__((always_inline))
 #define CNNFAST_UNROLL _Pragma("GCC unroll 32")
 
 CNNFAST_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
