@@ -285,6 +285,21 @@ def test_detect() -> None:
         assert sum(hits) > 0.7 * counts.sum()
 
 
+def test_inspect() -> None:
+    filters, maps, patches, classes = part("inspect").pictures
+    assert filters.pixels.shape == (2 * 50 + 2, 8 * 50 + 2, 3)  # 16 of them, 48 pixels and a gap of 2 each
+    assert maps.pixels.shape == (2 * 86 + 2, 8 * 86 + 2, 3)
+    assert patches.pixels.shape == (8 * 86 + 2, 9 * 86 + 2, 3)
+    model = cf.models.resnet14_grey(weights="fashion_mnist").eval()
+    garments = tiles("clothes.png", 10, 10)
+    x = cf.data.Preprocess.of(entry("resnet14_grey").weights["fashion_mnist"])(list(garments[:, 0]))
+    said = [cf.data.MNIST.FASHION[k] for k in model(x).argmax(1)]
+    assert classes.caption == f"where it is seen: {', '.join(said)}"
+    boot = cf.inspect.feature_maps(model, x[9:], ["layer1"])["layer1"][0]
+    expected = cf.inspect.grey(boot[..., 0]).repeat(3, axis=0).repeat(3, axis=1)
+    assert np.array_equal(maps.pixels[2:86, 2:86], expected)
+
+
 # --- pictures ----------------------------------------------------------------------------------------
 
 
