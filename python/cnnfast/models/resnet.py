@@ -374,7 +374,7 @@ def cifar_resnet56(num_classes: int = 10) -> nn.Module:
             resize=28,
             classes="fashion_mnist",
             licence="MIT",
-            accuracy={"top1": 93.93},
+            accuracy={"top1": 93.92},
         )
     },
 )
