@@ -1,4 +1,4 @@
-"""Put trained weights among those that come with the package: ``python tools/bundle.py TRAINED.safetensors [NAME]``.
+"""Put trained weights among those that come with the package: ``python tools/bundle.py FILE [NAME]``.
 
 Weights of two and more axes are rounded to half precision, which halves the file and moves results in the
 fourth digit; biases and statistics stay as they are. What the card states is measured on the file written.
