@@ -226,6 +226,19 @@ def test_gradient_is_that_of_the_tape_and_of_torch(
     np.testing.assert_allclose(g[0], leaf.grad.numpy().transpose(1, 2, 0), rtol=1e-9, atol=1e-12)
 
 
+def test_the_backend_is_the_one_that_was_chosen(
+    native: None, features: Features, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the NumPy reference no engine is made."""
+    content, example = pictures(rng, (10, 12), (12, 10))
+    expected, _ = Objective(features, content, example, **SHALLOW)(content)
+    with cf.use_backend("numpy"):
+        for name in ("conv2d", "conv2d_grad_input", "Plan"):
+            monkeypatch.delattr(cf._cpu, name)
+        found, _ = Objective(features, content, example, **SHALLOW)(content)
+    assert found.total == pytest.approx(expected.total, rel=1e-3)
+
+
 def test_only_the_picture_has_a_gradient(
     native: None, features: Features, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import losses, ops
+from ..config import current_backend
 from ..errors import ShapeError
 from ..optim.vectors import dot
 from ..tensor import Tensor
@@ -103,7 +104,7 @@ class Objective:
         content, style = _picture("content", content), _picture("style", style)
         self.shapes = features.shapes(self.steps, content.shape[1:3])
         features.shapes(self.steps, style.shape[1:3])
-        self.plan = plan or Plan()
+        self.plan = plan or Plan(packed=current_backend() == "cpu")
         # The style has a size of its own: weights are transformed for what is run again and again.
         features.unpack()
         features.bounded = self.plan.bounded
@@ -118,7 +119,7 @@ class Objective:
         if style_weight is None:
             style_weight = self._usual_beta(content_weight)
         self.weights = content_weight, style_weight, variation_weight
-        if self.plan.packed:
+        if self.plan.packed and current_backend() == "cpu":
             features.pack(self.steps)
 
     def _usual_beta(self, alpha: float) -> float:
