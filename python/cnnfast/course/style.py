@@ -6,11 +6,37 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .. import losses, models, ops
-from ..graph.summary import summary
+from .. import losses, models, nn, ops
+from ..graph.summary import receptive_fields, summary
+from ..graph.trace import trace
+from ..inspect import top_patches
+from ..style import Features
+from ..style import transfer as style_transfer
 from . import Chapter, Fact
 
 CHAPTER = Chapter()
+
+
+@CHAPTER.row("N1", "style transfer: gradient descent on the pixels")
+def transfer() -> Iterator[Fact]:
+    rng = np.random.default_rng(1)
+    content, example = rng.integers(0, 256, (2, 24, 24, 3), np.uint8)
+    state = models.vgg_features(11).state_dict(layout="torch")
+    features = Features({f"features.{name}": a for name, a in state.items()})
+    before = {name: a.copy() for name, a in state.items()}
+    made = style_transfer(
+        content,
+        example,
+        features,
+        iterations=4,
+        content_layers={"conv2_1": 1.0},
+        style_layers={"conv1_1": 1.0},
+    )
+    totals = [row["total"] for row in made.rows]
+    yield Fact("the loss falls", True, totals[-1] < totals[0])
+    yield Fact("pixels stay in 0 .. 255", True, bool(made.pixels.min() >= 0 and made.pixels.max() <= 255))
+    same = all(np.array_equal(a, before[name]) for name, a in state.items())
+    yield Fact("nothing but the picture changes", True, same)
 
 
 @CHAPTER.row("N2", "content cost")
@@ -45,3 +71,29 @@ def features() -> Iterator[Fact]:
     firsts = [maps[i] for i in (0, 2, 4, 8, 12)]
     yield Fact("convolutions", 16, len(maps))
     yield Fact("conv1_1 to conv5_1: rows", [224, 112, 56, 28, 14], firsts)
+
+
+@CHAPTER.row("N5", "what units see: the patches that excite them most")
+def patches() -> Iterator[Fact]:
+    rng = np.random.default_rng(5)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(2, 3, 3)).eval()
+    pictures = rng.random((4, 12, 12, 1), np.float32)
+    maps = np.asarray(model(pictures))[..., 1]
+    order = np.argsort(-maps.ravel(), kind="stable")[:9]
+    every = [tuple(int(i) for i in np.unravel_index(n, maps.shape)) for n in order]
+    found = top_patches(model, pictures, "2", [1], k=9, each=None)[1]
+    yield Fact("top 9 equal trying every place", every, [(p.picture, p.row, p.column) for p in found])
+    fields = receptive_fields(trace(model, (1, 12, 12, 1)))
+    sizes = [axis.size for axis in list(fields.values())[-1]]
+    yield Fact("receptive field of 3x3, pooling 2, 3x3", [8, 8], sizes)
+    best = found[0]
+    top, bottom, left, right = best.place
+    seen = np.zeros((12, 12), bool)
+    for y, x in np.ndindex(12, 12):
+        other = pictures[[best.picture, best.picture]]
+        other[:, y, x, 0] += (100, -100)
+        seen[y, x] = np.any(np.asarray(model(other))[:, best.row, best.column, 1] != np.float32(best.value))
+    rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
+    field = [max(top, 0), min(bottom, 12), max(left, 0), min(right, 12)]
+    seen_by = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
+    yield Fact("the pixels that change the best one are its field", field, seen_by)
