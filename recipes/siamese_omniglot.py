@@ -147,10 +147,17 @@ def main(argv: list[str] | None = None) -> float:
         checkpoint=args.out / "checkpoint.safetensors",
         resume=True,
         log=args.out / "log.csv",
+        plot=args.out / "curves.png",
     )
     with averages.averaged():
         train.update_batch_norm(model, loader, batches=100)
-        cf.save_weights(args.out / f"{NAME}.safetensors", encoder.state_dict("torch"))
+        # Half the bytes; what is measured are the weights that are kept.
+        kept = {
+            name: a.astype(np.float16) if a.dtype == np.float32 else a
+            for name, a in encoder.state_dict("torch").items()
+        }
+        cf.save_weights(args.out / f"{NAME}.safetensors", kept)
+        encoder.load_state_dict(kept, layout="torch")
         if held:
             runs, what = runs_of(held, np.random.default_rng(SEED)), "the alphabets held back"
         else:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cnnfast as cf
-from cnnfast import data, train
+from cnnfast import data, face, train
 from cnnfast.detection import Detector, evaluate
 from cnnfast.models.registry import entry
 from cnnfast.segmentation import Segmenter, class_dice, confusion_matrix, mean_iou
@@ -92,3 +92,22 @@ def test_average_precision(name: str, label: str, assets: Path) -> None:
     result = evaluate(detector, held)
     assert result.mean >= 0.85
     assert result.mean == pytest.approx(known.accuracy["map50"] / 100, abs=2e-4)
+
+
+@pytest.mark.parametrize(("name", "label"), bundled("one-shot"))
+def test_one_shot(name: str, label: str, assets: Path) -> None:
+    """The twenty official runs: which of twenty characters, seen once, is it?"""
+    known = entry(name).weights[label]
+    runs = data.one_shot_runs(assets / "datasets" / known.classes / "all_runs.zip")
+    assert [len(run.test) for run in runs] == [20] * 20
+    for kind, shift in (("one-shot", 0), ("one-shot, nine shifts", 2)):
+        encoder = face.load_encoder(name, label, shift=shift)
+        right = []
+        for run in runs:
+            who = face.Recognizer(encoder, threshold=4)
+            for i, drawing in enumerate(run.training.astype(np.uint8)):
+                who.enrol(str(i), drawing)
+            found = who.identify_encodings(encoder(list(run.test.astype(np.uint8))))
+            right += [int(one.name or -1) == k for one, k in zip(found, run.answers, strict=True)]
+        assert np.mean(right) >= 0.75
+        assert np.mean(right) == pytest.approx(known.accuracy[kind] / 100, abs=0.003)  # one of 400

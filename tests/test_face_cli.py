@@ -49,10 +49,10 @@ def size(path: str) -> tuple[int, int]:
 
 def test_enrol_and_ask(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = said(capsys, "enroll", "red.png", "green.png", "-o", "db.safetensors")
-    assert out == "db.safetensors: 2 people, 2 pictures (2 added)\n"
+    assert out == "db.safetensors: 2 names, 2 pictures (2 added)\n"
     assert not err
     out, _ = said(capsys, "enroll", "red.png", "blue.png", "-o", "db.safetensors")
-    assert out == "db.safetensors: 3 people, 3 pictures (1 added, 1 known already)\n"
+    assert out == "db.safetensors: 3 names, 3 pictures (1 added, 1 known already)\n"
     assert Gallery.load("db.safetensors").people == ["red", "green", "blue"]
 
     out, err = said(capsys, "identify", "pink.png", "--database", "db.safetensors", status=1)
@@ -96,7 +96,7 @@ def test_calibration_of_a_folder_of_people(place: Path, capsys: pytest.CaptureFi
         capsys, "enroll", "people", "-o", "db.safetensors", "--measure", "cosine_similarity", "--json"
     )
     assert json.loads(out) == {
-        "database": "db.safetensors", "people": 2, "encodings": 12, "added": 12, "known": 0, "failed": [],
+        "database": "db.safetensors", "names": 2, "encodings": 12, "added": 12, "known": 0, "failed": [],
     }  # fmt: skip
     calibrate = ("calibrate", "people", "--database", "db.safetensors", "--far")
     out, _ = said(capsys, *calibrate, "0.1", "--json")
@@ -121,7 +121,7 @@ def test_the_curve_can_be_drawn(place: Path, capsys: pytest.CaptureFixture[str])
 
 def test_one_bad_picture_among_good_ones(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = said(capsys, "enroll", "red.png", "broken.png", "none.png", "-o", "db.safetensors", status=1)
-    assert "1 people, 1 pictures" in out
+    assert "1 names, 1 pictures" in out
     assert [line.split(": ")[1] for line in err.splitlines()] == ["broken.png", "none.png"]
     asked = ("identify", "broken.png", "red.png", "--database", "db.safetensors", "--threshold", 1)
     out, err = said(capsys, *asked, "-o", "who.png", "--json", status=1)

@@ -149,13 +149,13 @@ def _enroll(args: argparse.Namespace) -> int:
         added, known = added + new, known + (not new)
     if added or gallery is None:
         who.save(args.output)
-    people = len(who.gallery.people)
+    names = len(who.gallery.people)
     if args.json:
-        facts = {"database": args.output, "people": people, "encodings": len(who.gallery)}
+        facts = {"database": args.output, "names": names, "encodings": len(who.gallery)}
         print(json.dumps({**facts, "added": added, "known": known, "failed": failed}, indent=2))
     else:
         again = f", {known} known already" if known else ""
-        print(f"{args.output}: {people} people, {len(who.gallery)} pictures ({added} added{again})")
+        print(f"{args.output}: {names} names, {len(who.gallery)} pictures ({added} added{again})")
     return 1 if failed else 0
 
 
@@ -206,7 +206,7 @@ def _identify(args: argparse.Namespace) -> int:
             results.append({"picture": path, "box": box, "name": one.name, "nearest": nearest})
             if args.output:
                 pictures.append(picture)
-                captions.append(f"{one.name or 'unknown'}\n{_value(one)}")
+                captions.append(_caption(one))
                 good.append(one.name is not None)
             if not args.json:
                 place = "" if box is None else f" ({', '.join(f'{v:.0f}' for v in box)})"
@@ -330,8 +330,12 @@ def _tell(path: str, error: Exception) -> str:
     return message
 
 
-def _value(one: Identification) -> str:
-    return f"{one.candidates[0].name} {one.candidates[0].value:.2f}" if one.candidates else ""
+def _caption(one: Identification) -> str:
+    """Who it is and how near, or who would have been nearest."""
+    if not one.candidates:
+        return "unknown"
+    nearest = one.candidates[0]
+    return f"{one.name}\n{nearest.value:.2f}" if one.name else f"unknown\n{nearest.name} {nearest.value:.2f}"
 
 
 def _number(text: str) -> float:

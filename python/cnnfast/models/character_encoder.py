@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import nn, ops
 from ..nn import Module
-from .registry import register_model
+from .registry import Pretrained, register_model
 
 __all__ = ["CharacterEncoder", "character_encoder"]
 
@@ -55,6 +55,18 @@ class CharacterEncoder(Module):
 @register_model(
     input_size=(32, 32, 1),
     task="one-shot",
+    weights={
+        "omniglot": Pretrained(
+            file="siamese_omniglot.safetensors",
+            mean=(1.0,),
+            std=(0.3,),
+            input_size=(32, 32),
+            resize=32,
+            classes="omniglot",
+            licence="MIT",
+            accuracy={"one-shot": 96.5, "one-shot, nine shifts": 97.75},
+        )
+    },
     reference="Koch, Zemel and Salakhutdinov, Siamese neural networks for one-shot image recognition, 2015",
 )
 def character_encoder(num_classes: int = 128) -> CharacterEncoder:
