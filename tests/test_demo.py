@@ -285,6 +285,16 @@ def test_detect() -> None:
         assert sum(hits) > 0.7 * counts.sum()
 
 
+def test_face() -> None:
+    shown = part("face")
+    enrolled, asked = tiles("characters.png", 2, 20)
+    encoder = cf.face.load_encoder("character_encoder", shift=2)
+    nearest = (encoder(list(asked)) @ encoder(list(enrolled)).T).argmax(1)
+    assert shown.numbers["characters"] == 20
+    assert shown.numbers["right"] == (nearest == np.arange(20)).sum() >= 17
+    assert shown.pictures[0].pixels.ndim == 3
+
+
 def test_inspect() -> None:
     filters, maps, patches, classes = part("inspect").pictures
     assert filters.pixels.shape == (2 * 50 + 2, 8 * 50 + 2, 3)  # 16 of them, 48 pixels and a gap of 2 each

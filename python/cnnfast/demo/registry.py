@@ -38,7 +38,7 @@ __all__ = [
 PICTURES = Path(__file__).parent / "pictures"
 
 # Each is a module of that name; in the order of the page.
-_NAMES = ("edges", "classify", "detect", "segment", "style", "inspect", "engine", "speed", "course")
+_NAMES = ("edges", "classify", "detect", "segment", "face", "style", "inspect", "engine", "speed", "course")
 
 
 @dataclass(frozen=True)
