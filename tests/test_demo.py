@@ -218,6 +218,8 @@ def test_segment(monkeypatch: pytest.MonkeyPatch) -> None:
             assert "pip install 'cnnfast[segmentation]'" in shown.notes[0]
         assert row["regions found"] == expected
     assert [picture.pixels.shape[:2] for picture in shown.pictures] == [(256, 256)] * 4
+    counts = [row["regions found"] for row in shown.table]
+    assert shown.numbers.get("regions found") == (None if None in counts else sum(counts))
     monkeypatch.setitem(sys.modules, "scipy", None)
     without = part("segment")
     assert "SciPy" in without.notes[0]
@@ -269,6 +271,7 @@ def test_detect() -> None:
     detector = cf.detection.Detector.pretrained("yolov3_small", "bccd")
     marked = json.loads((PICTURES / "blood.json").read_text())["pictures"]
     assert len(shown.table) == len(shown.pictures) == len(marked) == 2
+    total = 0
     for row, picture in zip(shown.table, shown.pictures, strict=True):
         blood = load_picture(PICTURES / f"{row['picture']}.jpg")
         found = detector(blood)
@@ -283,6 +286,9 @@ def test_detect() -> None:
         expected = [f"{hit} of {count}" for hit, count in zip(hits, counts, strict=True)]
         assert [row[f"{name} found"] for name in detector.names] == expected
         assert sum(hits) > 0.7 * counts.sum()
+        total += sum(hits)
+    assert shown.numbers["found"] == total
+    assert shown.numbers["cells marked by hand"] == sum(len(cells["boxes"]) for cells in marked.values())
 
 
 def test_face() -> None:
