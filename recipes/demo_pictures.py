@@ -17,7 +17,7 @@ from PIL import Image
 
 from cnnfast import data
 
-PHOTO, PAINTING = (480, 360), (400, 250)
+PHOTO, PAINTING = (480, 360), (320, 200)
 CLOTHES = 10  # of each class: the first of the test pictures
 BLOOD = ("BloodImage_00011", "BloodImage_00016")  # of the test split
 CELLS = ("RBC", "WBC", "Platelets")
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
     for name, source, size in (("photo", "dog", PHOTO), ("painting", "style_starry_night", PAINTING)):
         picture = Image.open(args.folder / "pictures" / f"{source}.jpg").convert("RGB")
-        picture.resize(size, Image.Resampling.LANCZOS).save(out / f"{name}.jpg", quality=85)
+        picture.resize(size, Image.Resampling.LANCZOS).save(out / f"{name}.jpg", quality=80)
 
     # A row for each class, in order.
     held = data.MNIST(sets / "fashion-mnist", train=False)
