@@ -24,8 +24,22 @@ constexpr int64_t kMostFloats = int64_t{1} << 25;
 constexpr int64_t kFewChannels = 8;
 // Up to so many tiles per panel, taps counted, are quicker without a packed gradient.
 constexpr int64_t kFewTiles = 4;
+// Up to so many panels an input without taps is read where it lies, fetched so many pixels ahead.
+constexpr int64_t kFewPanels = 4, kAhead = 24;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A 1x1 convolution of neighbouring pixels sees the pictures as one line.
+Conv2dSpec as_line(const Conv2dSpec& s) {
+  Conv2dSpec line = s;
+  const bool same = s.kh * s.kw * s.sh * s.sw == 1 && s.pt == 0 && s.pl == 0 && s.p == s.h && s.q == s.w;
+  if (same) line.n = line.h = line.p = 1, line.w = line.q = s.n * s.h * s.w;
+  return line;
+}
+
+bool is_line(const Conv2dSpec& s) {
+  return s.n * s.h * s.p * s.kh * s.kw * s.sw == 1 && s.pl == 0 && s.q == s.w;
+}
 
 // The call as sums over pixels. A unit is a stretch of an output line.
 struct Shape {
@@ -38,15 +52,17 @@ struct Shape {
     const OuterKernels& k = kernels().outer;
     pieces = ceil_div(s.q, kSums);
     units = s.n * s.p * pieces;
-    const int64_t pixels = std::clamp<int64_t>(kBlockFloats / s.o, 128, 2048);
+    const int64_t vl = kernels().vl, vectors = ceil_div(outputs, vl);
+    panels = ceil_div(vectors, k.widest / vl);
+    in_place = is_line(s) && panels <= kFewPanels;
+    // Pixels whose gradients, and whose input where that is not packed, stay in the second-level cache.
+    const int64_t pixels = std::clamp<int64_t>(kBlockFloats / (s.o + (in_place ? s.c : 0)), 128, 2048);
     block_units = std::max<int64_t>(1, pixels / ceil_div(s.q, pieces));
     blocks = ceil_div(units, block_units);
     group_blocks = kGroup;
     while (ceil_div(blocks, group_blocks) * weights() > kMostFloats && group_blocks < blocks)
       group_blocks *= 2;
     sums = ceil_div(blocks, group_blocks);
-    const int64_t vl = kernels().vl, vectors = ceil_div(outputs, vl);
-    panels = ceil_div(vectors, k.widest / vl);
     for (int64_t p = 0; p <= panels; ++p)
       panel_starts.push_back(std::min(outputs, p * vectors / panels * vl));
     rows = columns;
@@ -64,8 +80,8 @@ struct Shape {
   }
 
   const Conv2dSpec& s;
-  bool by_rows;
-  int64_t columns;  // of the input side: channels of a group, or values of a kernel row
+  bool by_rows, in_place;  // in_place: the input is not packed
+  int64_t columns;         // of the input side: channels of a group, or values of a kernel row
   int64_t taps_x, outputs;
   int64_t pieces, units, block_units, blocks, group_blocks, sums;
   int64_t panels, rows, tiles;
@@ -86,6 +102,8 @@ class Block {
     return first_ / shape_.pieces * s_.q + first_ % shape_.pieces * s_.q / shape_.pieces;
   }
   int64_t pixels() const { return pixels_; }
+  // The first pixel of the input.
+  const float* input(const float* x) const { return x + (lines_[0] * s_.w + left_) * s_.c; }
   int64_t line_count() const { return static_cast<int64_t>(lines_.size()); }
   // Values of one line in the packed input, of `rows` channels.
   int64_t line_floats(int64_t rows) const {
@@ -249,9 +267,9 @@ void run_block(const Shape& shape, const Block& block, const float* x, const flo
     panels = static_cast<float*>(thread_scratch(Slot::kPanel, static_cast<size_t>(floats) * sizeof(float)));
   }
   const int64_t line_rows = shape.by_rows ? 1 : shape.rows;
-  auto* packed = static_cast<float*>(thread_scratch(
-      Slot::kTile,
-      static_cast<size_t>(block.line_count() * block.line_floats(line_rows) + 1) * sizeof(float)));
+  const int64_t packed_floats = shape.in_place ? 0 : block.line_count() * block.line_floats(line_rows);
+  auto* packed = static_cast<float*>(
+      thread_scratch(Slot::kTile, static_cast<size_t>(packed_floats + 1) * sizeof(float)));
   if (shape.by_rows) block.pack_lines(x, packed);
   OuterBlock t{};
   t.ldy = s.o;
@@ -273,6 +291,10 @@ void run_block(const Shape& shape, const Block& block, const float* x, const flo
       t.a = packed + m0;
       t.a_unit = 1;
       t.a_step = s.sw * s.c;
+    } else if (shape.in_place) {
+      t.a = block.input(x) + group * shape.columns + m0;
+      t.a_unit = t.a_step = s.c;
+      t.ahead = kAhead * s.c;
     } else {
       block.pack_channels(x, group * shape.columns + m0, t.m, packed);
       t.a = packed;
@@ -321,8 +343,9 @@ void conv2d_grad_weight(const Conv2dSpec& spec, const float* x, const float* g, 
     std::fill_n(dw, spec.depth() * spec.o, 0.0f);
     return;
   }
-  const Shape shape(spec);
   if (spec.groups == spec.c && spec.o == spec.c && spec.c > 1) return depthwise_grad_weight(spec, x, g, dw);
+  const Conv2dSpec line = as_line(spec);
+  const Shape shape(line);
   const int threads = threads_for(gemm_nanoseconds(spec.flops()));
   Buffer partial;
   if (shape.sums > 1) partial = Buffer(static_cast<size_t>(shape.sums * shape.weights()) * sizeof(float));

@@ -84,6 +84,7 @@ void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t u
   block.row_stride = count;
   block.m = count;
   block.out = out;
+  block.fetch_step = gemm.fetch_step;
 
   const int64_t parts = ceil_div(gemm.len, kChunk);  // of one tap
   const int64_t taps_at_once = parts > 1 ? 1 : std::max<int64_t>(1, kChunk / gemm.len);
@@ -243,6 +244,9 @@ namespace {
 
 // Fewer columns than this leave most lanes of a tile idle.
 constexpr int64_t kThinColumns = 4;
+// Matrices of up to so many values are taken to be in the second-level cache; rows of fewer values follow each
+// other closely enough for the processor's prefetchers.
+constexpr int64_t kNearFloats = int64_t{1} << 17, kFetchedRow = 64;
 
 void thin_gemm(const float* a, int64_t lda, int64_t rows, const MatrixView& b, const Epilogue& e, float* out,
                int64_t ldc, int threads) {
@@ -278,7 +282,8 @@ void dense_gemm(const float* a, int64_t lda, int64_t rows, const MatrixView& b, 
   if (b.groups == 1 && b.columns < kThinColumns && b.depth >= 2 * kernels().vl)
     return thin_gemm(a, lda, rows, b, epilogue, out, ldc, threads);
   const PlainRows plain{a, lda, out, ldc};
-  const IndirectGemm gemm{fill_plain, &plain, nullptr, rows, 1, b.depth, b, out, ldc, epilogue};
+  const int64_t fetch_step = rows * lda > kNearFloats && lda >= kFetchedRow ? lda : 0;
+  const IndirectGemm gemm{fill_plain, &plain, nullptr, rows, 1, b.depth, b, out, ldc, epilogue, fetch_step};
   run_gemms(&gemm, 1, threads);
 }
 

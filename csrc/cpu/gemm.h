@@ -72,6 +72,7 @@ struct IndirectGemm {
   const float* out_base;  // where the output begins; the residual is laid out alike
   int64_t out_step;       // floats from one row of the output to another are multiples of it
   Epilogue epilogue;
+  int64_t fetch_step = 0;  // see GemmBlock
 };
 // Several at once, block by block, so that neighbouring blocks of all of them share the cache.
 void run_gemms(const IndirectGemm* gemms, int64_t count, int threads);

@@ -14,6 +14,8 @@ struct GemmBlock {
   // Not 0: the rows lie evenly apart. Row m is at rows[t * row_stride] + m * row_step, result row m at
   // out[0] + m * out_step.
   int64_t row_step, out_step;
+  // Not 0: the rows of A are those of a matrix, this many values apart, and come from beyond the caches.
+  int64_t fetch_step;
   int64_t m;
   const int64_t* ends;  // the rows fall into segments; no tile reaches over the end of one
   int64_t segments;

@@ -37,6 +37,8 @@ struct TileArgs {
   int tail;       // lanes in use of the last vector
   int64_t ahead;  // floats from what is read of B to what the tile fetches of the next panel
   int64_t panel;  // floats from panel to panel
+  bool fetches;   // whether the rows of A are met for the first time, see GemmBlock::fetch_step
+  int64_t next;   // floats from the rows of the tile to those of the next one where they are fetched, or 0
 };
 
 // M rows of A, read value by value.
@@ -93,7 +95,7 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
   for (int v = 0; v < NV; ++v) acc[m][v] = V{};
 
   const float* b = t->b;
-  const int64_t ldb = t->ldb, len = g.len, panel = t->panel;
+  const int64_t ldb = t->ldb, len = g.len, panel = t->panel, next = t->next;
   auto at = [&](int v) { return b + v / (NV / Panels) * panel + v % (NV / Panels) * L; };
   const bool far = M == 1 && g.depth * g.n > kFarFloats;
   // Tiles of some height leave the memory idle.
@@ -117,6 +119,13 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
         for (int v = 0; v < NV; v += kLineFloats / L) __builtin_prefetch(at(v) + kStreamAhead);
       }
       if (kFetches) __builtin_prefetch(b + ahead, 0, 2);
+      // Rows are too short for the processor's prefetchers.
+      if constexpr (M > 1 && !Even) {
+        if (next && k % 16 == 0) {
+          CNNFAST_UNROLL
+          for (int m = 0; m < M; ++m) __builtin_prefetch(a.at[m] + next + k);
+        }
+      }
       V bv[NV];
       CNNFAST_UNROLL
       for (int v = 0; v < NV; ++v) bv[v] = load_as<V>(at(v));
@@ -328,6 +337,7 @@ static void gemm_panel(TileArgs* t, int nv, int64_t next) {
       t->out = even ? g->out : g->out + begin;
       // Each tile fetches a line of every row of the next panel, until all lines are on their way.
       t->ahead = line < nv * VL ? next + line : 0;
+      t->next = t->fetches ? g->fetch_step * rows : 0;
       line += kLineFloats;
       tiles[rows](t);
       begin += rows;
@@ -362,6 +372,7 @@ static void gemm_block(const cnnfast::GemmBlock* g) {
     TileArgs t = {};
     t.g = g;
     t.tail = VL;
+    t.fetches = p == g->panel_first;
     int nv = 1;
     int64_t next = 0;
     if (p < panels) {

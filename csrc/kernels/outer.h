@@ -15,7 +15,8 @@ struct OuterBlock {
   int64_t run_count;
   const float *a, *b;
   int64_t a_unit, a_step, b_step;
-  int64_t m, n;  // m at most rows(n); b has whole vectors, zeros after n
+  int64_t ahead;  // pixels at this distance in a are fetched where they are not near; 0: none
+  int64_t m, n;   // m at most rows(n); b has whole vectors, zeros after n
   float* y;
   int64_t ldy;
   bool first;  // y is overwritten

@@ -12,7 +12,7 @@ namespace {
 template <class V, int M, int NV>
 static __attribute__((noinline)) void outer_tile(const cnnfast::OuterBlock* t) {
   constexpr int L = sizeof(V) / sizeof(float);
-  const int64_t a_step = t->a_step, b_step = t->b_step;
+  const int64_t a_step = t->a_step, b_step = t->b_step, ahead = t->ahead;
   const int tail = static_cast<int>(t->n) - (NV - 1) * L;
   const bool whole = tail == L;
   V acc[M][NV];
@@ -27,6 +27,10 @@ static __attribute__((noinline)) void outer_tile(const cnnfast::OuterBlock* t) {
     const cnnfast::OuterRun run = t->runs[r];
     const float *a = t->a + run.a * t->a_unit, *b = t->b + run.b * b_step;
     for (int64_t k = 0; k < run.count; ++k) {
+      if (ahead) {
+        __builtin_prefetch(a + ahead);
+        __builtin_prefetch(a + ahead + M - 1);
+      }
       V bv[NV];
       CNNFAST_UNROLL
       for (int v = 0; v < NV; ++v) bv[v] = load_as<V>(b + v * L);
