@@ -244,8 +244,8 @@ namespace {
 
 // Fewer columns than this leave most lanes of a tile idle.
 constexpr int64_t kThinColumns = 4;
-// Matrices of up to so many values are taken to be in the second-level cache; rows of fewer values follow each
-// other closely enough for the processor's prefetchers.
+// Matrices of up to so many values are taken to be in the second-level cache; rows of fewer values follow
+// each other closely enough for the processor's prefetchers.
 constexpr int64_t kNearFloats = int64_t{1} << 17, kFetchedRow = 64;
 
 void thin_gemm(const float* a, int64_t lda, int64_t rows, const MatrixView& b, const Epilogue& e, float* out,
