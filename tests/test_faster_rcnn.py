@@ -127,7 +127,7 @@ def suppress(rows: list[tuple], threshold: float) -> list[tuple]:
     return kept
 
 
-def test_proposals_by_brute_force(backend: str, rng: np.random.Generator) -> None:
+def test_proposals_by_brute_force_and_torch(backend: str, rng: np.random.Generator) -> None:
     torch = pytest.importorskip("torch")
     settings = Settings(pre_nms=40, post_nms=25, proposal_size=12.0, proposal_iou=0.6)
     size, grids = (60, 90), ((8, 12), (4, 6))
@@ -435,7 +435,7 @@ def test_nothing_found(backend: str, rng: np.random.Generator) -> None:
     assert [found[key].shape for key in ("boxes", "labels", "scores")] == [(0, 4), (0,), (0,)]
 
 
-def test_preparing_pictures(rng: np.random.Generator) -> None:
+def test_preparing_pictures_as_torch_does(rng: np.random.Generator) -> None:
     torch = pytest.importorskip("torch")
     pictures = [rng.random((30, 40, 3)).astype(np.float32), rng.random((70, 20, 3)).astype(np.float32)]
     batch, sizes = prepare(pictures, Settings(min_size=60, max_size=100))

@@ -72,7 +72,7 @@ def test_heads_answer_in_training_mode_only() -> None:
     assert model.eval()(x).shape == (1, 3)
 
 
-def test_windows_of_the_first_head() -> None:
+def test_windows_of_the_first_head_as_in_torch() -> None:
     torch = pytest.importorskip("torch")
     from cnnfast.models.googlenet import _four_by_four
 

@@ -279,7 +279,9 @@ def test_conv_norm_act_is_depthwise_where_it_can_be() -> None:
 
 
 @pytest.mark.parametrize("size", [(7, 7), (14, 21), (9, 11), (3, 2), (1, 1), (7, 8)])
-def test_adaptive_pooling(backend: str, size: tuple[int, int], rng: np.random.Generator) -> None:
+def test_adaptive_pooling_agrees_with_torch(
+    backend: str, size: tuple[int, int], rng: np.random.Generator
+) -> None:
     torch = pytest.importorskip("torch")
     x = rng.standard_normal((2, *size, 5)).astype(np.float32)
     for wanted in ((7, 7), (6, 6), (1, 1)):
