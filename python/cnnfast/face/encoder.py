@@ -82,7 +82,7 @@ class Encoder:
         Returns
         -------
         ndarray of float32, shape (N, D)
-            Each of length 1. The bits do not depend on the other pictures.
+            Each of length 1. With the kernels the bits do not depend on the other pictures.
 
         Raises
         ------
