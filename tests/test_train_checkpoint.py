@@ -365,6 +365,15 @@ def start(path: Path, workers: int = 0, every: int = 1) -> subprocess.Popen[str]
     )
 
 
+def rest_of(child: subprocess.Popen[str]) -> tuple[str, str]:
+    """All that is left of both outputs; ``communicate`` would lose what ``readline`` has read ahead."""
+    assert child.stdout is not None
+    assert child.stderr is not None
+    rest = child.stdout.read(), child.stderr.read()
+    child.wait(timeout=60)
+    return rest
+
+
 def same_as_uninterrupted(path: Path) -> None:
     """What the checkpoint leads to is what a run without any stop gives."""
     epochs = load_checkpoint(path)["step"] // 6 + 1
@@ -384,7 +393,7 @@ def killed(path: Path, kills: int, seed: int) -> None:
                 time.sleep(moments.uniform(0, 0.15))
             finally:
                 child.kill()
-            rest, errors = child.communicate(timeout=60)
+            rest, errors = rest_of(child)
         assert ready == "ready\n", errors
         assert child.returncode == -signal.SIGKILL
         before, step = step, load_checkpoint(path)["step"] if path.exists() else 0
@@ -414,7 +423,7 @@ def test_interrupt_saves_the_last_step(workers: int, every: int, tmp_path: Path)
             assert child.stdout.readline() == "ready\n"
             time.sleep(0.3)
             child.send_signal(signal.SIGINT)
-            out, err = child.communicate(timeout=60)
+            out, err = rest_of(child)
         finally:
             child.kill()
     step = load_checkpoint(path)["step"]
