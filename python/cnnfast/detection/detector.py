@@ -11,7 +11,7 @@ import numpy as np
 from .. import config, ops
 from ..engine import compile as compile_model
 from ..errors import CnnfastError
-from ..models.registry import create_model, entry
+from ..models.registry import create_model, registered_weights
 from ..ops.registry import array, choice, fail, number, pair, rank
 from ..pictures import load_picture
 from ..tensor import no_grad
@@ -153,12 +153,9 @@ class Detector:
             If there is no such network, or no such weights of it.
         WeightsError, OSError
         """
-        known = entry(name)
-        label = next(iter(known.weights), "") if weights is None else weights
-        if label not in known.weights:
-            raise ValueError(f"{name}: expected weights out of {list(known.weights)}, got {weights!r}")
+        label, trained = registered_weights(name, weights)
         made = cls(create_model(name, weights=label), **options)
-        made.names = made.names or class_names(made.classes, known.weights[label].classes)
+        made.names = made.names or class_names(made.classes, trained.classes)
         return made
 
     def __call__(self, picture: Any, *, score_threshold: float | None = None) -> Detections:

@@ -124,6 +124,21 @@ def entry(name: str) -> ModelEntry:
     return _MODELS[name]
 
 
+def registered_weights(name: str, weights: str | None = None) -> tuple[str, Pretrained]:
+    """Label and description of weights that are registered for a network; the first without a label.
+
+    Raises
+    ------
+    ValueError
+        If there is no such network, or no such weights of it.
+    """
+    known = entry(name).weights
+    label = next(iter(known), "") if weights is None else weights
+    if label not in known:
+        raise ValueError(f"{name}: expected weights out of {list(known)}, got {weights!r}")
+    return label, known[label]
+
+
 def create_model(
     name: str, num_classes: int | None = None, weights: Any = None, seed: int = 0, **options: Any
 ) -> Module:

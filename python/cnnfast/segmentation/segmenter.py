@@ -16,7 +16,7 @@ from .. import ops
 from ..config import current_backend
 from ..data.preprocess import Preprocess
 from ..engine import compile
-from ..models.registry import create_model, entry
+from ..models.registry import create_model, registered_weights
 from ..nn.module import Module
 from ..ops.registry import fail, integer
 
@@ -101,11 +101,7 @@ class Segmenter:
             If there is no such network, or no such weights of it.
         WeightsError, OSError
         """
-        known = entry(name)
-        label = next(iter(known.weights), "") if weights is None else weights
-        if label not in known.weights:
-            raise ValueError(f"{name}: expected weights out of {list(known.weights)}, got {weights!r}")
-        trained = known.weights[label]
+        label, trained = registered_weights(name, weights)
         return cls(create_model(name, weights=label), mean=trained.mean, std=trained.std, **options)
 
     def __call__(self, picture: Any) -> Array:
