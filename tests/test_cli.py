@@ -123,7 +123,7 @@ def test_bad_kernels(
     assert os.listdir(tmp_path) == ["photo.png"]
 
 
-def test_errors_are_one_line_and_exit_status_1(
+def test_errors_are_one_line_and_exit_status_2(
     photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "broken.jpg"
@@ -138,7 +138,7 @@ def test_errors_are_one_line_and_exit_status_1(
     ]:
         if "cuda" in arguments and config.config()["cuda"]["available"]:
             continue
-        assert main(["filter", *arguments]) == 1
+        assert main(["filter", *arguments]) == 2
         printed = capsys.readouterr()
         assert printed.err.startswith("cnnfast: ")
         assert printed.err.count("\n") == 1
@@ -151,7 +151,7 @@ def test_errors_are_one_line_and_exit_status_1(
 def test_devices_are_not_replaced(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
-    assert main(["filter", str(photo), "-o", str(pipe)]) == 1
+    assert main(["filter", str(photo), "-o", str(pipe)]) == 2
     assert "regular file" in capsys.readouterr().err
     assert pipe.is_fifo()
 

@@ -151,13 +151,13 @@ def test_command_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path, smal
     assert "whole number" in said("--threads", "0", status=2)
     file = tmp_path / "file"
     file.write_text("mine")
-    assert said("-o", str(file), status=1) == f"cnnfast: {file}: Not a directory\n"
-    assert "Not a directory" in said("-o", str(file / "below"), status=1)
+    assert said("-o", str(file), status=2) == f"cnnfast: {file}: Not a directory\n"
+    assert "Not a directory" in said("-o", str(file / "below"), status=2)
     assert file.read_text() == "mine"
     other = tmp_path / "site"
     other.mkdir()
     (other / "index.html").write_text("<html>mine</html>")
-    assert "not of cnnfast demo" in said("-o", str(other), status=1)
+    assert "not of cnnfast demo" in said("-o", str(other), status=2)
     assert (other / "index.html").read_text() == "<html>mine</html>"
     with pytest.raises(ValueError, match="there is no part 'none'"):
         demo.run(["none"])
@@ -167,7 +167,7 @@ def test_folder_that_cannot_be_written(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page.os, "access", lambda path, mode: False)  # who runs the tests may be root
-    assert main(["demo", "-o", str(tmp_path)]) == 1
+    assert main(["demo", "-o", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"cnnfast: {tmp_path}: Permission denied\n"
 
 

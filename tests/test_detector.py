@@ -228,10 +228,10 @@ def test_command_with_several_pictures(
     broken.write_bytes(b"no picture")
     folder = tmp_path / "drawn"
     folder.mkdir()
-    assert main(["detect", square, str(broken), *network, "-o", str(folder)]) == 1
+    assert main(["detect", square, str(broken), *network, "-o", str(folder)]) == 2
     assert "broken.png" in capsys.readouterr().err
     assert [path.name for path in folder.iterdir()] == ["square.png"]
-    assert main(["detect", square, str(broken), *network, "-o", str(tmp_path / "one.png")]) == 1
+    assert main(["detect", square, str(broken), *network, "-o", str(tmp_path / "one.png")]) == 2
     assert "expected a folder" in capsys.readouterr().err
 
 
@@ -241,10 +241,10 @@ def test_command_with_several_pictures(
         (["--model", "resnet18"], 2, "no network for detection"),
         (["--model", "yolov9"], 2, "nearest names"),
         (["--threshold", "1.5"], 2, "from 0 to 1"),
-        (["--model", "yolov3_tiny"], 1, "give --weights"),
-        (["--model", "none.cfg"], 1, "give --weights"),
-        (["--model", "none.cfg", "--weights", "none.weights"], 1, "none.cfg"),
-        (["-o", "drawn.xyz"], 1, "cannot tell the format"),
+        (["--model", "yolov3_tiny"], 2, "give --weights"),
+        (["--model", "none.cfg"], 2, "give --weights"),
+        (["--model", "none.cfg", "--weights", "none.weights"], 2, "none.cfg"),
+        (["-o", "drawn.xyz"], 2, "cannot tell the format"),
     ],
 )
 def test_command_refuses(

@@ -55,7 +55,7 @@ def test_enrol_and_ask(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert out == "db.safetensors: 3 names, 3 pictures (1 added, 1 known already)\n"
     assert Gallery.load("db.safetensors").people == ["red", "green", "blue"]
 
-    out, err = said(capsys, "identify", "pink.png", "--database", "db.safetensors", status=1)
+    out, err = said(capsys, "identify", "pink.png", "--database", "db.safetensors", status=2)
     assert err.startswith("cnnfast: expected --threshold")
     out, _ = said(capsys, "identify", "pink.png", "--database", "db.safetensors", "--threshold", "0.5")
     assert out.startswith("pink.png: red  [red 0.")
@@ -85,10 +85,10 @@ def test_verification(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, "enroll", "red.png", "-o", "db.safetensors", "--name", "ann")
     claim = ("--database", "db.safetensors", "--threshold", "0.5", "--name")
     assert said(capsys, "verify", "pink.png", *claim, "ann")[0].startswith("same")
-    assert "expected somebody enrolled" in said(capsys, "verify", "pink.png", *claim, "bob", status=1)[1]
-    assert "two pictures" in said(capsys, "verify", "red.png", "--threshold", 1, status=1)[1]
-    assert "--threshold" in said(capsys, "verify", "red.png", "pink.png", status=1)[1]
-    assert "--database" in said(capsys, "verify", "red.png", "--name", "ann", status=1)[1]
+    assert "expected somebody enrolled" in said(capsys, "verify", "pink.png", *claim, "bob", status=2)[1]
+    assert "two pictures" in said(capsys, "verify", "red.png", "--threshold", 1, status=2)[1]
+    assert "--threshold" in said(capsys, "verify", "red.png", "pink.png", status=2)[1]
+    assert "--database" in said(capsys, "verify", "red.png", "--name", "ann", status=2)[1]
 
 
 def test_calibration_of_a_folder_of_people(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +108,7 @@ def test_calibration_of_a_folder_of_people(place: Path, capsys: pytest.CaptureFi
     assert said(capsys, "identify", "pink.png", "--database", "db.safetensors")[0].startswith("pink.png: ann")
     said(capsys, "identify", "green.png", "--database", "db.safetensors", status=3)
     before = Path("db.safetensors").read_bytes()
-    assert "pairs of different" in said(capsys, *calibrate, "0.001", status=1)[1]
+    assert "pairs of different" in said(capsys, *calibrate, "0.001", status=2)[1]
     assert Path("db.safetensors").read_bytes() == before
 
 
@@ -120,30 +120,30 @@ def test_the_curve_can_be_drawn(place: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_one_bad_picture_among_good_ones(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, err = said(capsys, "enroll", "red.png", "broken.png", "none.png", "-o", "db.safetensors", status=1)
+    out, err = said(capsys, "enroll", "red.png", "broken.png", "none.png", "-o", "db.safetensors", status=2)
     assert "1 names, 1 pictures" in out
     assert [line.split(": ")[1] for line in err.splitlines()] == ["broken.png", "none.png"]
     asked = ("identify", "broken.png", "red.png", "--database", "db.safetensors", "--threshold", 1)
-    out, err = said(capsys, *asked, "-o", "who.png", "--json", status=1)
+    out, err = said(capsys, *asked, "-o", "who.png", "--json", status=2)
     assert ["error" in row for row in json.loads(out)["results"]] == [True, False]
     assert err.startswith("cnnfast: broken.png: ")
     assert size("who.png") == (111 + 6, 105 + 6 + 24 + 6)
 
 
 def test_refusals(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "ends in .safetensors" in said(capsys, "enroll", "red.png", "-o", "db.npz", status=1)[1]
+    assert "ends in .safetensors" in said(capsys, "enroll", "red.png", "-o", "db.npz", status=2)[1]
     said(capsys, "enroll", "red.png", "-o", "db.safetensors")
     asked = ("identify", "red.png", "--database", "db.safetensors", "--threshold", 1)
-    assert "another one" in said(capsys, *asked, "--shift", 1, status=1)[1]
-    assert "ending" in said(capsys, *asked, "-o", "who.xyz", status=1)[1]
+    assert "another one" in said(capsys, *asked, "--shift", 1, status=2)[1]
+    assert "ending" in said(capsys, *asked, "-o", "who.xyz", status=2)[1]
     Path("db.safetensors").write_bytes(b"\0" * 100)
-    assert "Gallery" in said(capsys, *asked, status=1)[1]
+    assert "Gallery" in said(capsys, *asked, status=2)[1]
     assert (
         "none.safetensors"
-        in said(capsys, "identify", "red.png", "--database", "none.safetensors", status=1)[1]
+        in said(capsys, "identify", "red.png", "--database", "none.safetensors", status=2)[1]
     )
     Path("empty").mkdir()
-    assert "got none" in said(capsys, "enroll", "empty", "-o", "new.safetensors", status=1)[1]
+    assert "got none" in said(capsys, "enroll", "empty", "-o", "new.safetensors", status=2)[1]
     for wrong in (("--threshold", "nan"), ("--mean", "1,2"), ("--shift", "-1"), ("--topk", "0")):
         said(capsys, *asked, *wrong, status=2)
     said(capsys, "recognise", "red.png", status=2)
@@ -162,7 +162,7 @@ def test_faces_in_a_photograph(place: Path, assets: Path, capsys: pytest.Capture
     assert left[0] == pytest.approx(112, abs=8)
     assert left[1] == pytest.approx(640 - 169, abs=8)
     assert size("sheet.png")[0] == 2 * 111 + 6
-    _, err = said(capsys, "identify", "red.png", *asked[2:], status=1)
+    _, err = said(capsys, "identify", "red.png", *asked[2:], status=2)
     assert err == "cnnfast: red.png: expected a face in the picture, found none\n"
 
 

@@ -325,11 +325,11 @@ def test_files_with_a_trunk(
     ]
     trunk = [*run, files["folder"] / "trunk.safetensors"]
     told(capsys, *trunk, "--what", "features", "--layer", "layer1.1.conv1")
-    _, err = told(capsys, *trunk, "--what", "features", "--layer", "layer2.0.conv1", status=1)
+    _, err = told(capsys, *trunk, "--what", "features", "--layer", "layer2.0.conv1", status=2)
     assert "layer2.0.conv1 needs layer2.0.conv1.weight, which is not in the file" in err
-    assert "is missing" in told(capsys, *trunk, "--what", "gradcam", status=1)[1]
+    assert "is missing" in told(capsys, *trunk, "--what", "gradcam", status=2)[1]
     other = [*run, files["folder"] / "other.safetensors", "--what", "features"]
-    assert "expected weights of cifar_resnet20, came others" in told(capsys, *other, status=1)[1]
+    assert "expected weights of cifar_resnet20, came others" in told(capsys, *other, status=2)[1]
 
 
 LENET = ("--model", "lenet5", "--weights", "none.npz")
@@ -338,16 +338,16 @@ LENET = ("--model", "lenet5", "--weights", "none.npz")
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 1, "expected one FILE, or --what, got 0 files"),
-        (["--what", "filters"], 1, "--what filters needs --model"),
-        (["--what", "filters", "--model", "lenet5"], 1, "--what filters needs --weights"),
-        (["--what", "filters", "--model", "lenet5", "--weights", "w.npz"], 1, "needs --output"),
+        ([], 2, "expected one FILE, or --what, got 0 files"),
+        (["--what", "filters"], 2, "--what filters needs --model"),
+        (["--what", "filters", "--model", "lenet5"], 2, "--what filters needs --weights"),
+        (["--what", "filters", "--model", "lenet5", "--weights", "w.npz"], 2, "needs --output"),
         (["--what", "noise"], 2, "invalid choice"),
-        (["--what", "gradcam", *LENET, "-o", "a.png"], 1, "expected pictures, got 0"),
+        (["--what", "gradcam", *LENET, "-o", "a.png"], 2, "expected pictures, got 0"),
         (["a.png", "--what", "filters", *LENET, "-o", "a.png"], 1,
          "expected no picture, got 1"),
-        (["--what", "filters", *LENET, "-o", "a.xyz"], 1, "cannot tell the format"),
-        (["--what", "filters", *LENET, "-o", "a.png"], 1, "No such file"),
+        (["--what", "filters", *LENET, "-o", "a.xyz"], 2, "cannot tell the format"),
+        (["--what", "filters", *LENET, "-o", "a.png"], 2, "No such file"),
         (["--units", "1,x"], 2, "expected a whole number"),
     ],
 )  # fmt: skip

@@ -68,10 +68,10 @@ def test_command_counts(capsys: pytest.CaptureFixture[str], files: Path) -> None
 def test_command_errors(capsys: pytest.CaptureFixture[str], files: Path) -> None:
     output = ("-o", files / "o.png")
     assert "for classification" in said(capsys, files / "p.png", "--model", "lenet5", *output, status=2)[1]
-    assert "give --weights FILE" in said(capsys, files / "p.png", "--model", "unet", *output, status=1)[1]
+    assert "give --weights FILE" in said(capsys, files / "p.png", "--model", "unet", *output, status=2)[1]
     weights = ("--weights", files / "w.safetensors")
-    assert "num_classes" in said(capsys, files / "p.png", *weights, *output, status=1)[1]
-    none = said(capsys, files / "none.png", *weights, "--classes", files / "names.txt", *output, status=1)[1]
+    assert "num_classes" in said(capsys, files / "p.png", *weights, *output, status=2)[1]
+    none = said(capsys, files / "none.png", *weights, "--classes", files / "names.txt", *output, status=2)[1]
     assert "No such file" in none
-    assert "cannot tell the format" in said(capsys, files / "p.png", "-o", files / "o.xyz", status=1)[1]
+    assert "cannot tell the format" in said(capsys, files / "p.png", "-o", files / "o.xyz", status=2)[1]
     assert not (files / "o.png").exists()

@@ -531,25 +531,25 @@ def test_command(
     out, _ = told(capsys, *command, "-o", tmp_path / "c.png", "--iterations", 6, "--json", "--quiet")
     assert json.loads(out)["last"] == report["last"]
     assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
-    assert "exists already; --resume goes on" in told(capsys, *run, "-o", tmp_path / "d.png", status=1)[1]
+    assert "exists already; --resume goes on" in told(capsys, *run, "-o", tmp_path / "d.png", status=2)[1]
     told(capsys, *run, "-o", tmp_path / "d.png", "--iterations", 1, "--force", "--quiet")
 
 
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [
-        (["--memory", "1MB"], 1, "are allowed"),
+        (["--memory", "1MB"], 2, "are allowed"),
         (["--memory", "much"], 2, "expected a size like 800MB or 1.5GiB, got 'much'"),
-        (["--style-layers", "conv9_9"], 1, "got 'conv9_9'"),
+        (["--style-layers", "conv9_9"], 2, "got 'conv9_9'"),
         (["--style-layers", "conv1_1:.5,conv2_1"], 2, "expected layers like"),
         (["--style-weight", "-3"], 2, "expected a number from 0, got '-3'"),
-        (["--init", "nowhere.png"], 1, "nowhere.png: No such file"),
-        (["--preview", "a.xyz"], 1, "cannot tell the format"),
-        (["--resume"], 1, "--resume needs --checkpoint"),
-        (["--checkpoint", "run.zip"], 1, "expected a name that ends in .safetensors"),
+        (["--init", "nowhere.png"], 2, "nowhere.png: No such file"),
+        (["--preview", "a.xyz"], 2, "cannot tell the format"),
+        (["--resume"], 2, "--resume needs --checkpoint"),
+        (["--checkpoint", "run.zip"], 2, "expected a name that ends in .safetensors"),
         (["--size", "0"], 2, "expected a whole number from 1"),
-        (["--size", "1"], 1, "expected a picture large enough"),
-        (["--weights", "vgg.pth"], 1, "vgg.pth: No such file"),
+        (["--size", "1"], 2, "expected a picture large enough"),
+        (["--weights", "vgg.pth"], 2, "vgg.pth: No such file"),
     ],
 )
 def test_wrong_commands(

@@ -243,7 +243,7 @@ def test_errors_are_one_line(
     arguments: list[str], message: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usual = ["--output", str(tmp_path / "w.safetensors")]
-    assert main(["train", "--model", "lenet5", "--data", str(digits), *SHORT, *usual, *arguments]) == 1
+    assert main(["train", "--model", "lenet5", "--data", str(digits), *SHORT, *usual, *arguments]) == 2
     err = capsys.readouterr().err
     assert err.startswith("cnnfast: ")
     assert message in err
@@ -255,16 +255,16 @@ def test_files_are_not_written_over(digits: Path, tmp_path: Path, capsys: pytest
     common = ["train", "--model", "lenet5", "--data", str(digits), *SHORT]
     both = ["--output", str(output), "--checkpoint", str(run)]
     output.write_bytes(b"mine")
-    assert main([*common, *both]) == 1
+    assert main([*common, *both]) == 2
     assert "exists already; --force replaces it" in capsys.readouterr().err
     assert output.read_bytes() == b"mine"
     assert main([*common, *both, "--force"]) == 0
     first = run.read_bytes()
-    assert main([*common, *both]) == 1
+    assert main([*common, *both]) == 2
     assert "exists already; --resume goes on from it, --force replaces it" in capsys.readouterr().err
     assert run.read_bytes() == first
     run.write_bytes(first[:-1])
-    assert main([*common, *both, "--resume"]) == 1
+    assert main([*common, *both, "--resume"]) == 2
     assert "load_checkpoint: " in capsys.readouterr().err
 
 
@@ -284,7 +284,7 @@ def test_evaluate_errors(digits: Path, tmp_path: Path, capsys: pytest.CaptureFix
         ),
         (["--model", "lenet5", "--weights", tmp_path / "no.safetensors", "--data", digits], "No such file"),
     ):
-        assert main(["evaluate", *map(str, arguments)]) == 1
+        assert main(["evaluate", *map(str, arguments)]) == 2
         assert message in capsys.readouterr().err
 
 

@@ -1,6 +1,7 @@
 """The command line: ``cnnfast demo | doctor | models | classify | detect | segment | style | train | ...``.
 
-Exit status: 0 done, 1 an error (one line on stderr says which), 2 wrong usage, 130 interrupted,
+Exit status: 0 done; 1 a check does not hold; 2 something that was given cannot be used: an argument, a file,
+a place, a size (one line on stderr says what); 130 interrupted;
 141 when the reader of the output went away, which is no error worth a word.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CnnfastError
+from .failures import FAILED
 
 __all__ = ["main"]
 
@@ -78,7 +80,7 @@ def _fail(message: str) -> int:
     lines = [" ".join(line.split()) for line in message.splitlines() if line.strip()]
     more = [f"and {len(lines) - 1 - _MOST} more"] if len(lines) > _MOST + 1 else []
     print("cnnfast: " + "; ".join([*lines[: _MOST + 1], *more]), file=sys.stderr)
-    return 1
+    return FAILED
 
 
 def _run(arguments: list[str]) -> int:

@@ -3,15 +3,13 @@
 A registered network needs --weights: a file, or the name of published weights ('cnnfast models' lists them),
 which are fetched once and kept. Pictures are resized, cut and scaled as the weights ask for. Percentages are
 the softmax of what the network gives, unless that is a distribution already. A picture that cannot be read
-is told on stderr, the others are classified, and the exit status is 1.
+is told on stderr, the others are classified, and the exit status is 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ import numpy as np
 from ..data.preprocess import Preprocess
 from ..errors import CnnfastError, PictureError, WeightsError
 from ..models.registry import ModelEntry, Pretrained, entry
+from .failures import FAILED, tell
 from .networks import built, input_size, is_onnx, network, onnx, positive
 from .summary import file_size
 
@@ -58,10 +57,7 @@ def run(args: argparse.Namespace) -> int:
             x = prepare(picture)
         except (PictureError, OSError) as error:
             failed = True
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            message = reason if reason.startswith(picture) else f"{picture}: {reason}"
-            print("cnnfast: " + " ".join(message.split()), file=sys.stderr)
-            results.append({"picture": os.fspath(picture), "error": message})
+            results.append({"picture": picture, "error": tell(picture, error)})
             continue
         # One at a time: the memory does not grow with the number of pictures, and neither do the bits change.
         found = [
@@ -70,14 +66,14 @@ def run(args: argparse.Namespace) -> int:
         ]
         if args.json:
             rows = [{"class": k, "name": name, "score": score} for k, score, name in found]
-            results.append({"picture": os.fspath(picture), "classes": rows})
+            results.append({"picture": picture, "classes": rows})
             continue
         print(picture)
         for k, score, name in found:
             print(f"  {100 * score:6.2f} %  {k:>5}" + (f"  {name}" if name else ""), flush=True)
     if args.json:
         print(json.dumps({"model": args.model, "weights": args.weights, "results": results}, indent=2))
-    return 1 if failed else 0
+    return FAILED if failed else 0
 
 
 def _network(args: argparse.Namespace, names: list[str] | None) -> tuple[Any, Preprocess]:

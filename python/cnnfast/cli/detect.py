@@ -3,7 +3,7 @@
 Without --model the small network for blood cells that comes with cnnfast looks for red cells, white cells and
 platelets. Other networks need --weights: a file, or the name of published weights ('cnnfast models' lists
 them), which are fetched once and kept. -o draws the boxes; for several pictures it names a folder. A picture
-that cannot be read is told on stderr, the others are looked at, and the exit status is 1.
+that cannot be read is told on stderr, the others are looked at, and the exit status is 2.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import importlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from ..errors import PictureError, WeightsError
 from ..models.registry import create_model, entry, list_models
 from ..pictures import load_picture, picture_format, save_picture
 from .classify import read_classes
+from .failures import FAILED, tell
 from .networks import ending, input_size, model_name, share
 
 DEFAULT = "yolov3_small", "bccd"
@@ -83,10 +83,7 @@ def run(args: argparse.Namespace) -> int:
             picture = load_picture(name)
         except (PictureError, OSError) as error:
             failed = True
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            message = reason if reason.startswith(name) else f"{name}: {reason}"
-            print("cnnfast: " + " ".join(message.split()), file=sys.stderr)
-            results.append({"picture": name, "error": message})
+            results.append({"picture": name, "error": tell(name, error)})
             continue
         found = detector(picture)
         rows = [
@@ -110,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         model, weights = args.model or DEFAULT[0], args.weights or (None if args.model else DEFAULT[1])
         print(json.dumps({"model": model, "weights": weights, "results": results}, indent=2))
-    return 1 if failed else 0
+    return FAILED if failed else 0
 
 
 def _places(output: str | None, pictures: list[str]) -> list[str | None]:

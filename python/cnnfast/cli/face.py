@@ -11,9 +11,8 @@ landmarks, without it pictures are encoded as they are. A folder stands for the 
 folder within it are of whoever it is named after, others of whoever their file is named after. The database
 remembers the threshold and refuses encodings of another encoder.
 
-Exit status: 0 the same, or everybody is known; 3 not the same, or somebody is unknown; 1 an error; 2 wrong
-usage. A picture that cannot be read, or has no face, is told on stderr, the others are done, and the status
-is 1.
+Exit status: 0 the same, or everybody is known; 3 not the same, or somebody is unknown; 2 an error.
+A picture that cannot be read, or has no face, is told on stderr, the others are done, and the status is 2.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ import argparse
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from ..face import MEASURES, Encoder, Gallery, Identification, Recognizer, YuNet
 from ..face.sheet import sheet
 from ..pictures import picture_format, save_picture
 from ..train.progress import Progress
+from .failures import FAILED, tell
 from .networks import input_size, network, positive
 from .train import count
 
@@ -144,7 +143,7 @@ def _enroll(args: argparse.Namespace) -> int:
         try:
             new = who.enrol(name, path)
         except (PictureError, OSError) as error:
-            failed.append({"picture": path, "error": _tell(path, error)})
+            failed.append({"picture": path, "error": tell(path, error)})
             continue
         added, known = added + new, known + (not new)
     if added or gallery is None:
@@ -156,7 +155,7 @@ def _enroll(args: argparse.Namespace) -> int:
     else:
         again = f", {known} known already" if known else ""
         print(f"{args.output}: {names} names, {len(who.gallery)} pictures ({added} added{again})")
-    return 1 if failed else 0
+    return FAILED if failed else 0
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -198,7 +197,7 @@ def _identify(args: argparse.Namespace) -> int:
             found = who.identify_encodings(who.encoder.encode(seen), topk=args.topk)
         except (PictureError, ShapeError, OSError) as error:
             failed = True
-            results.append({"picture": path, "error": _tell(path, error)})
+            results.append({"picture": path, "error": tell(path, error)})
             continue
         for picture, box, one in zip(seen, boxes, found, strict=True):
             unknown |= one.name is None
@@ -217,7 +216,7 @@ def _identify(args: argparse.Namespace) -> int:
     if args.json:
         facts = {"database": args.database, "measure": who.measure, "threshold": who.threshold}
         print(json.dumps({**facts, "results": results}, indent=2))
-    return 1 if failed else _NO if unknown else 0
+    return FAILED if failed else _NO if unknown else 0
 
 
 def _calibrate(args: argparse.Namespace) -> int:
@@ -229,7 +228,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         try:
             encodings.append(encoder(path)[0])
         except (PictureError, OSError) as error:
-            failed.append({"picture": path, "error": _tell(path, error)})
+            failed.append({"picture": path, "error": tell(path, error)})
             continue
         labels.append(name)
     if len(set(labels)) < 2:
@@ -257,7 +256,7 @@ def _calibrate(args: argparse.Namespace) -> int:
             f"{100 * curve.true_accept_at(args.far):.2f} % of {curve.same} pairs of the same and at most "
             f"{100 * args.far:g} % of {curve.different} others; equal error rate {100 * curve.eer:.2f} %"
         )
-    return 1 if failed else 0
+    return FAILED if failed else 0
 
 
 # --- what they share --------------------------------------------------------------------------------
@@ -320,14 +319,6 @@ def _each(found: list[tuple[str, str]], shown: bool) -> Iterator[tuple[str, str]
             bar.step(os.path.basename(one[1]))
     finally:
         bar.close()
-
-
-def _tell(path: str, error: Exception) -> str:
-    """One line on stderr about a picture, and the same for the JSON object."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    message = " ".join((reason if reason.startswith(path) else f"{path}: {reason}").split())
-    print(f"cnnfast: {message}", file=sys.stderr)
-    return message
 
 
 def _caption(one: Identification) -> str:
