@@ -332,6 +332,20 @@ def test_average(backend: str) -> None:
     assert float(warm.averages[0][0]) - start == pytest.approx(1 - 2 / 11, rel=1e-5)
 
 
+def test_average_of_a_module() -> None:
+    """Its statistics too, each once; whole numbers stay those of the module."""
+    model = cf.nn.Sequential(cf.nn.Conv2d(2, 3, 1), cf.nn.BatchNorm2d(3)).initialize(1)
+    average = optim.ExponentialMovingAverage(model, 0.5)
+    average.follow(model)
+    assert [a.shape for a in average.averages] == [p.shape for p in model.parameters()] + [(3,), (3,)]
+    model[1].running_mean = np.float32([1, 2, 3])
+    average.update()
+    with average.averaged():
+        assert model[1].running_mean.tolist() == [0.5, 1, 1.5]
+        assert model[1].num_batches_tracked == 0
+    assert model[1].running_mean.tolist() == [1, 2, 3]
+
+
 @pytest.mark.parametrize("n", [0, 1, 5, 17, 4096, 4097, 100_003])
 def test_vectors(n: int, backend: str, rng: np.random.Generator) -> None:
     a, b = (rng.standard_normal(n).astype(np.float32) for _ in range(2))

@@ -170,6 +170,37 @@ def test_validation_uses_the_averages() -> None:
         assert train.evaluate(model, held)["loss"] == history["val_loss"][-1] != plain
 
 
+class Remembering(optim.ExponentialMovingAverage):
+    """Keeps the running statistics that every update has seen."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model.parameters(), decay)
+        self.layer, self.seen = model[1], [model[1].running_var]
+
+    def update(self) -> None:
+        super().update()
+        self.seen.append(self.layer.running_var)
+
+
+def test_statistics_are_averaged_as_the_weights_are() -> None:
+    model = network()
+    average = Remembering(model, 0.8)
+    held = data.DataLoader(patterns(20, seed=8), 20, transform=PLAIN)
+    optimizer = optim.SGD(model.parameters(), 0.3)
+    history = train.fit(model, loader(), epochs=3, validation=held, ema=average, optimizer=optimizer, **QUIET)
+    expected, last = average.seen[0].astype(np.float64), model[1].running_var
+    for running in average.seen[1:]:
+        expected = 0.8 * expected + 0.2 * running
+    assert len(average.seen) == 3 * 6 + 1
+    with average.averaged():
+        np.testing.assert_allclose(model[1].running_var, expected, rtol=1e-5)  # 18 roundings of 2^-24, twice
+        assert train.evaluate(model, held)["loss"] == history["val_loss"][-1]
+        assert model[1].num_batches_tracked == 18
+        model[1].running_var = last  # of other weights
+        assert train.evaluate(model, held)["loss"] != history["val_loss"][-1]
+    assert model[1].running_var is last
+
+
 @pytest.mark.parametrize(
     ("every", "rates"), [("epoch", [0.1, 0.05, 0.025]), ("step", [0.1 / 32, 0.1 / 2**11, 0.1 / 2**17])]
 )

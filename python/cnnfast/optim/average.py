@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShapeError
+from ..nn.module import Module
 from .optimizer import below_one
 from .vectors import approach
 
@@ -17,14 +18,28 @@ Array = np.ndarray
 __all__ = ["ExponentialMovingAverage"]
 
 
+class _Buffer:
+    """An array that belongs to a module, averaged as the data of a parameter is."""
+
+    def __init__(self, module: Module, name: str) -> None:
+        self.module, self.name = module, name
+
+    @property
+    def data(self) -> Array:
+        return getattr(self.module, self.name)
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        setattr(self.module, self.name, array)
+
+
 class ExponentialMovingAverage:
     """Average of parameters: after each step, ``average += (1 - decay) (parameter - average)``.
 
     Parameters
     ----------
-    params : iterable of Tensor
-        Statistics of batch normalisation are no parameters and not among them. They are those of the weights
-        before averaging: :func:`cnnfast.train.update_batch_norm` works them out for the averages.
+    params : Module, or iterable of Tensor
+        Of a module, its parameters and its running statistics; see :meth:`follow`.
     decay : float
     warmup : bool
         Whether the decay is at most (1 + t) / (10 + t) at update t, so that the average leaves the initial
@@ -40,15 +55,36 @@ class ExponentialMovingAverage:
     "Rethinking the Inception architecture", 2016, section 8.
     """
 
-    def __init__(self, params: Iterable[Any], decay: float = 0.999, *, warmup: bool = False) -> None:
+    def __init__(self, params: Module | Iterable[Any], decay: float = 0.999, *, warmup: bool = False) -> None:
         if not below_one(decay):
             raise ValueError(f"ExponentialMovingAverage: expected decay as a number in [0, 1), got {decay!r}")
-        self._params = list(params)
+        self._params: list[Any] = list(params.parameters() if isinstance(params, Module) else params)
         self.decay, self.warmup, self.updates = decay, warmup, 0
         self.averages: list[Array] = [np.array(p.data, order="C") for p in self._params]
+        if isinstance(params, Module):
+            self.follow(params)
+
+    def follow(self, model: Module) -> None:
+        """Average the floating-point buffers of a network too, from their present values on.
+
+        Weights that are averaged want statistics of batch normalisation that are, for those of the last
+        weights belong to other activations. :func:`cnnfast.train.fit` sees to it. Statistics that
+        :func:`cnnfast.train.update_batch_norm` works out are closer still, and cost a pass over the data.
+
+        Parameters
+        ----------
+        model : Module
+            Buffers that are followed already are left alone.
+        """
+        known = {(p.module, p.name) for p in self._params if isinstance(p, _Buffer)}
+        for module in model.modules():
+            for name, array in module._buffers.items():
+                if array.dtype.kind == "f" and (module, name) not in known:
+                    self._params.append(_Buffer(module, name))
+                    self.averages.append(np.array(array, order="C"))
 
     def update(self) -> None:
-        """Take the parameters in; to be called after every step."""
+        """Take in parameters, and statistics that are followed; to be called after every step."""
         self.updates += 1
         t = self.updates
         decay = min(self.decay, (1 + t) / (10 + t)) if self.warmup else self.decay
@@ -57,7 +93,8 @@ class ExponentialMovingAverage:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The parameters are their averages inside a ``with`` block, and what they were after it."""
+        """Inside a ``with`` block parameters, and statistics that are followed, are their averages; after it
+        they are what they were."""
         before = [p.data for p in self._params]
         for parameter, average in zip(self._params, self.averages, strict=True):
             parameter.data = average.copy()

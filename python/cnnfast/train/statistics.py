@@ -25,9 +25,9 @@ def update_batch_norm(
 ) -> None:
     """Work out the running statistics of batch normalisation afresh: plain means over batches.
 
-    Averaged weights give other activations than those that the statistics were gathered from, so that a
-    network with :class:`cnnfast.optim.ExponentialMovingAverage` wants this, within ``with ema.averaged():``,
-    before it is used or saved.
+    Averaged weights give other activations than those that the statistics were gathered from. Averages of the
+    statistics (:class:`cnnfast.optim.ExponentialMovingAverage`) follow them during training; this, within
+    ``with ema.averaged():`` before the network is used or saved, gives them as they are.
 
     Parameters
     ----------

@@ -99,7 +99,8 @@ def fit(
     clip_norm : float, optional
         Bound on the norm of all gradients together.
     ema : cnnfast.optim.ExponentialMovingAverage, optional
-        Follows each update; validation uses the averages. Afterwards ``with ema.averaged():`` does.
+        Follows each update, the running statistics of the model included; validation uses the averages.
+        Afterwards ``with ema.averaged():`` does.
     early_stopping : EarlyStopping or int, optional
         A number is the patience.
     checkpoint : path, optional
@@ -212,6 +213,8 @@ class _Run:
         self.loss, self.metrics = loss, metrics
         self.optimizer = optim.Adam(model.parameters()) if optimizer is None else optimizer
         self.schedule, self.schedule_every, self.ema = schedule, schedule_every, ema
+        if ema is not None:
+            ema.follow(model)
         if getattr(schedule, "optimizer", self.optimizer) is not self.optimizer:
             raise ValueError("fit: expected a schedule over the optimiser that is given, got another one")
         self.plateau = isinstance(schedule, optim.ReduceLROnPlateau)
