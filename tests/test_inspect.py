@@ -344,7 +344,7 @@ LENET = ("--model", "lenet5", "--weights", "none.npz")
         (["--what", "filters", "--model", "lenet5", "--weights", "w.npz"], 2, "needs --output"),
         (["--what", "noise"], 2, "invalid choice"),
         (["--what", "gradcam", *LENET, "-o", "a.png"], 2, "expected pictures, got 0"),
-        (["a.png", "--what", "filters", *LENET, "-o", "a.png"], 1,
+        (["a.png", "--what", "filters", *LENET, "-o", "a.png"], 2,
          "expected no picture, got 1"),
         (["--what", "filters", *LENET, "-o", "a.xyz"], 2, "cannot tell the format"),
         (["--what", "filters", *LENET, "-o", "a.png"], 2, "No such file"),
