@@ -8,6 +8,7 @@ import os
 from types import TracebackType
 from typing import Any
 
+from .cuda.loading import module, why_unavailable
 from .errors import BackendError
 
 _cpu: Any = None
@@ -21,7 +22,6 @@ except ImportError as error:
     _native_reason = str(error) if unsuitable_level else f"the native module cannot be loaded: {error}"
 
 BACKENDS = ("numpy", "cpu", "cuda")
-_CUDA_REASON = "this build of cnnfast has no CUDA module"
 
 
 class _State:
@@ -36,7 +36,7 @@ def _unusable(name: str) -> str:
     if name == "cpu":
         return "" if _cpu is not None else _native_reason
     if name == "cuda":
-        return _CUDA_REASON
+        return why_unavailable()
     return ""
 
 
@@ -136,6 +136,12 @@ def winograd_gradients() -> bool:
     return _State.winograd_gradients
 
 
+def _cuda_state() -> dict[str, Any]:
+    """Whether CUDA can be used, and the reason or the device."""
+    reason = why_unavailable()
+    return {"available": False, "reason": reason} if reason else {"available": True, **module().device()}
+
+
 def config() -> dict[str, Any]:
     """What :func:`show_config` prints, as data."""
     from . import __version__
@@ -159,7 +165,7 @@ def config() -> dict[str, Any]:
         "version": __version__,
         "backend": backend,
         "native": native,
-        "cuda": {"available": False, "reason": _CUDA_REASON},
+        "cuda": _cuda_state(),
     }
 
 
@@ -174,5 +180,12 @@ def show_config() -> dict[str, Any]:
         print(f"threads: {native['threads']} ({native['threads_reason']})")
     else:
         print(f"native: no, pure NumPy: {native['reason']}")
-    print(f"cuda: no: {c['cuda']['reason']}")
+    cuda = c["cuda"]
+    if cuda["available"]:
+        major, minor = cuda["capability"]
+        print(
+            f"cuda: yes; {cuda['name']}, compute capability {major}.{minor}, {cuda['memory'] / 2**30:.1f} GiB"
+        )
+    else:
+        print(f"cuda: no: {cuda['reason']}")
     return c

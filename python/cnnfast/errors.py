@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "BackendError",
     "CnnfastError",
+    "CudaError",
     "DTypeError",
     "DataError",
     "GradientError",
@@ -30,6 +31,26 @@ class DTypeError(CnnfastError, TypeError):
 
 class BackendError(CnnfastError, RuntimeError):
     """A backend or device that cannot be used, with the reason."""
+
+
+class CudaError(CnnfastError, RuntimeError):
+    """What CUDA reported: no memory left, an access outside of an array.
+
+    Attributes
+    ----------
+    name : str
+        E.g. "cudaErrorMemoryAllocation".
+    text : str
+    where : str
+        The line, or the kernel with block and thread.
+    """
+
+    def __init__(self, name: str, text: str = "", where: str = "") -> None:
+        super().__init__(f"{name}: {text} ({where})")
+        self.name, self.text, self.where = name, text, where
+
+    def __reduce__(self) -> tuple[type[CudaError], tuple[str, str, str]]:
+        return type(self), (self.name, self.text, self.where)
 
 
 class GradientError(CnnfastError, RuntimeError):

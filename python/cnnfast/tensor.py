@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .cuda.array import DeviceArray
 from .errors import DTypeError
 
 if TYPE_CHECKING:
@@ -69,9 +70,15 @@ class Hook:
 _F32 = np.dtype(np.float32)
 
 
-def _plain(data: Any) -> Array:
-    """An array of the machine's byte order, and of float32 in place of other sizes than 4 and 8 bytes."""
-    array = np.asarray(data.data if isinstance(data, Tensor) else data)
+def _plain(data: Any) -> Any:
+    """An array of the machine's byte order, and of float32 in place of other sizes than 4 and 8 bytes.
+
+    Device arrays stay as they are.
+    """
+    data = data.data if isinstance(data, Tensor) else data
+    if isinstance(data, DeviceArray):
+        return data
+    array = np.asarray(data)
     if array.dtype.kind in "biuf":
         half = array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8)
         # The view makes equal types one object.
@@ -342,7 +349,9 @@ class Parameter(Tensor):
         return False
 
 
-KINDS = frozenset((Tensor, Parameter))
+# What an operator does not take as it is: tensors, and arrays on a device.
+TENSORS = frozenset((Tensor, Parameter))
+KINDS = TENSORS | {DeviceArray}
 
 
 def run(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:

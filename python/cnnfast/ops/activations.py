@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .registry import (
     Array,
     Cost,
@@ -96,6 +97,12 @@ def _native_activation(s: ActivationSpec, x: Array) -> Array:
     return native().activate(x, ACTIVATION_CODES[s.name], s.slope)
 
 
+def _cuda_activation(s: ActivationSpec, x: Any) -> Any:
+    y = cuda.empty(s.out, x.dtype)
+    cuda.module().activate(x.code, ACTIVATION_CODES[s.name], s.slope, x.buffer, y.buffer, x.size)
+    return y
+
+
 def _lower_activation(steps: Any, s: ActivationSpec, inputs: Any, outputs: Any) -> None:
     count = math.prod(s.out)
     steps.plan.activation(count, ACTIVATION_CODES[s.name], s.slope, inputs[0].place, outputs[0].place)
@@ -129,6 +136,7 @@ def _make(name: str) -> Op:
         _cost_activation,
         lower=_LOWER,
         settings=lambda s: {"slope": s.slope},
+        cuda=_cuda_activation,
     )
 
 

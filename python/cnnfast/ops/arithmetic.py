@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..config import _State
 from .activation_grad import activation_grad
 from .activations import ACTIVATION_CODES, apply_activation
@@ -111,6 +112,22 @@ def _native_mul(s: BinarySpec, a: Array, b: Array) -> Array:
     return native().binary(BINARY_CODES["mul"], s.native, a, b, 0, 0.0)
 
 
+def cuda_binary(name: str, s: Any, a: Any, b: Any, activation: str | None = None, slope: float = 0.0) -> Any:
+    """The operation of that name on device arrays of the shapes in ``s``."""
+    y = cuda.empty(s.out, a.dtype)
+    code = ACTIVATION_CODES[activation]
+    cuda.module().binary(a.code, BINARY_CODES[name], s.a, s.b, a.buffer, b.buffer, code, slope, y.buffer)
+    return y
+
+
+def _cuda_add(s: BinarySpec, a: Any, b: Any) -> Any:
+    return cuda_binary("add", s, a, b, s.activation, s.slope)
+
+
+def _cuda_mul(s: BinarySpec, a: Any, b: Any) -> Any:
+    return cuda_binary("mul", s, a, b)
+
+
 def _cost(s: BinarySpec) -> Cost:
     out, a, b = (float(np.prod(shape, dtype=float)) for shape in (s.out, s.a, s.b))
     return Cost(out * (1 if s.activation is None else 2), 4 * (out + a + b))
@@ -158,6 +175,7 @@ ADD = Op(
     epilogue=Epilogue(lambda s, b, residual, activation, slope: infer_add(s.a, s.b, activation, slope)),
     lower=Lower(functools.partial(_lower, name="add"), in_place=(0, 1)),
     settings=lambda s: {"activation": s.activation, "slope": s.slope},
+    cuda=_cuda_add,
 )
 MUL = Op(
     "mul",
@@ -167,6 +185,7 @@ MUL = Op(
     _cost,
     vjp=Vjp(_vjp_mul, reads_other),
     lower=Lower(functools.partial(_lower, name="mul"), in_place=(0, 1)),
+    cuda=_cuda_mul,
 )
 
 

@@ -6,6 +6,7 @@ NumPy's: it is memory bound on all of these.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..config import current_backend
 from ..errors import DTypeError
 from ..tensor import Tensor
-from .arithmetic import BINARY_CODES, broadcast_shape, scalar, unbroadcast
+from .arithmetic import BINARY_CODES, broadcast_shape, cuda_binary, scalar, unbroadcast
 from .registry import (
     F32,
     NO_GRADIENT,
@@ -79,10 +81,10 @@ def values(op: str, name: str, value: Any, kinds: str = "fiu", like: Any = None)
         a: Any = value
     else:
         current_backend()  # the device is checked before the element type
-        a = np.asarray(value)
+        a = value if isinstance(value, cuda.DeviceArray) else np.asarray(value)
         if a.dtype.kind == "f":
             a = array(op, name, value)
-        elif a.dtype.kind in kinds:
+        elif a.dtype.kind in kinds and isinstance(a, np.ndarray):
             a = np.require(a, a.dtype.newbyteorder("="), ["C", "A"]).view(np.ndarray)
     if a.dtype.kind not in kinds:
         raise DTypeError(f"{op}: {name} is {a.dtype}; expected {_named(kinds)}")
@@ -189,6 +191,12 @@ def _native_unary(s: UnarySpec, x: Array) -> Array:
     return native().unary(x, *_native_numbers(s))
 
 
+def _cuda_unary(s: UnarySpec, x: Any) -> Any:
+    y = cuda.empty(s.out, x.dtype)
+    cuda.module().unary(x.code, *_native_numbers(s), x.buffer, y.buffer, x.size)
+    return y
+
+
 def _lower_unary(steps: Any, s: UnarySpec, inputs: Any, outputs: Any) -> None:
     steps.plan.unary(*_native_numbers(s), math.prod(s.out), inputs[0].place, outputs[0].place)
 
@@ -254,6 +262,7 @@ def _make_unary(name: str) -> Op:
         vjp=_UNARY_VJPS[name],
         lower=Lower(_lower_unary, in_place=(0,)) if has_kernel else None,
         settings=lambda s: {"numbers": s.numbers},
+        cuda=_cuda_unary if has_kernel else None,
     )
 
 
@@ -464,7 +473,14 @@ def _make_pair(name: str) -> Op:
         steps.plan.binary(code, s.native, s.a == s.b, a.place, b.place, 0, 0.0, outputs[0].place)
 
     return Op(
-        name, infer, reference, run, _cost_pair, vjp=_PAIR_VJPS[name], lower=Lower(lower, in_place=(0, 1))
+        name,
+        infer,
+        reference,
+        run,
+        _cost_pair,
+        vjp=_PAIR_VJPS[name],
+        lower=Lower(lower, in_place=(0, 1)),
+        cuda=functools.partial(cuda_binary, name),
     )
 
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from .. import config
 from ..config import _State, current_backend
-from ..errors import DTypeError, ShapeError
-from ..tensor import KINDS, Tensor, run
+from ..cuda.array import FLOATS, DeviceArray, asarray
+from ..errors import BackendError, DTypeError, ShapeError
+from ..tensor import KINDS, TENSORS, Tensor, run
 
 Array = np.ndarray
 F32 = np.dtype(np.float32)
@@ -159,6 +160,8 @@ class Op:
     decompose: Callable[..., Any] | None = None
     # Shapes of the arrays -> the arguments of ``infer`` that they are.
     shapes: Callable[..., tuple[Any, ...]] = lambda *shapes: shapes
+    # As ``native``, on device arrays; None: there is no CUDA kernel.
+    cuda: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         OPERATORS[self.name] = self
@@ -169,15 +172,49 @@ class Op:
 
     def __call__(self, spec: Any, x: Array, *arrays: Any) -> Any:
         """Run on checked arrays: float32 on the backend in use, float64 on the reference."""
-        if not (type(x) is Array and KINDS.isdisjoint(map(type, arrays))):
+        if type(x) is Array and KINDS.isdisjoint(map(type, arrays)):
+            if x.dtype == F32 and (_State.backend or current_backend()) == "cpu":
+                return self.native(spec, x, *arrays)
+            return self.compute(spec, x, *arrays)
+        if type(x) in TENSORS or not TENSORS.isdisjoint(map(type, arrays)):
             return run(self, spec, (x, *arrays))
         return self.compute(spec, x, *arrays)
 
-    def compute(self, spec: Any, x: Array, *arrays: Any) -> Any:
+    def compute(self, spec: Any, x: Any, *arrays: Any) -> Any:
         """As a call, where no argument is a tensor."""
-        if x.dtype == F32 and (_State.backend or current_backend()) == "cpu":
-            return self.native(spec, x, *arrays)
+        if type(x) is DeviceArray or (arrays and DeviceArray in map(type, arrays)):
+            return self._on_device(spec, x, *arrays)
+        if x.dtype == F32:
+            backend = _State.backend or current_backend()
+            if backend == "cpu":
+                return self.native(spec, x, *arrays)
+            if backend == "cuda":
+                return self._through_device(spec, x, *arrays)
         return self.reference(spec, x, *arrays)
+
+    def on_device(self, spec: Any, *arrays: Any) -> Any:
+        """Device arrays to device arrays.
+
+        Raises
+        ------
+        BackendError
+            If there is no CUDA kernel; nothing falls back.
+        """
+        if self.cuda is None:
+            raise BackendError(f"{self.name}: there is no CUDA kernel for this operator")
+        return self.cuda(spec, *arrays)
+
+    def _on_device(self, spec: Any, *arrays: Any) -> Any:
+        """Device arrays, and numbers as host arrays without axes, to device arrays."""
+        if any(isinstance(a, Array) and a.ndim for a in arrays):
+            raise BackendError(f"{self.name}: expected all arrays on the device, got some in host memory")
+        like = next(a.dtype for a in arrays if type(a) is DeviceArray)
+        return self.on_device(spec, *[asarray(a, like) if isinstance(a, Array) else a for a in arrays])
+
+    def _through_device(self, spec: Any, *arrays: Any) -> Any:
+        """Host arrays to host arrays."""
+        result = self.on_device(spec, *[asarray(a) if isinstance(a, Array) else a for a in arrays])
+        return tuple([r.numpy() for r in result]) if isinstance(result, tuple) else result.numpy()
 
 
 def cost(name: str, *args: Any, **kwargs: Any) -> Cost:
@@ -197,6 +234,8 @@ is_plain: Callable[[Any], bool] = _is_plain if config._cpu is None else config._
 
 def array(op: str, name: str, value: Any, like: Array | None = None) -> Array:
     """A C-contiguous float32 or float64 array of native byte order; copies only where it must.
+
+    Device arrays of floating-point types stay as they are.
 
     Raises
     ------
@@ -222,12 +261,16 @@ def _tensor(op: str, name: str, value: Tensor) -> Any:
     """A tensor as it is: it has shape and dtype, and Op.__call__ takes it from there."""
     if _State.backend is None:
         current_backend()
-    if value.dtype is not F32 and value.dtype is not F64:
+    if value.dtype is not F32 and value.dtype is not F64 and type(value._data) is not DeviceArray:
         raise DTypeError(f"{op}: {name} is {value.dtype}; expected float32 or float64")
     return value
 
 
-def _convert(op: str, name: str, value: Any) -> Array:
+def _convert(op: str, name: str, value: Any) -> Any:
+    if isinstance(value, DeviceArray):
+        if value.dtype not in FLOATS:
+            raise DTypeError(f"{op}: {name} is {value.dtype}; expected float32, bfloat16 or float16")
+        return value
     current_backend()  # the device is checked before the element type
     try:
         a = np.asarray(value)

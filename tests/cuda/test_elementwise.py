@@ -1,0 +1,93 @@
+"""Element by element on a device, against the NumPy definitions in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from device_checks import close
+
+import cnnfast as cf
+from cnnfast import ops
+from cnnfast.cuda import asarray
+
+DTYPES = ["float32", "bfloat16", "float16"]
+# Plain, with a tail, and so short that no 16 bytes can be moved at once.
+SHAPES = [(2, 4, 4, 16), (1, 7, 3, 17), (3,)]
+PAIRS = [
+    ((2, 4, 4, 16), (2, 4, 4, 16)),
+    ((1, 7, 3, 17), (1, 7, 3, 17)),
+    ((2, 3, 5, 17), (17,)),
+    ((2, 3, 5, 17), (2, 1, 1, 17)),
+    ((2, 1, 5, 1), (3, 1, 7)),
+    ((1,), (2, 3)),
+    ((0, 3), (1, 3)),
+]
+
+
+def _given(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> tuple[Any, np.ndarray]:
+    """A device array, and its exact values in float64."""
+    x = asarray((3 * rng.standard_normal(shape)).astype(np.float32), dtype)
+    return x, x.numpy().astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "hard_swish"])
+def test_activations(device: Any, rng: np.random.Generator, name: str, dtype: str) -> None:
+    for shape in SHAPES:
+        x, wide = _given(rng, shape, dtype)
+        close(getattr(ops, name)(x), getattr(ops, name)(wide), dtype, 8)
+
+
+@pytest.mark.parametrize("name", ["relu", "relu6", "sigmoid", "tanh", "silu", "hard_swish"])
+def test_limits_of_activations(device: Any, name: str) -> None:
+    x = np.array([-np.inf, -1e30, -100, -87.5, -0.0, 90, np.inf, np.nan], np.float32)
+    with np.errstate(all="ignore"):
+        wanted = getattr(ops, name)(x.astype(np.float64)).astype(np.float32)
+    close(getattr(ops, name)(asarray(x)), wanted, "float32", 8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["add", "mul", "sub", "div", "maximum", "minimum"])
+def test_pairs(device: Any, rng: np.random.Generator, name: str, dtype: str) -> None:
+    for a_shape, b_shape in PAIRS:
+        (a, wide_a), (b, wide_b) = _given(rng, a_shape, dtype), _given(rng, b_shape, dtype)
+        close(getattr(ops, name)(a, b), getattr(ops, name)(wide_a, wide_b), dtype, 2)
+
+
+def test_sum_with_activation_and_numbers(device: Any, rng: np.random.Generator) -> None:
+    (a, wide_a), (b, wide_b) = _given(rng, (2, 7, 17), "float32"), _given(rng, (17,), "float32")
+    close(ops.add(a, b, activation="relu"), ops.add(wide_a, wide_b, activation="relu"), "float32", 2)
+    close(ops.mul(a, 0.5), wide_a / 2, "float32", 1)
+    close(ops.sub(1, a), 1 - wide_a, "float32", 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["neg", "abs", "sqrt", "exp", "log", "reciprocal", "floor", "ceil", "erf", "elu"]
+)
+def test_functions(device: Any, rng: np.random.Generator, name: str) -> None:
+    x, wide = _given(rng, (2, 7, 17), "float32")
+    close(getattr(ops, name)(x), getattr(ops, name)(wide), "float32", 8)
+
+
+def test_clip(device: Any, rng: np.random.Generator) -> None:
+    x, wide = _given(rng, (2, 7, 17), "float32")
+    close(ops.clip(x, -1, 2), ops.clip(wide, -1, 2), "float32", 0)
+
+
+def test_nan_comes_through(device: Any) -> None:
+    x = asarray(np.array([np.nan, 1, np.nan], np.float32))
+    y = asarray(np.array([1, np.nan, np.nan], np.float32))
+    for name in ("maximum", "minimum", "add"):
+        assert np.isnan(getattr(ops, name)(x, y).numpy()).all()
+
+
+def test_host_arrays_on_the_cuda_backend(device: Any, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 7, 17)).astype(np.float32)
+    with cf.use_backend("cuda"):
+        y = ops.relu(x)
+        assert type(y) is np.ndarray
+        np.testing.assert_array_equal(y, np.maximum(x, 0))
+        np.testing.assert_array_equal(ops.add(x, 1.0), x + 1)
+        np.testing.assert_array_equal(ops.relu(x.astype(np.float64)), np.maximum(x, 0))
