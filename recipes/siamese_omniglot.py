@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import cnnfast as cf
-from cnnfast import data, face, losses, nn, optim, train
+from cnnfast import data, face, losses, optim, train
 
 NAME, EPOCHS, BATCH, SEED = "siamese_omniglot", 32, 128, 1
 SIDE, MEAN, STD = 32, (1.0,), (0.3,)
@@ -50,16 +50,6 @@ class DrawnAnew(data.Transform):
             lambda points: points,
             fill=255.0,
         )
-
-
-class Classifier(nn.Module):
-    """The encoder and, for the training alone, the directions of the characters."""
-
-    def __init__(self, encoder: nn.Module, characters: int) -> None:
-        self.encoder, self.classifier = encoder, face.CosineClassifier(128, characters)
-
-    def forward(self, x: object) -> object:
-        return self.classifier(self.encoder(x))
 
 
 def background(folder: Path) -> dict[str, np.ndarray]:
@@ -131,7 +121,8 @@ def main(argv: list[str] | None = None) -> float:
         transform=data.Compose([DrawnAnew(), data.Normalize(MEAN, STD)]),
     )
     encoder = cf.models.character_encoder(seed=SEED)
-    model = Classifier(encoder, int(pictures.labels.max()) + 1).initialize(SEED)
+    classifier = face.CosineClassifier(128, int(pictures.labels.max()) + 1)
+    model = face.IdentityTraining(encoder, classifier).initialize(SEED)
     optimizer = optim.AdamW(model.parameters(), 3e-3, weight_decay=2e-2)
     averages = optim.ExponentialMovingAverage(model.parameters(), 0.999)
     train.fit(

@@ -11,6 +11,7 @@ from PIL import Image
 
 import cnnfast as cf
 from cnnfast.cli import main
+from cnnfast.pictures import load_mask, load_picture
 from cnnfast.segmentation import find_instances, overlay
 
 
@@ -52,6 +53,30 @@ def test_command(capsys: pytest.CaptureFixture[str], files: Path, picture: np.nd
     lines = said(capsys, files / "p.png", *trained, *tiles, *places)[0].splitlines()
     assert lines[0] == f"{files / 'o.png'}: 203 x 118"
     assert len(lines) == 1 + len(found["classes"])
+
+
+def test_onnx(capsys: pytest.CaptureFixture[str], files: Path) -> None:
+    """A file of one size gives the mask of the network it was made of, and takes larger pictures in tiles."""
+    model = cf.models.unet_small(3)
+    model.load_state_dict(cf.load_weights(files / "w.safetensors"), layout="torch")
+    picture = load_mask(files / "p.png")[:64, :64].astype(np.uint8)
+    Image.fromarray(picture).save(files / "p.png")
+    cf.onnx.save(model.eval(), files / "n.onnx", (1, 64, 64, 1))
+    masks = []
+    scaled = ("--mean", "0.3", "--std", "0.2")
+    for network in ((files / "n.onnx",), ("unet_small", "--weights", files / "w.safetensors", "--classes",
+                                          files / "names.txt")):  # fmt: skip
+        said(capsys, files / "p.png", "--model", *network, *scaled, "-o", files / "o.png", "--mask",
+             files / "m.png")  # fmt: skip
+        masks.append(load_mask(files / "m.png"))
+    assert (masks[0] == masks[1]).mean() > 0.999
+    large = np.tile(picture, (2, 2))
+    Image.fromarray(large).save(files / "p.png")
+    said(capsys, files / "p.png", "--model", files / "n.onnx", "-o", files / "o.png")
+    assert load_picture(files / "o.png").shape == (128, 128, 3)
+    err = said(capsys, files / "p.png", "--model", files / "n.onnx", "--weights", files / "w.safetensors",
+               "-o", files / "o.png", status=2)[1]  # fmt: skip
+    assert "has its own weights" in err
 
 
 def test_command_counts(capsys: pytest.CaptureFixture[str], files: Path) -> None:

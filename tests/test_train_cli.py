@@ -184,6 +184,111 @@ def test_pictures_of_many_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (found["part"], found["pictures"]) == ("train", 24)
 
 
+def test_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A YOLO learns from VOC's folder; what was written knows its classes and its size."""
+    rng = np.random.default_rng(0)
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / "voc" / name).mkdir(parents=True)
+    for i in range(10):
+        picture = rng.integers(0, 60, (64, 96, 3)).astype(np.uint8)
+        x, y, kind = int(rng.integers(0, 60)), int(rng.integers(0, 30)), "ab"[i % 2]
+        picture[y : y + 30, x : x + 30, i % 2] = 250
+        Image.fromarray(picture).save(tmp_path / "voc" / "JPEGImages" / f"{i}.png")
+        box = f"<xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + 30}</xmax><ymax>{y + 30}</ymax>"
+        (tmp_path / "voc" / "Annotations" / f"{i}.xml").write_text(
+            f"<annotation><object><name>{kind}</name><bndbox>{box}</bndbox></object></annotation>"
+        )
+    for part, numbers in (("train", range(8)), ("val", range(8, 10))):
+        names = "\n".join(map(str, numbers))
+        (tmp_path / "voc" / "ImageSets" / "Main" / f"{part}.txt").write_text(names)
+    assert {name: len(part) for name, part in data.recognise_boxes(tmp_path / "voc").items()} == {
+        "train": 8, "validation": 2,
+    }  # fmt: skip
+    output, run = tmp_path / "w.safetensors", tmp_path / "run.safetensors"
+    common = ["train", "--model", "yolov3_small", "--data", tmp_path / "voc", "--input", "64x96x3",
+              "--batch-size", 4, "--augment", "mirror,colour", "--quiet", "--checkpoint", run]  # fmt: skip
+    done = answer(capsys, *common, "--epochs", 2, "--output", output)
+    assert (done["task"], done["objects"], set(done["ap50"])) == ("detect", 20, {"a", "b"})
+    assert 0 <= done["map50"] <= 1
+    again = answer(capsys, *common, "--epochs", 3, "--output", tmp_path / "2.safetensors", "--resume")
+    assert again["epochs"] == 3
+    found = answer(
+        capsys, "detect", tmp_path / "voc" / "JPEGImages" / "0.png", "--model", "yolov3_small",
+        "--weights", output, "--threshold", "0.001",
+    )  # fmt: skip
+    assert {thing["name"] for thing in found["results"][0]["objects"]} <= {"a", "b"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [("ssd300", "300x300x3"), ("fasterrcnn_vgg16", "64x64x3"), ("fastrcnn_vgg16", "64x64x3")],
+)
+def test_other_detectors(tmp_path: Path, capsys: pytest.CaptureFixture[str], network: str, size: str) -> None:
+    """From COCO's files, an epoch of one batch."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "annotations").mkdir()
+    for i in range(2):
+        picture = np.zeros((80, 80, 3), np.uint8)
+        picture[20:60, 10:50] = 200
+        Image.fromarray(picture).save(tmp_path / "train" / f"{i}.png")
+    listed = {
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in range(2)],
+        "categories": [{"id": 7, "name": "thing"}],
+        "annotations": [{"image_id": i, "category_id": 7, "bbox": [10, 20, 40, 40]} for i in range(2)],
+    }
+    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(listed))
+    done = answer(
+        capsys, "train", "--model", network, "--data", tmp_path, "--epochs", 1, "--input", size, "--quiet",
+        "--lr", "1e-5", "--validation", "0.5", "--output", tmp_path / "w.safetensors",
+    )  # fmt: skip
+    assert list(done["ap50"]) == ["thing"]
+
+
+def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A small U-Net learns from pictures and masks that number their things."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "labels"):
+        (tmp_path / "cells" / name).mkdir(parents=True)
+    for i in range(10):
+        mask = np.zeros((48, 40), np.uint16)
+        for thing in range(1, 4):
+            y, x = rng.integers(0, 30, 2)
+            mask[y : y + 12, x : x + 10] = 500 + thing
+        picture = (20 + 180 * (mask > 0) + rng.integers(0, 30, mask.shape)).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / "cells" / "images" / f"{i}.png")
+        Image.fromarray(mask).save(tmp_path / "cells" / "labels" / f"{i}.png")
+    output = tmp_path / "w.safetensors"
+    common = ["train", "--model", "unet_small", "--data", tmp_path / "cells", "--epochs", 12, "--lr", "0.01",
+              "--batch-size", 4, "--input", "32x32x1", "--augment", "crop,mirror", "--quiet"]  # fmt: skip
+    assert main([*map(str, common), "--output", str(output)]) == 2
+    assert "expected masks with classes from 0 to at most 255, got 503" in capsys.readouterr().err
+    done = answer(capsys, *common, "--foreground", "--output", output)
+    assert done["last"]["val_foreground_dice"] > 0.8
+    assert done["last"]["val_pixel_accuracy"] > 0.8
+    picture = tmp_path / "cells" / "images" / "0.png"
+    found = answer(capsys, "segment", picture, "--weights", output, "-o", tmp_path / "o.png")
+    there = np.asarray(Image.open(tmp_path / "cells" / "labels" / "0.png")) > 0
+    assert found["classes"][1]["share"] == pytest.approx(there.mean(), abs=0.1)
+
+
+@pytest.mark.parametrize("loss", ["cosine", "triplet"])
+def test_encoders(tmp_path: Path, capsys: pytest.CaptureFixture[str], loss: str) -> None:
+    """Identities in folders of their own; what was written knows its mean and deviation."""
+    folder, output = classes_of_pictures(tmp_path / "people"), tmp_path / "w.safetensors"
+    done = answer(
+        capsys, "train", "--model", "character_encoder", "--data", folder, "--epochs", 2, "--batch-size", 8,
+        "--loss", loss, "--validation", "0.25", "--quiet", "--output", output,
+    )  # fmt: skip
+    assert done["task"] == "embed"
+    assert 0 <= done["last"]["val_accuracy" if loss == "cosine" else "val_nearest"] <= 1
+    assert not any("classifier" in name for name in cf.load_weights(output))
+    answer(
+        capsys, "face", "enroll", folder, "--model", "character_encoder", "--weights", output, "-o",
+        tmp_path / "db.safetensors",
+    )  # fmt: skip
+
+
 def test_grey_pictures_for_a_network_of_colours(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,7 +312,7 @@ def test_grey_pictures_for_a_network_of_colours(
     ("arguments", "message"),
     [
         (["--model", "lenet6"], "there is no model 'lenet6'; nearest names: lenet5"),
-        (["--model", "unet"], "unet is for segmentation"),
+        (["--task", "sort"], "invalid choice: 'sort'"),
         (["--epochs", "0"], "expected a whole number from 1, got '0'"),
         (["--lr", "-1"], "expected a number above 0, got '-1'"),
         (["--augment", "mirror,flip"], "expected some of crop, zoom, mirror, .* got 'flip'"),
@@ -231,6 +336,7 @@ def test_wrong_usage(
         (["--data", "missing"], "missing: expected a folder, got nothing"),
         (["--resume"], "--resume needs --checkpoint FILE"),
         (["--output", "w.pth"], "w.pth: expected a name that ends in .safetensors"),
+        (["--task", "detect"], "lenet5 is for classification, which --task detect does not train"),
         (["--freeze", "nothing*"], "freeze: 'nothing*' meets no module"),
         (["--freeze", "*"], "--freeze leaves nothing to train"),
         (["--warmup", "2"], "--warmup 2: expected fewer than --epochs 2"),

@@ -24,6 +24,7 @@ from ..models.registry import create_model, entry, list_models
 from ..pictures import load_picture, picture_format, save_picture
 from .classify import read_classes
 from .failures import FAILED, tell
+from .labelled import Recipe
 from .networks import ending, input_size, model_name, share
 
 DEFAULT = "yolov3_small", "bccd"
@@ -132,6 +133,10 @@ def _detector(args: argparse.Namespace) -> Detector:
     if name is None:
         name, weights = DEFAULT[0], weights or DEFAULT[1]
     names = tuple(read_classes(args.classes)) if args.classes else ()
+    recipe = Recipe.of(weights) if weights else None
+    if recipe is not None:  # of cnnfast train
+        names, args.input = names or recipe.classes, args.input or recipe.size
+    yolo = name.startswith("yolo") or ending(name) == ".cfg"  # the others count the background
     options: dict[str, Any] = {}
     if ending(name) == ".cfg":
         if not weights:
@@ -145,7 +150,6 @@ def _detector(args: argparse.Namespace) -> Detector:
             raise WeightsError(
                 f"{name}: give --weights FILE" + (f", or {published} to fetch them once" if published else "")
             )
-        yolo = name.startswith("yolo")  # the others count the background
         count = len(names) + (0 if yolo else 1) if names else None
         if name.startswith("fasterrcnn"):
             options = {"score_threshold": args.threshold, "iou_threshold": args.iou}
@@ -153,7 +157,7 @@ def _detector(args: argparse.Namespace) -> Detector:
         data_set = known.weights[weights].classes if weights in known.weights else ""
     detector = Detector(
         model,
-        args.input[:2] if args.input else None,
+        args.input[:2] if args.input and (yolo or recipe is None) else None,
         names,
         score_threshold=args.threshold,
         iou_threshold=args.iou,

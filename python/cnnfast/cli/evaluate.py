@@ -18,8 +18,8 @@ from typing import Any
 from ..errors import DataError, TrainingError, WeightsError
 from ..models.registry import create_model, entry
 from .labelled import Recipe, class_names, is_fixed, mean_and_std, opened
-from .networks import input_size, positive
-from .train import classifier, count
+from .networks import input_size, model_name, positive
+from .train import count
 
 _PARTS = ("test", "validation", "train")
 
@@ -38,6 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=positive, metavar="N", help="threads of the kernels (default: all cores)")
     add("--quiet", action="store_true", help="no progress on stderr")
     add("--json", action="store_true", help="print one JSON object")
+
+
+def classifier(text: str) -> str:
+    """For argparse: a network that gives classes of pictures."""
+    name = model_name(text)
+    if entry(name).task != "classification":
+        raise argparse.ArgumentTypeError(
+            f"expected a network for classification, {name} is for {entry(name).task}"
+        )
+    return name
 
 
 def run(args: argparse.Namespace) -> int:

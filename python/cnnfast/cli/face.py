@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +33,8 @@ from ..face.sheet import sheet
 from ..pictures import picture_format, save_picture
 from ..train.progress import Progress
 from .failures import FAILED, tell
-from .networks import input_size, network, positive
+from .labelled import Recipe
+from .networks import input_size, network, number, numbers, positive
 from .train import count
 
 _NO = 3  # "no" is an answer and no error
@@ -99,13 +99,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for each in (enroll, verify, identify, calibrate):
         add = each.add_argument
         if each in (verify, identify):
-            add("--threshold", type=_number, metavar="T", help="same: distance <= T, or similarity >= T")
+            add("--threshold", type=number, metavar="T", help="same: distance <= T, or similarity >= T")
         add("--model", type=network, default="character_encoder", metavar="NAME|FILE.onnx",
             help="the encoder (default: character_encoder)")  # fmt: skip
         add("--weights", metavar="FILE|NAME", help="weights of a registered network")
         add("--input", type=input_size, metavar="HxW", help="size that the encoder takes (default: its own)")
-        add("--mean", type=_numbers, metavar="M", help="of values in 0..1; one number, or three with commas")
-        add("--std", type=_numbers, metavar="S", help="(default: as the weights were trained, or .5 and .5)")
+        add("--mean", type=numbers, metavar="M", help="of values in 0..1; one number, or three with commas")
+        add("--std", type=numbers, metavar="S", help="(default: as the weights were trained, or .5 and .5)")
         add("--shift", type=count, default=0, metavar="PIXELS",
             help="encode pictures moved by so much, too, and take the mean")  # fmt: skip
         add("--detector", metavar="FILE.onnx", help="YuNet: find and align faces")
@@ -265,12 +265,13 @@ def _calibrate(args: argparse.Namespace) -> int:
 def _encoder(args: argparse.Namespace) -> Encoder:
     if args.output and args.act in (_verify, _identify):
         picture_format(args.output)  # before the work
+    recipe = Recipe.of(args.weights) if args.weights else None  # of cnnfast train
     return load_encoder(
         args.model,
         args.weights,
-        input_size=None if args.input is None else args.input[:2],
-        mean=args.mean,
-        std=args.std,
+        input_size=args.input[:2] if args.input else recipe.size[:2] if recipe else None,
+        mean=args.mean or (recipe.mean if recipe else None),
+        std=args.std or (recipe.std if recipe else None),
         shift=args.shift,
         detector=None if args.detector is None else YuNet(args.detector),
     )
@@ -329,28 +330,9 @@ def _caption(one: Identification) -> str:
     return f"{one.name}\n{nearest.value:.2f}" if one.name else f"unknown\n{nearest.name} {nearest.value:.2f}"
 
 
-def _number(text: str) -> float:
-    """For argparse: a finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
-    return value
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    """For argparse: one number or three."""
-    values = tuple(_number(part) for part in text.split(","))
-    if len(values) not in (1, 3):
-        raise argparse.ArgumentTypeError(f"expected one number or three, got {text!r}")
-    return values
-
-
 def _rate(text: str) -> float:
     """For argparse: a rate in 0..1."""
-    value = _number(text)
+    value = number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a rate in 0..1, got {text!r}")
     return value

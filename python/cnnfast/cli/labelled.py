@@ -1,4 +1,4 @@
-"""Folders of labelled pictures as ``cnnfast train`` and ``cnnfast evaluate`` take them."""
+"""Folders of labelled pictures as ``cnnfast train`` and ``cnnfast evaluate`` take them, and their notes."""
 
 from __future__ import annotations
 
@@ -105,11 +105,16 @@ def opened(path: str, channels: int) -> dict[str, Any]:
     """The parts of a data set, with pictures of so many channels."""
     if channels not in (1, 3):
         raise DataError(f"{path}: pictures have 1 or 3 channels, the network takes {channels}")
-    parts = data.recognise(path, channels=channels)
+    if os.path.isfile(path) and path.lower().endswith(".zip"):
+        parts: dict[str, Any] = {"train": data.Omniglot(path)}
+    else:
+        parts = data.recognise(path, channels=channels)
     return {name: _with_channels(part, channels) for name, part in parts.items()}
 
 
 def _with_channels(part: Any, channels: int) -> Any:
+    if isinstance(part, data.Omniglot) and channels != 1:
+        raise DataError(f"{part.name}: its drawings are grey, the network takes {channels} channels")
     if not isinstance(part, data.Arrays) or part.pictures.shape[-1] == channels:
         return part
     pictures = part.pictures
@@ -124,7 +129,7 @@ def _with_channels(part: Any, channels: int) -> Any:
 
 def is_fixed(part: Any) -> bool:
     """Whether all pictures of a part have one size."""
-    return isinstance(part, data.Arrays)
+    return isinstance(part, (data.Arrays, data.Omniglot))
 
 
 def class_names(part: Any) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import re
 from typing import Any
@@ -55,6 +56,25 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return value
+
+
+def number(text: str) -> float:
+    """For argparse: a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+    return value
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """For argparse: one number or three."""
+    values = tuple(number(part) for part in text.split(","))
+    if len(values) not in (1, 3):
+        raise argparse.ArgumentTypeError(f"expected one number or three, got {text!r}")
+    return values
 
 
 def ending(path: str | os.PathLike[str]) -> str:

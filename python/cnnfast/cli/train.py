@@ -1,14 +1,23 @@
-"""``cnnfast train``: train a network on a folder of labelled pictures.
+"""``cnnfast train``: train a network on a folder of pictures and what is known of them.
 
   cnnfast train --model lenet5 --data fashion-mnist --epochs 15 --schedule cosine --augment crop,mirror \\
     --checkpoint lenet5-run.safetensors --output lenet5.safetensors
+  cnnfast train --model yolov3_small --data BCCD --epochs 110 --augment zoom,mirror,colour --ema .99
+  cnnfast train --model unet_small --data nuclei --epochs 60 --foreground --augment mirror,rotate
+  cnnfast train --model character_encoder --data images_background_small1.zip --epochs 32 --augment shear
 
-Data: files of the MNIST family (plain or .gz), CIFAR's binary version, or pictures in a folder for each
-class, with or without train/ and val/ above them. Pictures are resized to what the network takes.
+The task is what the network is for:
+  classify  files of the MNIST family (plain or .gz), CIFAR's binary version, or pictures in a folder for each
+            class, with or without train/ and val/ above them
+  detect    a folder of Pascal VOC (Annotations, ImageSets, JPEGImages) or COCO (annotations, train2017);
+            YOLO networks, SSD300, Fast and Faster R-CNN; ends with the mean average precision
+  segment   images/ and masks/ (or labels/) of the same names, with or without train/ and val/ above them
+  embed     encoders of faces and characters: pictures in a folder for each identity, or Omniglot's zip
 
---checkpoint is replaced after each epoch and on Ctrl-C; the same command with --resume goes on from it as if
-it had not been stopped, to the last bit. The weights at the end go to --output, in torch's layout, with what
-'cnnfast evaluate' has to know about the pictures.
+Pictures are brought to the size that the network takes. --checkpoint is replaced after each epoch and on
+Ctrl-C; the same command with --resume goes on from it as if it had not been stopped, to the last bit. The
+weights at the end go to --output, in torch's layout, with what other commands have to know about pictures
+and classes.
 """
 
 from __future__ import annotations
@@ -20,9 +29,9 @@ import math
 import os
 from typing import Any
 
-from ..errors import DataError, TrainingError, WeightsError
+from ..errors import TrainingError, WeightsError
 from ..models.registry import ModelEntry, entry
-from .labelled import AUGMENTATIONS, Recipe, class_names, held_out, is_fixed, mean_and_std, opened
+from .labelled import AUGMENTATIONS, held_out
 from .networks import input_size, model_name, positive
 
 #: name -> (usual learning rate, class and settings from the arguments)
@@ -36,6 +45,7 @@ OPTIMIZERS: dict[str, tuple[float, str, Any]] = {
     "adam": (0.001, "Adam", lambda a: {"weight_decay": a.weight_decay}),
     "adamw": (0.001, "AdamW", lambda a: {"weight_decay": a.weight_decay}),
 }  # fmt: skip
+TASKS = ("classify", "detect", "segment", "embed")
 SCHEDULES = ("constant", "cosine", "step", "one-cycle", "plateau")
 
 
@@ -43,8 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__.partition("\n\n")[2]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--model", required=True, type=classifier, metavar="NAME", help="a network of 'cnnfast models'")
-    add("--data", required=True, metavar="FOLDER", help="labelled pictures")
+    add("--model", required=True, type=model_name, metavar="NAME", help="a network of 'cnnfast models'")
+    add("--task", choices=TASKS, help="(default: what the network is for)")
+    add("--data", required=True, metavar="FOLDER", help="pictures and their labels, boxes or masks")
     add("--epochs", required=True, type=positive, metavar="N", help="in all, resumed ones included")
 
     group = parser.add_argument_group("pictures")
@@ -56,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=positive, default=64, metavar="N", help="(default: 64)")
     add("--accumulate", type=positive, default=1, metavar="N", help="batches in an update (default: 1)")
     add("--workers", type=count, default=0, metavar="N", help="processes that prepare batches (default: 0)")
+    add("--foreground", action="store_true", help="segment: one class for all that is not 0, as where masks "
+        "number their things")  # fmt: skip
 
     group = parser.add_argument_group("learning")
     add = group.add_argument
@@ -71,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "validation gets no better (default: constant)")  # fmt: skip
     add("--warmup", type=count, default=0, metavar="N", help="epochs in which the rate rises first, for "
         "constant, cosine and step")  # fmt: skip
+    add("--loss", choices=("cosine", "triplet"), default="cosine", help="embed: a softmax over cosines of "
+        "identities, or triplets (default: cosine)")  # fmt: skip
     add("--label-smoothing", type=share_or_zero, default=0.0, metavar="E", help="(default: 0)")
     add("--clip-norm", type=above_zero, metavar="NORM", help="bound on the norm of the gradients")
     add("--ema", type=share_or_zero, metavar="DECAY", help="average weights, e.g. .999; --output has them")
@@ -95,16 +110,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 # --- values of arguments ------------------------------------------------------------------------------
-
-
-def classifier(text: str) -> str:
-    """For argparse: a network that gives classes of pictures."""
-    name = model_name(text)
-    if entry(name).task != "classification":
-        raise argparse.ArgumentTypeError(
-            f"expected a network for classification, {name} is for {entry(name).task}"
-        )
-    return name
 
 
 def _real(text: str, good: Any, expected: str) -> float:
@@ -171,6 +176,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2))
     else:
         shown = {k: v for k, v in report["last"].items() if k.startswith("val_")}
+        shown |= {"mean average precision": report["map50"]} if "map50" in report else {}
         numbers = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         print(f"{output}: {args.model} after {report['epochs']} epochs" + (f", {numbers}" if numbers else ""))
     return 0
@@ -188,49 +194,39 @@ def _check_place(args: argparse.Namespace, output: str) -> None:
 
 
 def _train(args: argparse.Namespace, known: ModelEntry, output: str) -> dict[str, Any]:
-    from .. import data, losses, optim, train
-    from ..models.registry import create_model
-    from ..models.transfer import freeze
+    from .. import data, optim, train
     from ..weights import save_weights
+    from .tasks import JOBS, TASKS, task_of
 
-    size = args.input or known.input_size
-    if size[2] != known.input_size[2]:
-        raise DataError(f"{args.model} takes {known.input_size[2]} channels, --input says {size[2]}")
-    parts = opened(args.data, size[2])
-    training = parts["train"]
-    classes = class_names(training)
-    mean, std = mean_and_std(known, training, args.weights)
-    recipe = Recipe(args.model, size, mean, std, classes)
-    fixed = is_fixed(training)
-    held = parts.get("validation", parts.get("test"))
+    task = args.task or task_of(known)
+    if known.task not in TASKS.get(task, ()):
+        raise TrainingError(f"{args.model} is for {known.task}, which --task {task or 'NAME'} does not train")
+    job = JOBS[task](args, known)
+    training = job.parts["train"]
+    held = job.parts.get("validation", job.parts.get("test"))
     if args.validation or held is None:
         training, held = held_out(training, args.validation or 0.1, args.seed)
 
     def batches(part: Any, augment: tuple[str, ...], shuffle: bool) -> Any:
         return data.DataLoader(
             part, args.batch_size, shuffle=shuffle, seed=args.seed, workers=args.workers,
-            worker_kind="process", transform=recipe.transform(fixed, augment),
+            worker_kind="process", transform=job.transform(augment),
         )  # fmt: skip
 
-    model = create_model(args.model, num_classes=len(classes), weights=args.weights, seed=args.seed)
-    for pattern in args.freeze:
-        freeze(model, pattern)
-    optimizer = _optimizer(args, [p for p in model.parameters() if p.requires_grad])
-    average = None if args.ema is None else optim.ExponentialMovingAverage(model.parameters(), args.ema)
+    optimizer = _optimizer(args, [p for p in job.trained.parameters() if p.requires_grad])
+    average = None if args.ema is None else optim.ExponentialMovingAverage(job.trained.parameters(), args.ema)
     with batches(training, args.augment, True) as loader, batches(held, (), False) as validation:
         schedule, every = _schedule(args, optimizer, -(-len(loader) // args.accumulate))
         history = train.fit(
-            model,
+            job.trained,
             loader,
-            loss=lambda x, labels: losses.cross_entropy(
-                x, labels, label_smoothing=args.label_smoothing if model.training else 0.0
-            ),
+            loss=job.loss,
             optimizer=optimizer,
             schedule=schedule,
             schedule_every=every,
             epochs=args.epochs,
             validation=validation,
-            metrics=("accuracy", "top5") if len(classes) > 10 else "accuracy",
+            metrics=job.metrics,
             seed=args.seed,
             accumulate=args.accumulate,
             clip_norm=args.clip_norm,
@@ -249,11 +245,12 @@ def _train(args: argparse.Namespace, known: ModelEntry, output: str) -> dict[str
         with contextlib.ExitStack() as stack:
             if average is not None and not args.early_stopping:  # which restores averages of its best epoch
                 stack.enter_context(average.averaged())
-                train.update_batch_norm(model, loader, batches=100)
-            save_weights(output, model.state_dict("torch"), metadata=recipe.metadata())
+                train.update_batch_norm(job.trained, loader, batches=100)
+            save_weights(output, job.model.state_dict("torch"), metadata=job.recipe.metadata())
+            measured = job.measure(held)
     return {
-        "model": args.model, "output": output, "epochs": len(history), "reason": history.reason,
-        "last": history.rows[-1],
+        "model": args.model, "task": task, "output": output, "epochs": len(history),
+        "reason": history.reason, "last": history.rows[-1], **measured,
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .loader import DataLoader
     from .omniglot import Omniglot, OneShotRun, one_shot_runs
     from .preprocess import Preprocess
-    from .recognition import recognise
+    from .recognition import recognise, recognise_boxes, recognise_masks
     from .sample import Batch, Sample, collate
     from .transforms import Compose, RandomApply, Transform
     from .transforms_colour import ColourJitter, ColourShift, Normalize, PCAColour
@@ -52,7 +52,7 @@ _LATER = {
     "loader": ("DataLoader",),
     "omniglot": ("Omniglot", "OneShotRun", "one_shot_runs"),
     "preprocess": ("Preprocess",),
-    "recognition": ("recognise",),
+    "recognition": ("recognise", "recognise_boxes", "recognise_masks"),
     "sample": ("Batch", "Sample", "collate"),
     "transforms": ("Compose", "RandomApply", "Transform"),
     "transforms_colour": ("ColourJitter", "ColourShift", "Normalize", "PCAColour"),
@@ -129,6 +129,8 @@ __all__ = [
     "read_cifar",
     "read_idx",
     "recognise",
+    "recognise_boxes",
+    "recognise_masks",
     "resize",
     "turn",
     "warp",

@@ -10,7 +10,7 @@ from .alignment import TEMPLATE, align, similarity_transform
 from .calibration import MEASURES, ROC, accepts, pairs_of, roc
 from .encoder import Encoder, load_encoder
 from .gallery import Gallery
-from .identity import CosineClassifier, IdentityClassifier
+from .identity import CosineClassifier, IdentityClassifier, IdentityTraining
 from .mining import TripletLoss, Triplets, mine_triplets, pairwise
 from .recognizer import Candidate, Identification, Recognizer, Verification
 from .siamese import Siamese
@@ -27,6 +27,7 @@ __all__ = [
     "Gallery",
     "Identification",
     "IdentityClassifier",
+    "IdentityTraining",
     "Recognizer",
     "Siamese",
     "TripletLoss",

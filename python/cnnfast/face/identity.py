@@ -9,7 +9,7 @@ from ..nn import Module
 from ..ops.registry import fail, integer
 from ..tensor import Parameter
 
-__all__ = ["CosineClassifier", "IdentityClassifier"]
+__all__ = ["CosineClassifier", "IdentityClassifier", "IdentityTraining"]
 
 
 class IdentityClassifier(Module):
@@ -73,3 +73,22 @@ class CosineClassifier(Module):
                 weight=self.weight.shape,
             )
         return ops.linear(ops.l2_normalize(f), ops.l2_normalize(self.weight, axis=0))
+
+
+class IdentityTraining(Module):
+    """An encoder and, for its training alone, the directions of the identities.
+
+    Parameters
+    ----------
+    encoder : Module
+        Pictures (N, H, W, C) to encodings (N, D).
+    classifier : Module
+        Encodings to scores of the identities (N, K).
+    """
+
+    def __init__(self, encoder: Module, classifier: Module) -> None:
+        self.encoder, self.classifier = encoder, classifier
+
+    def forward(self, x: Any) -> Any:
+        """(N, H, W, C) to (N, K)."""
+        return self.classifier(self.encoder(x))

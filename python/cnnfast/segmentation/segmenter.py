@@ -38,6 +38,8 @@ class Segmenter:
         One for each channel, of values in 0..1, as the network was trained.
     multiple : int, optional
         What rows and columns must be multiples of; as the network says itself (``frame_size``), or 32.
+    fixed : int, optional
+        Rows and columns of every input, for networks that take no other; it is the tile then.
     tile : int
         Pictures of more rows or columns are cut into tiles of about that size.
     overlap : int
@@ -69,6 +71,7 @@ class Segmenter:
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         multiple: int | None = None,
+        fixed: int | None = None,
         tile: int = 512,
         overlap: int = 128,
         threads: int | None = None,
@@ -77,6 +80,9 @@ class Segmenter:
         self.prepare = Preprocess(None, None, mean=mean, std=std)
         self._own_frame = getattr(model, "frame_size", None) if multiple is None else None
         self._multiple = integer(op, "multiple", 32 if multiple is None else multiple, 1, 1 << 16)
+        if fixed is not None:
+            tile = integer(op, "fixed", fixed, 1, 1 << 16)
+            self._own_frame = self._fixed_frame
         self.tile, self.overlap = integer(op, "tile", tile, 1), integer(op, "overlap", overlap, 0)
         if 2 * self.overlap >= self.tile:
             fail(op, f"overlap must be less than half a tile of {tile}, got {overlap}")
@@ -146,6 +152,11 @@ class Segmenter:
         if self._own_frame is not None:
             return self._own_frame(rows)
         size = -(-rows // self._multiple) * self._multiple
+        return size, size
+
+    def _fixed_frame(self, rows: int) -> tuple[int, int]:
+        """The same for a network of one size, whose tiles may lie anywhere."""
+        size = max(rows, self.tile)
         return size, size
 
     def _bands(self, picture: Any) -> Iterator[Array]:
