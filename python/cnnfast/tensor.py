@@ -350,18 +350,19 @@ class Parameter(Tensor):
 
 
 # What an operator does not take as it is: tensors, and arrays on a device.
-TENSORS = frozenset((Tensor, Parameter))
-KINDS = TENSORS | {DeviceArray}
+KINDS = frozenset((Tensor, Parameter, DeviceArray))
 
 
 def run(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:
-    """Run an operator on arguments of which some are tensors.
+    """Run an operator on arguments of which some are tensors, or device arrays.
 
-    It is recorded where one is a symbol, and taped where one wants a gradient.
+    It is recorded where one is a symbol, and taped where one wants a gradient. Without a tensor among them
+    the results are none either.
     """
-    arrays, wanted, empty = [], False, False
+    arrays, wanted, empty, tensors = [], False, False, False
     for a in arguments:
         if isinstance(a, Tensor):
+            tensors = True
             wanted = wanted or a.requires_grad
             a = a._data
             empty = empty or a is None
@@ -376,6 +377,8 @@ def run(op: Op, spec: Any, arguments: tuple[Any, ...]) -> Any:
     if wanted and not _mode.blocks:
         return _tape()(op, spec, arguments, arrays)
     result = op.compute(spec, *arrays)
+    if not tensors:
+        return result
     return tuple(map(Tensor, result)) if isinstance(result, tuple) else Tensor(result)
 
 

@@ -44,9 +44,7 @@ def test_divergence_is_an_error(shim: Any, schedule: str) -> None:
     shim.set_schedule(schedule, 1)
     with pytest.raises(cf.errors.CudaError, match=r"different barriers: __syncthreads at csrc/cuda/\S+:\d+"):
         _run(shim, "two barriers")
-    with pytest.raises(
-        cf.errors.CudaError, match=r"a lane (returned that|of the mask has)"
-    ):
+    with pytest.raises(cf.errors.CudaError, match=r"a lane (returned that|of the mask has)"):
         _run(shim, "half a shuffle")
     _run(shim, "rotate", np.zeros(256, np.float32))  # an error leaves nothing behind
 
