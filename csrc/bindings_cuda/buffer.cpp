@@ -128,6 +128,8 @@ struct Buffer::Memory {
     if (pool) {
       pool->release(std::move(block));
     } else {
+      // Its owner may hand the memory out again at once.
+      cudaStreamSynchronize(block.stream->handle());
       py::gil_scoped_acquire gil;
       owner = py::object();
     }

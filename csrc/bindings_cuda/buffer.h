@@ -117,6 +117,7 @@ T* out(const std::optional<Buffer>& buffer) {
 void expect_bytes(const Buffer& buffer, int64_t count, DType type, const char* what);
 
 void bind_buffer(py::module_& m);
+void bind_dlpack(py::module_& m);
 
 // One function per operator family; module.cpp calls them all.
 void bind_elementwise(py::module_& m);

@@ -24,8 +24,9 @@ void bind_device(py::module_& m) {
     d["name"] = "host stand-in";
     d["capability"] = py::make_tuple(9, 0);
     d["memory"] = 0;
-    d["driver"] = 0;
-    d["runtime"] = 0;
+    d["driver"] = "none";
+    d["runtime"] = "none";
+    d["targets"] = "the host";
     return d;
   });
   m.def("set_schedule", &shim::set_schedule, py::arg("name"), py::arg("seed") = 0u);
@@ -76,8 +77,9 @@ void bind_device(py::module_& m) {
     d["name"] = std::string(p.name);
     d["capability"] = py::make_tuple(p.major, p.minor);
     d["memory"] = p.totalGlobalMem;
-    d["driver"] = driver;
-    d["runtime"] = runtime;
+    d["driver"] = version(driver);
+    d["runtime"] = version(runtime);
+    d["targets"] = CNNFAST_CUDA_TARGETS;
     return d;
   });
 }
@@ -104,5 +106,6 @@ PYBIND11_MODULE(CNNFAST_MODULE, m) {
   m.def("synchronous", &synchronous);
   bind_device(m);
   bind_buffer(m);
+  bind_dlpack(m);
   bind_elementwise(m);
 }

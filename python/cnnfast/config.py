@@ -142,6 +142,17 @@ def _cuda_state() -> dict[str, Any]:
     return {"available": False, "reason": reason} if reason else {"available": True, **module().device()}
 
 
+def cuda_text(cuda: dict[str, Any]) -> str:
+    """The state of CUDA in one line."""
+    if not cuda["available"]:
+        return f"no: {cuda['reason']}"
+    (major, minor), memory = cuda["capability"], cuda["memory"] / 2**30
+    return (
+        f"yes; {cuda['name']}, compute capability {major}.{minor}, {memory:.1f} GiB; "
+        f"driver for CUDA {cuda['driver']}, kernels for {cuda['targets']} of CUDA {cuda['runtime']}"
+    )
+
+
 def config() -> dict[str, Any]:
     """What :func:`show_config` prints, as data."""
     from . import __version__

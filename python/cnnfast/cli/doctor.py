@@ -84,6 +84,6 @@ def _lines(report: dict[str, Any]) -> list[str]:
         copies = ", ".join(f"{name} {speed:g}" for name, speed in row["gb_per_s"].items())
         threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
         lines.append(f"measured  {threads}: {row['gflops']:g} GFLOP/s float32; copies in GB/s: {copies}")
-    lines.append("CUDA      " + ("yes" if cuda["available"] else f"no: {cuda['reason']}"))
+    lines.append(f"CUDA      {config.cuda_text(cuda)}")
     lines.append(f"NumPy     {report['numpy']['version']}, BLAS {blas}")
     return lines

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from .array import DeviceArray, asarray, bfloat16, empty, zeros
+from .array import DeviceArray, asarray, bfloat16, empty, from_dlpack, zeros
 from .loading import module, why_unavailable
+from .stream import Stream
 
 __all__ = [
     "DeviceArray",
+    "Stream",
     "asarray",
     "bfloat16",
     "device_name",
     "empty",
+    "from_dlpack",
     "is_available",
     "synchronize",
     "why_unavailable",

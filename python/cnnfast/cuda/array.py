@@ -13,7 +13,17 @@ from .loading import module
 
 Array = np.ndarray
 
-__all__ = ["DTYPES", "BFloat16", "DeviceArray", "asarray", "bfloat16", "dtype_of", "empty", "zeros"]
+__all__ = [
+    "DTYPES",
+    "BFloat16",
+    "DeviceArray",
+    "asarray",
+    "bfloat16",
+    "dtype_of",
+    "empty",
+    "from_dlpack",
+    "zeros",
+]
 
 
 class BFloat16:
@@ -171,6 +181,59 @@ class DeviceArray:
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         return DeviceArray(self.buffer.part(first * row, count * row), (count, *self.shape[1:]), self.dtype)
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Type (2: CUDA) and number of the device."""
+        return module().dlpack_device()
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule with this memory for another library, as the Python array API standard (2024.12) has it.
+
+        Parameters
+        ----------
+        stream : int, optional
+            The stream on which the memory will be read: it waits for what was started here. 1 is the
+            default stream, as is None; 2 that of the thread; -1 asks for no waiting.
+        max_version : (int, int), optional
+            From (1, 0) on the capsule is versioned.
+        dl_device : (int, int), optional
+            Where the memory is wanted; anywhere else is a BufferError.
+        copy : bool, optional
+            True: of a copy.
+        """
+        if dl_device is not None and tuple(dl_device) != self.__dlpack_device__():
+            raise BufferError(f"DeviceArray.__dlpack__: expected {self.__dlpack_device__()}, got {dl_device}")
+        if stream == 0:
+            raise ValueError("DeviceArray.__dlpack__: stream 0 is ambiguous; 1 is the default stream")
+        source = self.copy() if copy else self
+        loaded = module()
+        reader = None
+        if stream != -1 and not loaded.is_shim:
+            reader = loaded.Stream(foreign=1 if stream is None else stream)
+            reader.wait_for(loaded.current_stream())
+        versioned = max_version is not None and max_version[0] >= 1
+        return loaded.to_dlpack(source.buffer, source.code, list(source.shape), versioned, reader)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3 of Numba's interface; AttributeError for bfloat16, which it does not have."""
+        if self.dtype is bfloat16:
+            raise AttributeError("__cuda_array_interface__ has no bfloat16; use DLPack")
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.buffer.address, False),
+            "strides": None,
+            "stream": module().current_stream().handle or 1,
+            "version": 3,
+        }
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("a device array without dimensions has no length")
@@ -211,7 +274,8 @@ def asarray(value: Any, dtype: Any = None) -> DeviceArray:
     Parameters
     ----------
     value : DeviceArray or array_like
-        Host arrays are copied; float64 must be named or converted by the caller.
+        Host arrays are copied, arrays of other libraries on the device share their memory. float64 needs a
+        ``dtype``.
     dtype : str, numpy.dtype or bfloat16, optional
 
     Raises
@@ -222,6 +286,11 @@ def asarray(value: Any, dtype: Any = None) -> DeviceArray:
     """
     if isinstance(value, DeviceArray):
         return value if dtype is None else value.astype(dtype)
+    if not isinstance(value, (np.ndarray, list, tuple, int, float)):
+        if hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] == _DL_CUDA:
+            return asarray(from_dlpack(value), dtype)
+        if hasattr(value, "__cuda_array_interface__"):
+            return asarray(_from_interface(value), dtype)
     host = np.asarray(value)
     kind = dtype_of(host.dtype if dtype is None else dtype)
     new = empty(host.shape, kind)
@@ -229,3 +298,54 @@ def asarray(value: Any, dtype: Any = None) -> DeviceArray:
         host = _to_bfloat16(host)
     new.buffer.upload(np.require(host, np.uint16 if kind is bfloat16 else kind, ["C"]))
     return new
+
+
+_DL_CUDA = 2
+
+
+def from_dlpack(value: Any) -> DeviceArray:
+    """The memory of another library's array, which is C-contiguous and on the device, without a copy.
+
+    Parameters
+    ----------
+    value : object
+        With ``__dlpack__`` and ``__dlpack_device__``, as those of torch, CuPy and JAX.
+
+    Raises
+    ------
+    ShapeError
+        If it is not C-contiguous, or on another device.
+    DTypeError
+        For element types that device arrays do not have.
+    BackendError
+        If CUDA cannot be used.
+    """
+    loaded = module()
+    kind = value.__dlpack_device__()[0]
+    stream = {"stream": loaded.current_stream().handle} if kind == _DL_CUDA else {}
+    try:
+        capsule = value.__dlpack__(max_version=(1, 0), **stream)
+    except TypeError:  # of before version 1.0
+        capsule = value.__dlpack__(**stream)
+    try:
+        buffer, shape, code = loaded.from_dlpack(capsule)
+    except TypeError as error:
+        raise DTypeError(str(error)) from None
+    except ValueError as error:
+        raise ShapeError(str(error)) from None
+    return DeviceArray(buffer, shape, list(DTYPES)[code])
+
+
+def _from_interface(value: Any) -> DeviceArray:
+    """The memory behind ``__cuda_array_interface__`` (version 3)."""
+    found, loaded = value.__cuda_array_interface__, module()
+    shape, kind = tuple(found["shape"]), dtype_of(found["typestr"])
+    steps = [kind.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    strides = found.get("strides")
+    if strides is not None and any(n > 1 and a != b for n, a, b in zip(shape, strides, steps, strict=True)):
+        raise ShapeError("asarray: expected a C-contiguous array")
+    stream = found.get("stream")
+    if stream is not None and not loaded.is_shim:
+        loaded.current_stream().wait_for(loaded.Stream(foreign=stream))
+    pointer = found["data"][0] or 0
+    return DeviceArray(loaded.Buffer(pointer, math.prod(shape) * kind.itemsize, value), shape, kind)
