@@ -120,6 +120,7 @@ void bind_buffer(py::module_& m);
 void bind_dlpack(py::module_& m);
 
 // One function per operator family; module.cpp calls them all.
+void bind_conv_mma(py::module_& m);
 void bind_elementwise(py::module_& m);
 
 }  // namespace cnnfast::cuda::bindings

@@ -106,6 +106,9 @@ PYBIND11_MODULE(CNNFAST_MODULE, m) {
   m.def("synchronous", &synchronous);
   bind_device(m);
   bind_buffer(m);
+#if CNNFAST_HAVE_MMA
+  bind_conv_mma(m);
+#endif
   bind_dlpack(m);
   bind_elementwise(m);
 }

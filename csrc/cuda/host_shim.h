@@ -312,6 +312,9 @@ namespace cnnfast::cuda::ptx {
 inline void cp_async16(void* shared, const void* global, bool valid = true) {
   shim::copy_async(shared, global, 16, valid);
 }
+inline void cp_async8(void* shared, const void* global, bool valid = true) {
+  shim::copy_async(shared, global, 8, valid);
+}
 inline void cp_async4(void* shared, const void* global, bool valid = true) {
   shim::copy_async(shared, global, 4, valid);
 }

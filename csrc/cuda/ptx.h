@@ -22,7 +22,17 @@ __device__ __forceinline__ void cp_async16(void* shared, const void* global, boo
   __trap();
 #endif
 }
-// 4 bytes, for channels that are no multiple of 16 bytes.
+// 8 or 4 bytes, for channels that are no multiple of 16 bytes.
+__device__ __forceinline__ void cp_async8(void* shared, const void* global, bool valid = true) {
+#if __CUDA_ARCH__ >= 800
+  const int bytes = valid ? 8 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(shared_address(shared)), "l"(global),
+               "r"(bytes)
+               : "memory");
+#else
+  __trap();
+#endif
+}
 __device__ __forceinline__ void cp_async4(void* shared, const void* global, bool valid = true) {
 #if __CUDA_ARCH__ >= 800
   const int bytes = valid ? 4 : 0;

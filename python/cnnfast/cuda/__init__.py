@@ -12,11 +12,13 @@ from typing import Any
 
 from .array import DeviceArray, asarray, bfloat16, empty, from_dlpack, zeros
 from .loading import module, why_unavailable
+from .precision import allow_tf32
 from .stream import Stream
 
 __all__ = [
     "DeviceArray",
     "Stream",
+    "allow_tf32",
     "asarray",
     "bfloat16",
     "device_name",

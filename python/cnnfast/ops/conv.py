@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from .. import config
+from ..errors import BackendError
+from . import conv_mma
 from .activations import ACTIVATION_CODES, ACTIVATIONS, apply_activation
 from .packed import PackedWeights, own_weight, unpack
 from .pad import Pad2dSpec, pad2d
@@ -277,6 +279,22 @@ def _native_conv2d(
     return config._cpu.conv2d(s.native, x, w, packed, b, residual, ACTIVATION_CODES[s.activation], s.slope)
 
 
+# --- CUDA ------------------------------------------------------------------------------------------
+
+
+def _cuda_conv2d(
+    s: Conv2dSpec, x: Any, w: Any, packed: Any = None, b: Any = None, residual: Any = None
+) -> Any:
+    if conv_mma.accepts(s, x.dtype):
+        return conv_mma.conv2d(s, x, w, packed, b, residual)
+    raise no_cuda_kernel("conv2d", s, x.dtype)
+
+
+def no_cuda_kernel(op: str, s: Conv2dSpec, dtype: Any) -> BackendError:
+    """What is raised where no CUDA kernel takes a call."""
+    return BackendError(f"{op}: there is no CUDA kernel for {dtype} in {s.groups} groups (weight {s.w})")
+
+
 # --- in compiled plans -----------------------------------------------------------------------------
 
 
@@ -367,6 +385,7 @@ CONV2D = Op(
     pads=_padded,
     settings=lambda s: {**_settings(s), "groups": s.groups},
     shapes=_no_packed,
+    cuda=_cuda_conv2d,
 )
 DEPTHWISE_CONV2D = Op(
     "depthwise_conv2d",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..config import current_backend, winograd_gradients
+from . import conv_mma
 from .activation_grad import activation_grad
 from .conv import (
     CONV2D,
@@ -24,6 +25,7 @@ from .conv import (
     _spec_numbers,
     _windows,
     infer_conv2d,
+    no_cuda_kernel,
 )
 from .conv_transpose import CONV2D_TRANSPOSE
 from .registry import (
@@ -155,6 +157,21 @@ def _native_conv2d_grad_weight(s: Conv2dSpec, x: Array, g: Array) -> Array:
     return native().conv2d_grad_weight(s.native, x, g)
 
 
+# --- CUDA ------------------------------------------------------------------------------------------
+
+
+def _cuda_conv2d_grad_input(s: Conv2dSpec, g: Any, w: Any) -> Any:
+    if conv_mma.accepts(s, g.dtype):
+        return conv_mma.grad_input(s, g, w)
+    raise no_cuda_kernel("conv2d_grad_input", s, g.dtype)
+
+
+def _cuda_conv2d_grad_weight(s: Conv2dSpec, x: Any, g: Any) -> Any:
+    if conv_mma.accepts_grad_weight(s, x.dtype):
+        return conv_mma.grad_weight(s, x, g)
+    raise no_cuda_kernel("conv2d_grad_weight", s, x.dtype)
+
+
 CONV2D_GRAD_INPUT = Op(
     "conv2d_grad_input",
     infer_conv2d_grad_input,
@@ -163,6 +180,7 @@ CONV2D_GRAD_INPUT = Op(
     _cost_conv2d,
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
+    cuda=_cuda_conv2d_grad_input,
 )
 CONV2D_GRAD_WEIGHT = Op(
     "conv2d_grad_weight",
@@ -172,6 +190,7 @@ CONV2D_GRAD_WEIGHT = Op(
     _cost_conv2d,
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.w, dtype),),
+    cuda=_cuda_conv2d_grad_weight,
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from . import conv_mma
 from .activations import ACTIVATION_CODES, ACTIVATIONS
 from .conv import (
     Conv2dSpec,
@@ -17,6 +18,7 @@ from .conv import (
     _no_packed,
     _settings,
     _spec_numbers,
+    no_cuda_kernel,
     resolve_padding,
 )
 from .packed import PackedWeights, own_weight, unpack
@@ -144,6 +146,13 @@ def _native_conv2d_transpose(
     return native().conv2d_transpose(s.native, x, w, packed, b, ACTIVATION_CODES[s.activation], s.slope)
 
 
+def _cuda_conv2d_transpose(s: Conv2dSpec, x: Any, w: Any, packed: Any = None, b: Any = None) -> Any:
+    adjoint = replace(s, x=s.out, out=s.x)
+    if conv_mma.accepts(adjoint, x.dtype):
+        return conv_mma.grad_input(adjoint, x, w, packed, b, s.activation, s.slope)
+    raise no_cuda_kernel("conv2d_transpose", s, x.dtype)
+
+
 def _lower_conv2d_transpose(steps: Any, s: Conv2dSpec, inputs: Any, outputs: Any) -> None:
     x, w, y = inputs[0], inputs[1], outputs[0]
     b, _, code, slope = _finishing(steps, s, inputs)
@@ -200,6 +209,7 @@ CONV2D_TRANSPOSE = Op(
     ),
     settings=lambda s: {**_settings(s), "output_padding": _extra_rows(s), "groups": s.groups},
     shapes=_no_packed,
+    cuda=_cuda_conv2d_transpose,
 )
 
 

@@ -11,8 +11,10 @@ import numpy as np
 
 from .. import config
 from ..config import _State
+from . import conv_mma
 from .activations import ACTIVATION_CODES, ACTIVATIONS, apply_activation
 from .arithmetic import broadcast_shape, unbroadcast
+from .conv import Conv2dSpec, infer_conv2d, no_cuda_kernel
 from .packed import PackedWeights, own_weight, unpack
 from .registry import (
     Array,
@@ -140,6 +142,20 @@ def _native_linear(s: LinearSpec, x: Array, w: Array, packed: Any = None, b: Arr
     return config._cpu.linear(x, s.w[1], w, packed, b, ACTIVATION_CODES[s.activation], s.slope)
 
 
+def as_convolution(s: LinearSpec) -> Conv2dSpec:
+    """A dense layer as the convolution of pictures of one pixel."""
+    x, b = (math.prod(s.x[:-1]), 1, 1, s.w[0]), (s.w[1],) if s.bias else None
+    spec: Conv2dSpec = infer_conv2d(x, (1, 1, *s.w), b, activation=s.activation, slope=s.slope)
+    return spec
+
+
+def _cuda_linear(s: LinearSpec, x: Any, w: Any, packed: Any = None, b: Any = None) -> Any:
+    c = as_convolution(s)
+    if conv_mma.accepts(c, x.dtype):
+        return conv_mma.conv2d(c, x.reshape(c.x), w, packed, b).reshape(s.out)
+    raise no_cuda_kernel("linear", c, x.dtype)
+
+
 def reference_gram_matrix(s: GramSpec, x: Array) -> Array:
     """g[n] = f' f with f the pixels by channels matrix of picture n."""
     f = x.reshape(s.x[0], s.rows, s.x[-1])
@@ -206,6 +222,7 @@ LINEAR = Op(
     lower=Lower(_lower_linear),
     settings=lambda s: {"activation": s.activation, "slope": s.slope},
     shapes=lambda x, w, packed=None, *rest: (x, w, *rest),
+    cuda=_cuda_linear,
 )
 MATMUL = Op(
     "matmul",

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from . import conv_mma
 from .activation_grad import activation_grad
+from .conv import no_cuda_kernel
 from .conv_grad import bias_gradient
-from .linear import LINEAR, LinearSpec, _cost_linear, infer_linear
+from .linear import LINEAR, LinearSpec, _cost_linear, as_convolution, infer_linear
 from .registry import NO_GRADIENT, RESULT, Array, Op, Vjp, array, cached, fail, native
 
 
@@ -50,6 +52,20 @@ def reference_linear_grad_weight(s: LinearSpec, x: Array, g: Array) -> Array:
         return x.reshape(-1, s.w[0]).T @ g.reshape(-1, s.w[1])
 
 
+def _cuda_linear_grad_input(s: LinearSpec, g: Any, w: Any) -> Any:
+    c = as_convolution(s)
+    if conv_mma.accepts(c, g.dtype):
+        return conv_mma.grad_input(c, g.reshape(c.out), w).reshape(s.x)
+    raise no_cuda_kernel("linear_grad_input", c, g.dtype)
+
+
+def _cuda_linear_grad_weight(s: LinearSpec, x: Any, g: Any) -> Any:
+    c = as_convolution(s)
+    if conv_mma.accepts_grad_weight(c, x.dtype):
+        return conv_mma.grad_weight(c, x.reshape(c.x), g.reshape(c.out)).reshape(s.w)
+    raise no_cuda_kernel("linear_grad_weight", c, x.dtype)
+
+
 LINEAR_GRAD_INPUT = Op(
     "linear_grad_input",
     infer_linear_grad_input,
@@ -58,6 +74,7 @@ LINEAR_GRAD_INPUT = Op(
     _cost_linear,
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
+    cuda=_cuda_linear_grad_input,
 )
 LINEAR_GRAD_WEIGHT = Op(
     "linear_grad_weight",
@@ -67,6 +84,7 @@ LINEAR_GRAD_WEIGHT = Op(
     _cost_linear,
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.w, dtype),),
+    cuda=_cuda_linear_grad_weight,
 )
 
 

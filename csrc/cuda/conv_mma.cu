@@ -1,0 +1,806 @@
+// Convolutions and matrix products by mma.sync, operands fetched by cp.async. bfloat16, float16 and tf32;
+// sums in float32.
+//
+// A block computes BM output pixels of BN channels, its warps WM x WN each. What is summed over goes through
+// shared memory in rows of 64 or 128 bytes, STAGES deep; 16-byte chunks of a row are exchanged by its number
+// (XOR), so that ldmatrix and the copies meet no bank twice. A thread always copies the same chunk of some
+// rows: it keeps the tap and channel of its chunk and where the windows of its rows begin, and divides only
+// before the first. An element is summed in the order of taps and channels, sixteen (or eight) at a time,
+// whatever the block; only where the sum is cut into parts, for maps too small to fill the device, the parts
+// are added afterwards, in order. So equal calls give equal bits.
+//
+// Work: 2 rows depth o multiply-adds; bytes of x, w, y once where they stay in L2. A 128 x 128 block reads
+// 2 (1/128 + 1/128) bytes from shared memory for each multiply-add of 2-byte elements.
+#include "cuda/conv_mma.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "cuda/activation.h"
+#include "cuda/device.h"
+
+namespace cnnfast::cuda {
+namespace {
+
+template <int BM_, int BN_, int Row_, int WM_, int WN_, int Stages_, int Resident_>
+struct Tile {
+  static constexpr int BM = BM_, BN = BN_, kRow = Row_, WM = WM_, WN = WN_, kStages = Stages_;
+  static constexpr int kResident = Resident_;  // blocks of a multiprocessor: what registers and memory allow
+  static constexpr int kChunks = kRow / 16;
+  static constexpr int kWarpsM = BM / WM, kWarps = kWarpsM * (BN / WN), kThreads = 32 * kWarps;
+  static constexpr int kStageBytes = (BM + BN) * kRow;
+  static constexpr int kLd = WN + 8;  // floats from row to row where results are put in order
+  static constexpr int kShared = std::max(kStages * kStageBytes, kWarps * 16 * kLd * 4);
+};
+
+// As above for gradients of weights: BM taps and channels, BN output channels, Pixels summed per stage.
+template <int BM_, int BN_, int Pixels_, int WM_, int WN_, int Stages_>
+struct GradTile {
+  static constexpr int BM = BM_, BN = BN_, kPixels = Pixels_, WM = WM_, WN = WN_, kStages = Stages_;
+  static constexpr int kWarpsM = BM / WM, kWarps = kWarpsM * (BN / WN), kThreads = 32 * kWarps;
+  static constexpr int kStageBytes = (BM + BN) * kPixels * 2;
+  static constexpr int kLd = WN + 8;
+  static constexpr int kShared = std::max(kStages * kStageBytes, kWarps * 16 * kLd * 4);
+};
+
+// What a kernel reads, in 32 bits: ConvMma, arrays and epilogue.
+template <class T>
+struct Arguments {
+  const T* x;
+  const T* w;  // in gradients of weights, g
+  T* y;
+  float* partial;  // null where the sum is in one part
+  const float* bias;
+  const T* residual;
+  int activation;
+  float slope;
+  int h, width, c, kh, kw, o, groups, sh, sw, dh, dw, pt, pl, p, q, rows, depth;
+  int64_t ldx, y_picture, y_row, y_column;
+  int tiles_m, tiles_n, steps;  // steps of a part
+  bool rows_first, scattered;
+  bool whole;  // vectors of channels lie wholly in y, aligned
+};
+
+// --- what both kernels share -----------------------------------------------------------------------
+
+template <int Bytes>
+__device__ __forceinline__ void copy(void* shared, const void* global, bool valid) {
+  if constexpr (Bytes == 16)
+    ptx::cp_async16(shared, global, valid);
+  else
+    ptx::cp_async8(shared, global, valid);
+}
+
+__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                         BFloat16) {
+  ptx::mma_m16n8k16_bf16(d, a, b);
+}
+__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                         Half) {
+  ptx::mma_m16n8k16_f16(d, a, b);
+}
+__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                         float) {
+  ptx::mma_m16n8k8_tf32(d, a, b);
+}
+
+// Elements as the tensor core takes them: float32 is rounded to tf32.
+template <class T, int N>
+__device__ __forceinline__ void rounded(uint32_t (&r)[N]) {
+  if constexpr (sizeof(T) == 4) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) r[i] = ptx::to_tf32(__uint_as_float(r[i]));
+  }
+}
+
+// The block's tile; neighbours in time share what is read more of.
+template <class T>
+__device__ __forceinline__ void block_tile(const Arguments<T>& a, int& m, int& n) {
+  const int block = static_cast<int>(blockIdx.x);
+  m = a.rows_first ? block % a.tiles_m : block / a.tiles_n;
+  n = a.rows_first ? block / a.tiles_m : block % a.tiles_n;
+}
+
+// Hands the warp's results on, N neighbouring columns of one row at a time: put(row, column, values), from
+// the first of the block on. All copies have been waited for.
+template <class Tile, int N, class Put>
+__device__ __forceinline__ void put_results(const float (&sums)[Tile::WM / 16][Tile::WN / 8][4],
+                                            float* shared, Put&& put) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int first_row = warp % Tile::kWarpsM * Tile::WM, first_column = warp / Tile::kWarpsM * Tile::WN;
+  float* own = shared + warp * 16 * Tile::kLd;
+  __syncthreads();  // others may still read operands there
+#pragma unroll
+  for (int i = 0; i < Tile::WM / 16; ++i) {
+#pragma unroll
+    for (int j = 0; j < Tile::WN / 8; ++j) {
+      float* at = own + lane / 4 * Tile::kLd + 8 * j + lane % 4 * 2;
+      *reinterpret_cast<float2*>(at) = make_float2(sums[i][j][0], sums[i][j][1]);
+      *reinterpret_cast<float2*>(at + 8 * Tile::kLd) = make_float2(sums[i][j][2], sums[i][j][3]);
+    }
+    __syncwarp();
+    constexpr int kPerRow = Tile::WN / N;
+#pragma unroll 1
+    for (int e = 0; e < 16 * kPerRow / 32; ++e) {
+      const int row = (32 * e + lane) / kPerRow, column = (32 * e + lane) % kPerRow * N;
+      float values[N];
+#pragma unroll
+      for (int k = 0; k < N; k += 4) {
+        const float4 v = *reinterpret_cast<const float4*>(own + row * Tile::kLd + column + k);
+        values[k] = v.x, values[k + 1] = v.y, values[k + 2] = v.z, values[k + 3] = v.w;
+      }
+      put(first_row + 16 * i + row, first_column + column, values);
+    }
+    __syncwarp();
+  }
+}
+
+// Sums of part `part` for the second pass.
+template <int N, class T>
+__device__ __forceinline__ void put_partial(const Arguments<T>& a, int64_t row, int column, int columns,
+                                            const float (&values)[N]) {
+  float* at = a.partial + row * columns + column;
+  if (column + N <= columns && columns % 4 == 0) {
+#pragma unroll
+    for (int k = 0; k < N; k += 4)
+      *reinterpret_cast<float4*>(at + k) =
+          make_float4(values[k], values[k + 1], values[k + 2], values[k + 3]);
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < N; ++k)
+    if (column + k < columns) at[k] = values[k];
+}
+
+// Where output pixel m lies.
+template <class T>
+__device__ __forceinline__ int64_t place(const Arguments<T>& a, int m) {
+  if (!a.scattered) return m * a.y_column;
+  const int q = m % a.q, p = m / a.q % a.p, n = m / a.q / a.p;
+  return n * a.y_picture + p * a.y_row + q * a.y_column;
+}
+
+// The choice is made once for all values, and what is common comes without the rest's code around it.
+template <int N>
+__device__ __forceinline__ void activate_all(float (&values)[N], int kind, float slope) {
+  if (kind == kNone) return;
+  if (kind == kRelu) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) values[k] = activate<kRelu>(values[k], slope);
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < N; ++k) values[k] = activate(kind, values[k], slope);
+}
+
+// Bias, residual and activation, and the result in T, for N channels of one output pixel.
+template <class T, int N>
+__device__ __forceinline__ void finish(const Arguments<T>& a, int group, int m, int column,
+                                       float (&values)[N]) {
+  const int first = group * a.o + column, count = min(N, a.o - column);
+  const int64_t at = place(a, m) + first;
+  if (a.bias) {
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      if (k < count) values[k] += a.bias[first + k];
+  }
+  if (a.residual && a.whole) {
+    float r[N];
+    load_vector<N>(a.residual + at, r);
+#pragma unroll
+    for (int k = 0; k < N; ++k) values[k] += r[k];
+  } else if (a.residual) {
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      if (k < count) values[k] += to_float(a.residual[at + k]);
+  }
+  activate_all(values, a.activation, a.slope);
+  if (a.whole) {
+    store_vector<N>(a.y + at, values);
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < N; ++k)
+    if (k < count) a.y[at + k] = from_float<T>(values[k]);
+}
+
+// --- forward ---------------------------------------------------------------------------------------
+
+// Byte of a chunk within rows of 64 or 128 bytes. Eight rows of one chunk lie in different banks.
+template <int Row>
+__device__ __forceinline__ int swizzled(int row, int chunk) {
+  return row * Row + ((chunk ^ (Row == 64 ? row >> 1 & 3 : row & 7)) * 16);
+}
+
+// Brings the rows of a stage to shared memory. Piece: bytes of neighbouring channels that are surely there.
+template <class T, class Tile, int Piece>
+struct Loader {
+  static constexpr int kPieces = 16 / Piece, kElements = Piece / static_cast<int>(sizeof(T));
+  static constexpr int kStep = Tile::kRow / static_cast<int>(sizeof(T));  // of the depth, per stage
+  static constexpr int kRowStep = Tile::kThreads / Tile::kChunks;
+  static constexpr int kRowsX = Tile::BM / kRowStep, kRowsW = Tile::BN / kRowStep;
+  static_assert(Tile::BM % kRowStep == 0 && Tile::BN % kRowStep == 0 && kRowStep % 8 == 0,
+                "rows of a thread");
+
+  const Arguments<T>& a;
+  const T* window[kRowsX];  // first tap of the rows' windows; may lie in the padding
+  int top[kRowsX], left[kRowsX];
+  const T* weights;  // of the first row, at the current depth
+  int channels_left;
+  int row, column[kPieces], r[kPieces], s[kPieces];  // column: channel
+
+  __device__ __forceinline__ Loader(const Arguments<T>& a, int m0, int n0, int group, int depth) : a(a) {
+    const int chunk = threadIdx.x % Tile::kChunks;
+    row = threadIdx.x / Tile::kChunks;
+#pragma unroll
+    for (int e = 0; e < kPieces; ++e) {
+      const int k = depth + (chunk * kPieces + e) * kElements, tap = k / a.c;
+      column[e] = k % a.c;
+      r[e] = tap / a.kw;
+      s[e] = tap % a.kw;
+    }
+#pragma unroll
+    for (int i = 0; i < kRowsX; ++i) {
+      const int m = m0 + row + i * kRowStep, q = m % a.q, p = m / a.q % a.p, n = m / a.q / a.p;
+      top[i] = m < a.rows ? p * a.sh - a.pt : -(1 << 30);
+      left[i] = q * a.sw - a.pl;
+      window[i] = a.x + ((static_cast<int64_t>(n) * a.h + (p * a.sh - a.pt)) * a.width + left[i]) * a.ldx +
+                  static_cast<int64_t>(group) * a.c;
+    }
+    channels_left = a.o - n0 - row;
+    weights =
+        a.w + (static_cast<int64_t>(group) * a.o + n0 + row) * a.depth + depth + chunk * kPieces * kElements;
+  }
+
+  __device__ __forceinline__ void next(unsigned char* stage) {
+    const int chunk = threadIdx.x % Tile::kChunks;
+    const int at = swizzled<Tile::kRow>(row, chunk);  // the same for all rows of the thread, but for the row
+    unsigned char* stage_w = stage + Tile::BM * Tile::kRow;
+#pragma unroll
+    for (int e = 0; e < kPieces; ++e) {
+      const bool inside = r[e] < a.kh;
+      const int down = r[e] * a.dh, right = s[e] * a.dw;
+      const int64_t delta = static_cast<int64_t>(down * a.width + right) * a.ldx + column[e];
+#pragma unroll
+      for (int i = 0; i < kRowsX; ++i) {
+        const bool valid = inside && static_cast<unsigned>(top[i] + down) < static_cast<unsigned>(a.h) &&
+                           static_cast<unsigned>(left[i] + right) < static_cast<unsigned>(a.width);
+        copy<Piece>(stage + at + i * kRowStep * Tile::kRow + e * Piece, valid ? window[i] + delta : a.x,
+                    valid);
+      }
+#pragma unroll
+      for (int i = 0; i < kRowsW; ++i) {
+        const bool valid = inside && i * kRowStep < channels_left;
+        const T* from = weights + static_cast<int64_t>(i * kRowStep) * a.depth + e * kElements;
+        copy<Piece>(stage_w + at + i * kRowStep * Tile::kRow + e * Piece, valid ? from : a.w, valid);
+      }
+      column[e] += kStep;
+      while (column[e] >= a.c) {
+        column[e] -= a.c;
+        if (++s[e] == a.kw) s[e] = 0, ++r[e];
+      }
+    }
+    weights += kStep;
+  }
+};
+
+template <class T, class Tile, int Piece>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
+    conv_mma_kernel(const __grid_constant__ Arguments<T> a) {
+  CNNFAST_DYNAMIC_SHARED(unsigned char, shared);
+  constexpr int kStep = Tile::kRow / static_cast<int>(sizeof(T));
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int wm = warp % Tile::kWarpsM * Tile::WM, wn = warp / Tile::kWarpsM * Tile::WN;
+  const int group = static_cast<int>(blockIdx.y), part = static_cast<int>(blockIdx.z);
+  int m0, n0;
+  block_tile(a, m0, n0);
+  m0 *= Tile::BM, n0 *= Tile::BN;
+  const int depth = part * a.steps * kStep;
+  const int steps = min(a.steps, (a.depth - depth + kStep - 1) / kStep);
+
+  Loader<T, Tile, Piece> loader(a, m0, n0, group, depth);
+#pragma unroll
+  for (int s = 0; s < Tile::kStages - 1; ++s) {
+    if (s < steps) loader.next(shared + s * Tile::kStageBytes);
+    ptx::cp_commit();
+  }
+  float sums[Tile::WM / 16][Tile::WN / 8][4] = {};
+  int reading = 0, writing = Tile::kStages - 1;
+  for (int step = 0; step < steps; ++step) {
+    ptx::cp_wait<Tile::kStages - 2>();
+    __syncthreads();  // the stage has come for all, and nobody reads any more the one that is filled next
+    if (step + Tile::kStages - 1 < steps) loader.next(shared + writing * Tile::kStageBytes);
+    ptx::cp_commit();
+    writing = writing + 1 == Tile::kStages ? 0 : writing + 1;
+    const unsigned char* xs = shared + reading * Tile::kStageBytes;
+    const unsigned char* ws = xs + Tile::BM * Tile::kRow;
+    reading = reading + 1 == Tile::kStages ? 0 : reading + 1;
+#pragma unroll
+    for (int k = 0; k < Tile::kRow / 32; ++k) {
+      uint32_t x[Tile::WM / 16][4], w[Tile::WN / 8][2];
+#pragma unroll
+      for (int i = 0; i < Tile::WM / 16; ++i) {
+        ptx::ldmatrix_x4(x[i], xs + swizzled<Tile::kRow>(wm + 16 * i + lane % 16, 2 * k + lane / 16));
+        rounded<T>(x[i]);
+      }
+#pragma unroll
+      for (int j = 0; j < Tile::WN / 16; ++j) {
+        uint32_t two[4];
+        const int row = wn + 16 * j + lane % 8 + lane / 16 * 8;
+        ptx::ldmatrix_x4(two, ws + swizzled<Tile::kRow>(row, 2 * k + lane / 8 % 2));
+        rounded<T>(two);
+        w[2 * j][0] = two[0], w[2 * j][1] = two[1];
+        w[2 * j + 1][0] = two[2], w[2 * j + 1][1] = two[3];
+      }
+#pragma unroll
+      for (int i = 0; i < Tile::WM / 16; ++i)
+#pragma unroll
+        for (int j = 0; j < Tile::WN / 8; ++j) multiply(sums[i][j], x[i], w[j], T{});
+    }
+  }
+
+  ptx::cp_wait<0>();
+  constexpr int kValues = 16 / static_cast<int>(sizeof(T));
+  put_results<Tile, kValues>(sums, reinterpret_cast<float*>(shared), [&](int row, int column, auto& values) {
+    row += m0, column += n0;
+    if (row >= a.rows || column >= a.o) return;
+    if (a.partial)
+      put_partial(a, (static_cast<int64_t>(part) * a.groups + group) * a.rows + row, column, a.o, values);
+    else
+      finish(a, group, row, column, values);
+  });
+}
+
+// Adds the parts of a sum in their order. One thread finishes N channels of a pixel.
+template <class T, int N>
+__global__ void __launch_bounds__(256) conv_mma_reduce(const __grid_constant__ Arguments<T> a, int splits) {
+  const int vectors = (a.o + N - 1) / N;
+  const int64_t count = static_cast<int64_t>(a.groups) * a.rows * vectors;
+  const int64_t whole = static_cast<int64_t>(a.groups) * a.rows * a.o;
+  for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < count; i += gridDim.x * 256ll) {
+    const int column = static_cast<int>(i % vectors) * N;
+    const int64_t row = i / vectors;
+    const float* from = a.partial + row * a.o + column;
+    float values[N] = {};
+    for (int part = 0; part < splits; ++part, from += whole) {
+      if (column + N <= a.o && a.o % 4 == 0) {
+#pragma unroll
+        for (int k = 0; k < N; k += 4) {
+          const float4 v = *reinterpret_cast<const float4*>(from + k);
+          values[k] += v.x, values[k + 1] += v.y, values[k + 2] += v.z, values[k + 3] += v.w;
+        }
+      } else {
+#pragma unroll
+        for (int k = 0; k < N; ++k)
+          if (column + k < a.o) values[k] += from[k];
+      }
+    }
+    finish(a, static_cast<int>(row / a.rows), static_cast<int>(row % a.rows), column, values);
+  }
+}
+
+// --- gradients of weights --------------------------------------------------------------------------
+
+// Bytes of a chunk within rows of 8 or more chunks.
+__device__ __forceinline__ int swizzled_pixel(int row, int chunk, int chunks) {
+  return (row * chunks + (chunk ^ (row & 7))) * 16;
+}
+
+// Rows are taps and channels, columns output channels, and the sum runs over pixels: both operands lie across
+// the sum in memory, so that ldmatrix turns them.
+template <class T, class Tile, int Piece>
+__global__ void __launch_bounds__(Tile::kThreads)
+    conv_mma_grad_weight_kernel(const __grid_constant__ Arguments<T> a) {
+  CNNFAST_DYNAMIC_SHARED(unsigned char, shared);
+  constexpr int kPieces = 16 / Piece, kElements = Piece / 2;
+  constexpr int kChunksX = Tile::BM / 8, kChunksG = Tile::BN / 8;
+  constexpr int kStepX = Tile::kThreads / kChunksX, kStepG = Tile::kThreads / kChunksG;
+  static_assert(Tile::kPixels % kStepX == 0 && Tile::kPixels % kStepG == 0, "pixels of a thread");
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int wm = warp % Tile::kWarpsM * Tile::WM, wn = warp / Tile::kWarpsM * Tile::WN;
+  const int group = static_cast<int>(blockIdx.y), part = static_cast<int>(blockIdx.z);
+  int m0, n0;
+  block_tile(a, m0, n0);
+  m0 *= Tile::BM, n0 *= Tile::BN;
+  const int first = part * a.steps * Tile::kPixels;
+  const int steps = min(a.steps, (a.rows - first + Tile::kPixels - 1) / Tile::kPixels);
+
+  // The tap and channel of a chunk stay; pixels go on.
+  const int chunk_x = thread % kChunksX, chunk_g = thread % kChunksG;
+  int down[kPieces], right[kPieces];
+  int64_t delta[kPieces];
+  bool inside[kPieces];
+#pragma unroll
+  for (int e = 0; e < kPieces; ++e) {
+    const int k = m0 + (chunk_x * kPieces + e) * kElements, tap = k / a.c;
+    inside[e] = k < a.depth;
+    down[e] = tap / a.kw * a.dh - a.pt;
+    right[e] = tap % a.kw * a.dw - a.pl;
+    delta[e] = (static_cast<int64_t>(down[e]) * a.width + right[e]) * a.ldx +
+               static_cast<int64_t>(group) * a.c + k % a.c;
+  }
+  const bool inside_g = n0 + chunk_g * 8 < a.o;
+  const T* g = a.w + static_cast<int64_t>(group) * a.o + n0 + chunk_g * 8;
+  constexpr int kRowsX = Tile::kPixels / kStepX;
+  int n[kRowsX], p[kRowsX], q[kRowsX];
+#pragma unroll
+  for (int i = 0; i < kRowsX; ++i) {
+    const int m = first + thread / kChunksX + i * kStepX;
+    q[i] = m % a.q, p[i] = m / a.q % a.p, n[i] = m / a.q / a.p;
+  }
+  int pixel = first;  // of the next stage
+
+  const auto next = [&](unsigned char* stage) {
+#pragma unroll
+    for (int i = 0; i < kRowsX; ++i) {
+      const int row = thread / kChunksX + i * kStepX;
+      const int y = p[i] * a.sh, x = q[i] * a.sw;
+      const T* at = a.x + ((static_cast<int64_t>(n[i]) * a.h + y) * a.width + x) * a.ldx;
+#pragma unroll
+      for (int e = 0; e < kPieces; ++e) {
+        const bool valid = inside[e] && pixel + row < a.rows &&
+                           static_cast<unsigned>(y + down[e]) < static_cast<unsigned>(a.h) &&
+                           static_cast<unsigned>(x + right[e]) < static_cast<unsigned>(a.width);
+        copy<Piece>(stage + swizzled_pixel(row, chunk_x, kChunksX) + e * Piece, valid ? at + delta[e] : a.x,
+                    valid);
+      }
+      q[i] += Tile::kPixels;
+      while (q[i] >= a.q) {
+        q[i] -= a.q;
+        if (++p[i] == a.p) p[i] = 0, ++n[i];
+      }
+    }
+    unsigned char* stage_g = stage + Tile::BM * Tile::kPixels * 2;
+#pragma unroll
+    for (int i = 0; i < Tile::kPixels / kStepG; ++i) {
+      const int row = thread / kChunksG + i * kStepG;
+      const bool valid = inside_g && pixel + row < a.rows;
+      copy<16>(stage_g + swizzled_pixel(row, chunk_g, kChunksG), valid ? g + (pixel + row) * a.y_column : a.w,
+               valid);
+    }
+    pixel += Tile::kPixels;
+  };
+
+#pragma unroll
+  for (int s = 0; s < Tile::kStages - 1; ++s) {
+    if (s < steps) next(shared + s * Tile::kStageBytes);
+    ptx::cp_commit();
+  }
+  float sums[Tile::WM / 16][Tile::WN / 8][4] = {};
+  int reading = 0, writing = Tile::kStages - 1;
+  for (int step = 0; step < steps; ++step) {
+    ptx::cp_wait<Tile::kStages - 2>();
+    __syncthreads();
+    if (step + Tile::kStages - 1 < steps) next(shared + writing * Tile::kStageBytes);
+    ptx::cp_commit();
+    writing = writing + 1 == Tile::kStages ? 0 : writing + 1;
+    const unsigned char* xs = shared + reading * Tile::kStageBytes;
+    const unsigned char* gs = xs + Tile::BM * Tile::kPixels * 2;
+    reading = reading + 1 == Tile::kStages ? 0 : reading + 1;
+#pragma unroll
+    for (int k = 0; k < Tile::kPixels / 16; ++k) {
+      uint32_t x[Tile::WM / 16][4], w[Tile::WN / 8][2];
+#pragma unroll
+      for (int i = 0; i < Tile::WM / 16; ++i) {
+        const int row = 16 * k + lane % 8 + lane / 16 * 8, chunk = (wm + 16 * i) / 8 + lane / 8 % 2;
+        ptx::ldmatrix_x4_trans(x[i], xs + swizzled_pixel(row, chunk, kChunksX));
+      }
+#pragma unroll
+      for (int j = 0; j < Tile::WN / 16; ++j) {
+        uint32_t two[4];
+        const int row = 16 * k + lane % 16, chunk = (wn + 16 * j) / 8 + lane / 16;
+        ptx::ldmatrix_x4_trans(two, gs + swizzled_pixel(row, chunk, kChunksG));
+        w[2 * j][0] = two[0], w[2 * j][1] = two[1];
+        w[2 * j + 1][0] = two[2], w[2 * j + 1][1] = two[3];
+      }
+#pragma unroll
+      for (int i = 0; i < Tile::WM / 16; ++i)
+#pragma unroll
+        for (int j = 0; j < Tile::WN / 8; ++j) multiply(sums[i][j], x[i], w[j], T{});
+    }
+  }
+
+  ptx::cp_wait<0>();
+  const int columns = a.groups * a.o;
+  put_results<Tile, 8>(sums, reinterpret_cast<float*>(shared), [&](int row, int column, auto& values) {
+    row += m0, column += n0;
+    if (row >= a.depth || column >= a.o) return;  // o is a multiple of eight
+    const int64_t at = static_cast<int64_t>(row) * columns + group * a.o + column;
+    if (a.partial)
+      put_partial(a, static_cast<int64_t>(part) * a.depth + row, group * a.o + column, columns, values);
+    else
+      store_vector<8>(a.y + at, values);
+  });
+}
+
+// Adds parts of gradients of weights, in their order.
+template <class T>
+__global__ void __launch_bounds__(256) add_parts(const float* partial, T* y, int64_t count, int splits) {
+  for (int64_t i = (blockIdx.x * 256ll + threadIdx.x) * 4; i < count; i += gridDim.x * 1024ll) {
+    float values[4] = {};
+    for (int part = 0; part < splits; ++part) {
+      const float4 v = *reinterpret_cast<const float4*>(partial + part * count + i);
+      values[0] += v.x, values[1] += v.y, values[2] += v.z, values[3] += v.w;
+    }
+    store_vector<4>(y + i, values);
+  }
+}
+
+// --- packing ---------------------------------------------------------------------------------------
+
+// One thread writes one element; neighbours in the packed array lie o apart in w, which is read once and
+// small.
+template <class From, class To>
+__global__ void __launch_bounds__(256)
+    pack_kernel(const PackMma s, int64_t count, const From* w, To* packed) {
+  const int64_t rows = s.adjoint ? s.c : s.o, inner = s.adjoint ? s.o : s.c;
+  const int64_t taps = s.rows * s.columns;
+  for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < count; i += gridDim.x * 256ll) {
+    const int64_t k = i % s.padded, tap = i / s.padded % taps, row = i / s.padded / taps % rows;
+    const int64_t group = i / s.padded / taps / rows;
+    float value = 0;
+    if (k < inner) {
+      const int64_t t = s.adjoint ? taps - 1 - tap : tap;
+      const int64_t r = s.first_row + t / s.columns * s.step_row,
+                    c = s.first_column + t % s.columns * s.step_column;
+      const int64_t channel = s.adjoint ? row : k, output = s.adjoint ? k : row;
+      value = to_float(w[((r * s.kw + c) * s.c + channel) * s.groups * s.o + group * s.o + output]);
+    }
+    packed[i] = from_float<To>(value);
+  }
+}
+
+template <class From, class To>
+__global__ void __launch_bounds__(256)
+    copy_rows_kernel(const From* x, To* y, int64_t count, int c, int to_c) {
+  for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < count; i += gridDim.x * 256ll) {
+    const int64_t row = i / to_c;
+    const int k = static_cast<int>(i - row * to_c);
+    y[i] = from_float<To>(k < c ? to_float(x[row * c + k]) : 0.0f);
+  }
+}
+
+// --- choice of block and launch --------------------------------------------------------------------
+
+// Largest first. The first that gives every multiprocessor a block is taken.
+using Large = Tile<128, 128, 64, 64, 64, 4, 2>;
+using Tall = Tile<128, 64, 64, 64, 32, 4, 3>;
+using Narrow = Tile<128, 32, 64, 32, 32, 4, 4>;
+using Square = Tile<64, 64, 128, 32, 32, 4, 3>;
+using Low = Tile<32, 64, 128, 16, 32, 4, 4>;
+
+struct Shape {
+  int m, n, step;  // step in bytes
+};
+constexpr Shape kShapes[kMmaTiles] = {
+    {128, 128, 64}, {128, 64, 64}, {128, 32, 64}, {64, 64, 128}, {32, 64, 128}};
+
+int multiprocessors() {
+#if defined(CNNFAST_SHIM)
+  return 4;
+#else
+  static const int count = [] {
+    int device = 0, n = 0;
+    CNNFAST_CUDA_CHECK(cudaGetDevice(&device));
+    CNNFAST_CUDA_CHECK(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device));
+    return n;
+  }();
+  return count;
+#endif
+}
+
+int64_t blocks(const Shape& shape, int64_t rows, int64_t columns, int64_t groups) {
+  return ceil_div(rows, shape.m) * ceil_div(columns, shape.n) * groups;
+}
+
+// Parts of a sum of so many steps: as many as keep the device busy, none shorter than eight steps.
+int choose_splits(int64_t have, int64_t steps) {
+  const int64_t wanted = 2 * multiprocessors() / std::max<int64_t>(have, 1);
+  return static_cast<int>(std::clamp<int64_t>(std::min(wanted, steps / 8), 1, 32));
+}
+
+// The parts that are not empty.
+int used_splits(int64_t steps, int splits) {
+  return static_cast<int>(ceil_div(steps, ceil_div(steps, std::max(splits, 1))));
+}
+
+// Bytes of neighbouring channels that every pixel has, aligned: 16, 8 or 0.
+int piece(DType type, const ConvMma& s) {
+  const int64_t size = size_of(type), bytes = std::gcd(s.c, s.ldx) * size;
+  return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : 0;
+}
+
+MmaChoice choose(DType type, const ConvMma& s, MmaChoice choice) {
+  if (choice.tile < 0) {
+    choice.tile = s.o <= 32 ? 2 : 4;
+    for (const int tile : {0, 1, 3})
+      if (s.o > 32 && (s.o > 64 || tile != 0) &&
+          blocks(kShapes[tile], s.rows(), s.o, s.groups) >= multiprocessors()) {
+        choice.tile = tile;
+        break;
+      }
+    // A short map with a deep sum: larger blocks and a divided sum rather than many small blocks.
+    if (choice.tile == 4 && s.rows() > 32) choice.tile = 3;
+  }
+  if (piece(type, s) == 8 && choice.tile != 2) choice.tile = 3;  // the others are not built for such channels
+  const Shape& shape = kShapes[choice.tile];
+  const int64_t steps = std::max<int64_t>(ceil_div(s.depth() * size_of(type), shape.step), 1);
+  if (choice.splits < 1) choice.splits = choose_splits(blocks(shape, s.rows(), s.o, s.groups), steps);
+  choice.splits = used_splits(steps, choice.splits);
+  return choice;
+}
+
+void check_sizes(const ConvMma& s) {
+  constexpr int64_t kMost = (int64_t{1} << 31) - 1;
+  if (s.rows() + 128 > kMost || s.depth() + 128 > kMost || s.groups * s.o > kMost || s.groups > 65535 ||
+      (s.h + s.kh * s.dh + 1) * (s.w + s.kw * s.dw + 1) > kMost / 2)
+    throw std::invalid_argument("convolution on tensor cores: expected sizes that 32 bits can count");
+}
+
+template <class T>
+Arguments<T> arguments(const ConvMma& s, const void* x, const void* w, void* y) {
+  check_sizes(s);
+  Arguments<T> a{};
+  const auto narrow = [](int64_t v) { return static_cast<int>(v); };
+  a.x = static_cast<const T*>(x), a.w = static_cast<const T*>(w), a.y = static_cast<T*>(y);
+  a.h = narrow(s.h), a.width = narrow(s.w), a.c = narrow(s.c), a.kh = narrow(s.kh), a.kw = narrow(s.kw);
+  a.o = narrow(s.o), a.groups = narrow(s.groups), a.sh = narrow(s.sh), a.sw = narrow(s.sw);
+  a.dh = narrow(s.dh), a.dw = narrow(s.dw), a.pt = narrow(s.pt), a.pl = narrow(s.pl);
+  a.p = narrow(s.p), a.q = narrow(s.q), a.rows = narrow(s.rows()), a.depth = narrow(s.depth());
+  a.ldx = s.ldx, a.y_picture = s.y_picture, a.y_row = s.y_row, a.y_column = s.y_column;
+  constexpr int kValues = 16 / static_cast<int>(sizeof(T));
+  a.whole = (s.o | s.y_column | s.y_row | s.y_picture) % kValues == 0;
+  a.scattered = s.y_row != s.q * s.y_column || s.y_picture != s.p * s.y_row;
+  return a;
+}
+
+template <class T, class Tile, int Piece>
+void launch(Arguments<T> a, int splits, cudaStream_t stream) {
+  constexpr int kStep = Tile::kRow / static_cast<int>(sizeof(T)), kValues = 16 / static_cast<int>(sizeof(T));
+  a.tiles_m = static_cast<int>(ceil_div(a.rows, Tile::BM));
+  a.tiles_n = static_cast<int>(ceil_div(a.o, Tile::BN));
+  a.rows_first = a.o > a.rows;  // more weights than pixels: they are read once
+  a.steps = static_cast<int>(ceil_div(ceil_div(a.depth, kStep), splits));
+  const dim3 grid(static_cast<unsigned>(a.tiles_m) * a.tiles_n, a.groups, splits);
+  CNNFAST_LAUNCH((conv_mma_kernel<T, Tile, Piece>), grid, dim3(Tile::kThreads), Tile::kShared, stream, a);
+  if (splits == 1) return;
+  const int64_t vectors = static_cast<int64_t>(a.groups) * a.rows * ceil_div(a.o, kValues);
+  CNNFAST_LAUNCH((conv_mma_reduce<T, kValues>), dim3(blocks_for(vectors, 256)), dim3(256), 0, stream, a,
+                 splits);
+}
+
+template <class T>
+void launch_tile(const Arguments<T>& a, MmaChoice choice, int piece, cudaStream_t stream) {
+  if (piece == 8) {
+    if (choice.tile == 2) return launch<T, Narrow, 8>(a, choice.splits, stream);
+    return launch<T, Square, 8>(a, choice.splits, stream);
+  }
+  switch (choice.tile) {
+    case 0:
+      return launch<T, Large, 16>(a, choice.splits, stream);
+    case 1:
+      return launch<T, Tall, 16>(a, choice.splits, stream);
+    case 2:
+      return launch<T, Narrow, 16>(a, choice.splits, stream);
+    case 3:
+      return launch<T, Square, 16>(a, choice.splits, stream);
+    case 4:
+      return launch<T, Low, 16>(a, choice.splits, stream);
+    default:
+      throw std::invalid_argument("convolution on tensor cores: no such block");
+  }
+}
+
+using LargeGrad = GradTile<128, 128, 32, 64, 64, 4>;
+using SmallGrad = GradTile<64, 64, 32, 32, 32, 4>;
+
+MmaChoice choose_grad_weight(DType type, const ConvMma& s, MmaChoice choice) {
+  constexpr Shape kLarge{128, 128, 0}, kSmall{64, 64, 0};
+  if (choice.tile < 0)
+    choice.tile =
+        s.o > 64 && s.depth() > 64 && blocks(kLarge, s.depth(), s.o, s.groups) * 8 >= multiprocessors() ? 0
+                                                                                                        : 1;
+  if (piece(type, s) == 8) choice.tile = 1;
+  const int64_t steps = std::max<int64_t>(ceil_div(s.rows(), 32), 1);
+  if (choice.splits < 1)
+    choice.splits =
+        choose_splits(blocks(choice.tile == 0 ? kLarge : kSmall, s.depth(), s.o, s.groups), steps);
+  choice.splits = used_splits(steps, choice.splits);
+  return choice;
+}
+
+template <class T, class Tile, int Piece>
+void launch_grad_weight(Arguments<T> a, int splits, cudaStream_t stream) {
+  a.tiles_m = static_cast<int>(ceil_div(a.depth, Tile::BM));
+  a.tiles_n = static_cast<int>(ceil_div(a.o, Tile::BN));
+  a.rows_first = a.o > a.depth;
+  a.steps = static_cast<int>(ceil_div(ceil_div(a.rows, Tile::kPixels), splits));
+  const dim3 grid(static_cast<unsigned>(a.tiles_m) * a.tiles_n, a.groups, splits);
+  CNNFAST_LAUNCH((conv_mma_grad_weight_kernel<T, Tile, Piece>), grid, dim3(Tile::kThreads), Tile::kShared,
+                 stream, a);
+  if (splits == 1) return;
+  const int64_t count = static_cast<int64_t>(a.depth) * a.groups * a.o;
+  CNNFAST_LAUNCH((add_parts<T>), dim3(blocks_for(count, 1024)), dim3(256), 0, stream, a.partial, a.y, count,
+                 splits);
+}
+
+template <class T>
+void run_grad_weight(const ConvMma& s, const void* x, const void* g, void* dw, void* workspace,
+                     cudaStream_t stream, MmaChoice choice, int bytes) {
+  Arguments<T> a = arguments<T>(s, x, g, dw);
+  a.partial = choice.splits > 1 ? static_cast<float*>(workspace) : nullptr;
+  if (bytes == 16) {
+    if (choice.tile == 0) return launch_grad_weight<T, LargeGrad, 16>(a, choice.splits, stream);
+    return launch_grad_weight<T, SmallGrad, 16>(a, choice.splits, stream);
+  }
+  return launch_grad_weight<T, SmallGrad, 8>(a, choice.splits, stream);
+}
+
+}  // namespace
+
+bool conv_mma_accepts(DType type, const ConvMma& s) {
+  return (type == DType::kFloat32 || type == DType::kBFloat16 || type == DType::kFloat16) &&
+         piece(type, s) > 0;
+}
+
+int64_t conv_mma_workspace(DType type, const ConvMma& s, MmaChoice choice) {
+  const int splits = choose(type, s, choice).splits;
+  return splits > 1 ? 4 * splits * s.groups * s.rows() * s.o : 0;
+}
+
+void conv_mma(DType type, const ConvMma& s, const void* x, const void* w, void* y,
+              const MmaEpilogue& epilogue, void* workspace, cudaStream_t stream, MmaChoice choice) {
+  if (s.rows() == 0) return;
+  choice = choose(type, s, choice);
+  dispatch_float(type, [&](auto element) {
+    using T = decltype(element);
+    Arguments<T> a = arguments<T>(s, x, w, y);
+    a.partial = choice.splits > 1 ? static_cast<float*>(workspace) : nullptr;
+    a.bias = epilogue.bias, a.residual = static_cast<const T*>(epilogue.residual);
+    a.activation = epilogue.activation, a.slope = epilogue.slope;
+    launch_tile<T>(a, choice, piece(type, s), stream);
+  });
+}
+
+void pack_mma(DType from, DType to, const PackMma& s, const void* w, void* packed, cudaStream_t stream) {
+  dispatch_float(from, [&](auto source) {
+    dispatch_float(to, [&](auto target) {
+      using From = decltype(source);
+      using To = decltype(target);
+      if (s.size() == 0) return;
+      CNNFAST_LAUNCH((pack_kernel<From, To>), dim3(blocks_for(s.size(), 256)), dim3(256), 0, stream, s,
+                     s.size(), static_cast<const From*>(w), static_cast<To*>(packed));
+    });
+  });
+}
+
+void copy_rows(DType from, DType to, int64_t rows, int64_t c, int64_t to_c, const void* x, void* y,
+               cudaStream_t stream) {
+  if (rows == 0) return;
+  dispatch_float(from, [&](auto source) {
+    dispatch_float(to, [&](auto target) {
+      using From = decltype(source);
+      using To = decltype(target);
+      CNNFAST_LAUNCH((copy_rows_kernel<From, To>), dim3(blocks_for(rows * to_c, 256)), dim3(256), 0, stream,
+                     static_cast<const From*>(x), static_cast<To*>(y), rows * to_c, static_cast<int>(c),
+                     static_cast<int>(to_c));
+    });
+  });
+}
+
+int64_t conv_mma_grad_weight_workspace(DType type, const ConvMma& s, MmaChoice choice) {
+  const int splits = choose_grad_weight(type, s, choice).splits;
+  return splits > 1 ? 4 * splits * s.depth() * s.groups * s.o : 0;
+}
+
+void conv_mma_grad_weight(DType type, const ConvMma& s, const void* x, const void* g, void* dw,
+                          void* workspace, cudaStream_t stream, MmaChoice choice) {
+  choice = choose_grad_weight(type, s, choice);
+  const int bytes = piece(type, s);
+  if (type == DType::kBFloat16)
+    return run_grad_weight<BFloat16>(s, x, g, dw, workspace, stream, choice, bytes);
+  if (type == DType::kFloat16) return run_grad_weight<Half>(s, x, g, dw, workspace, stream, choice, bytes);
+  throw std::invalid_argument("gradient of weights on tensor cores: expected bfloat16 or float16");
+}
+
+}  // namespace cnnfast::cuda
