@@ -118,6 +118,7 @@ void expect_bytes(const Buffer& buffer, int64_t count, DType type, const char* w
 
 void bind_buffer(py::module_& m);
 void bind_dlpack(py::module_& m);
+void bind_graph(py::module_& m);
 
 // One function per operator family; module.cpp calls them all.
 void bind_conv_mma(py::module_& m);

@@ -110,5 +110,6 @@ PYBIND11_MODULE(CNNFAST_MODULE, m) {
   bind_conv_mma(m);
 #endif
   bind_dlpack(m);
+  bind_graph(m);
   bind_elementwise(m);
 }

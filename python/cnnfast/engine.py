@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import config
+from .cuda.array import DeviceArray
 from .errors import BackendError, DTypeError, ShapeError
 from .graph.interpret import interpret
 from .graph.ir import Graph
@@ -20,6 +21,7 @@ from .ops.registry import F32, is_plain
 from .tensor import Tensor
 
 if TYPE_CHECKING:
+    from .cuda.program import CudaProgram
     from .graph.description import Description
     from .graph.program import Program
     from .nn.module import Module
@@ -45,22 +47,33 @@ class Engine:
     name : str
     device : str
     threads : int or None
+    dtype : numpy.dtype or cnnfast.cuda.bfloat16
+        What the network computes in.
     """
 
     def __init__(
-        self, source: Module | Graph | None, device: str, threads: int | None, winograd: int
+        self,
+        source: Module | Graph | None,
+        device: str,
+        threads: int | None,
+        winograd: int,
+        dtype: Any = F32,
     ) -> None:
         self.name = source.name if isinstance(source, Graph) else type(source).__name__
-        self.device, self.threads = device, threads
+        self.device, self.threads, self.dtype = device, threads, dtype
         self._source = source
         self._lock = threading.Lock()
-        self._made: OrderedDict[Shapes, Program | Graph] = OrderedDict()
+        self._made: OrderedDict[Shapes, Program | CudaProgram | Graph] = OrderedDict()
         self._quick: Any = None  # the native call for the last shapes
         if device == "cpu":
             from .graph.lowering import Store
             from .graph.program import Options
 
-            self._options = Options(Store(), threads or 0, winograd)
+            self._options: Any = Options(Store(), threads or 0, winograd)
+        elif device == "cuda":
+            from .cuda.program import CudaOptions
+
+            self._options = CudaOptions(dtype)
 
     def __call__(self, *inputs: Any) -> Any:
         """Run on arrays.
@@ -69,10 +82,12 @@ class Engine:
         ----------
         *inputs : array_like
             One float32 array N,H,W,C (or whatever the network takes) per input, or one list of them all.
+            An engine of device "cuda" also takes device arrays, of any floating-point type.
 
         Returns
         -------
         ndarray, or arrays nested as the module nests them
+            Device arrays where device arrays were given.
 
         Raises
         ------
@@ -85,27 +100,33 @@ class Engine:
                 return result
         return self._run(self._arrays(inputs))
 
-    def _run(self, arrays: list[Array]) -> Any:
+    def _run(self, arrays: list[Any]) -> Any:
         shapes = tuple([a.shape for a in arrays])
-        program = self._ready(shapes)
+        program: Any = self._ready(shapes)
         if isinstance(program, Graph):
             return interpret(program, *arrays)
         for value, array in zip(program.inputs, arrays, strict=True):
-            if array.dtype != value.dtype:
+            if array.dtype != value.dtype and type(array) is not DeviceArray:
                 raise DTypeError(f"{self._title}: expected {value.name} of {value.dtype}, got {array.dtype}")
-        self._quick = program.quick
+        if self.device == "cpu":
+            self._quick = program.quick
         return program.run(arrays)
 
     @property
     def _title(self) -> str:
         return f"Engine({self.name})"
 
-    def _arrays(self, inputs: tuple[Any, ...]) -> list[Array]:
+    def _arrays(self, inputs: tuple[Any, ...]) -> list[Any]:
         """Plain arrays of what was given."""
         if len(inputs) == 1 and isinstance(inputs[0], (list, tuple)) and _holds_arrays(inputs[0]):
             inputs = tuple(inputs[0])
-        arrays = []
+        arrays: list[Any] = []
         for i, given in enumerate(inputs):
+            if type(given) is DeviceArray:
+                if self.device != "cuda":
+                    raise BackendError(f"{self._title}: device {self.device!r} takes arrays in host memory")
+                arrays.append(given)
+                continue
             array = (
                 given if is_plain(given) else np.asarray(given.data if isinstance(given, Tensor) else given)
             )
@@ -123,7 +144,7 @@ class Engine:
         """Compile for inputs of these shapes, one per input, ahead of the first call with them."""
         self._ready(_shapes_of(shapes))
 
-    def _ready(self, shapes: Shapes) -> Program | Graph:
+    def _ready(self, shapes: Shapes) -> Program | CudaProgram | Graph:
         """The program (or graph, for the interpreter) for inputs of these shapes."""
         with self._lock:
             ready = self._made.get(shapes)
@@ -131,6 +152,10 @@ class Engine:
                 graph = self._graph(shapes)
                 if self.device == "numpy":
                     ready = graph
+                elif self.device == "cuda":
+                    from .cuda.program import CudaProgram
+
+                    ready = CudaProgram(optimize(graph), self._options)
                 else:
                     from .graph.program import Program
 
@@ -181,9 +206,9 @@ class Engine:
         if input_shape is None and not self._made:
             raise ValueError(f"{self._title}.describe: nothing is compiled yet; give an input_shape")
         shapes = _shapes_of(input_shape) if input_shape is not None else next(reversed(self._made))
-        program = self._ready(shapes)
-        if isinstance(program, Graph):
-            raise BackendError(f"{self._title}.describe: the interpreter of device 'numpy' has no steps")
+        program: Any = self._ready(shapes)
+        if self.device != "cpu":
+            raise BackendError(f"{self._title}.describe: device {self.device!r} has no steps to be timed")
         random = np.random.default_rng(0)
         arrays = [random.standard_normal(v.shape).astype(v.dtype) for v in program.inputs]
         program.run(arrays)
@@ -224,9 +249,10 @@ class Engine:
         save(path, self.name, programs, self._options.winograd)
 
     def __repr__(self) -> str:
+        kind = "" if self.device != "cuda" else f", dtype={self.dtype}"
         shapes = ", ".join(_show(s) for s in self._made) or "none yet"
         limit = "" if self.threads is None else f", threads={self.threads}"
-        return f"Engine({self.name}, device={self.device!r}{limit}, compiled for {shapes})"
+        return f"Engine({self.name}, device={self.device!r}{kind}{limit}, compiled for {shapes})"
 
 
 def load_engine(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:
@@ -269,7 +295,7 @@ def _checked_threads(where: str, threads: int | None) -> int | None:
 
 
 def _holds_arrays(values: Sequence[Any]) -> bool:
-    return any(isinstance(v, (np.ndarray, Tensor)) for v in values)
+    return any(isinstance(v, (np.ndarray, Tensor, DeviceArray)) for v in values)
 
 
 def _shapes_of(input_shape: Any) -> Shapes:
@@ -287,6 +313,7 @@ def compile(
     input_shape: Any = None,
     *,
     device: str = "cpu",
+    dtype: Any = "float32",
     threads: int | None = None,
     winograd: bool | int = True,
 ) -> Engine:
@@ -305,6 +332,9 @@ def compile(
         first come.
     device : {"cpu", "numpy", "cuda"}
         "numpy" is the interpreter on the NumPy references: slow, and what the others are compared with.
+        "cuda" keeps weights and memory on the device and starts each run as one captured graph.
+    dtype : {"float32", "bfloat16", "float16"}
+        What device "cuda" computes in, with sums in float32; inputs and results are float32.
     threads : int, optional
         At most so many threads for a run of this engine; as :func:`cnnfast.set_num_threads` says otherwise.
     winograd : bool or 6
@@ -320,7 +350,9 @@ def compile(
     Raises
     ------
     BackendError
-        If the device cannot be used.
+        If the device cannot be used, or has no kernel for an operator; nothing falls back.
+    DTypeError
+        If the device does not compute in that type.
     ShapeError
         If the network does not take the input shape.
     ValueError
@@ -332,8 +364,16 @@ def compile(
         raise BackendError(f"compile: device {device!r} cannot be used: {reason}")
     if winograd not in (True, False, 6):
         raise ValueError(f"compile: winograd must be True, False or 6, got {winograd!r}")
+    if device == "cuda":
+        from .cuda.program import checked_dtype
+
+        dtype = checked_dtype("compile", dtype)
+    elif str(dtype) not in ("float32", str(np.float32)):
+        raise DTypeError(f"compile: device {device!r} computes in float32, got {dtype}")
+    else:
+        dtype = F32
     tile = 6 if winograd == 6 else 4 if winograd else 0
-    engine = Engine(model_or_graph, device, _checked_threads("compile", threads), tile)
+    engine = Engine(model_or_graph, device, _checked_threads("compile", threads), tile, dtype)
     if input_shape is not None:
         engine.prepare(*_shapes_of(input_shape))
     elif isinstance(model_or_graph, Graph):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,14 +102,17 @@ class DeviceArray:
         float32, bfloat16, float16, int64, int32, uint8 or bool.
     buffer : Buffer of the CUDA module
         What the elements lie in.
+    forms : dict or None
+        Of an array that never changes (weights of a compiled network): what :meth:`form` made of it.
     """
 
-    __slots__ = ("__weakref__", "buffer", "dtype", "shape")
+    __slots__ = ("__weakref__", "buffer", "dtype", "forms", "shape")
     # NumPy must not take it for a sequence of objects.
     __array_ufunc__ = None
 
     def __init__(self, buffer: Any, shape: tuple[int, ...], dtype: Any) -> None:
         self.buffer, self.shape, self.dtype = buffer, shape, dtype
+        self.forms: dict[Any, Any] | None = None
 
     @property
     def ndim(self) -> int:
@@ -159,9 +162,21 @@ class DeviceArray:
             return self.copy() if copy else self
         if self.dtype not in FLOATS or kind not in FLOATS:
             raise DTypeError(f"DeviceArray.astype: expected floating-point types, got {self.dtype} to {kind}")
+        return self.form(kind, lambda: self._cast(kind))
+
+    def _cast(self, kind: Any) -> DeviceArray:
         new = empty(self.shape, kind)
         module().cast(self.code, self.buffer, new.code, new.buffer, self.size)
         return new
+
+    def form(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What a kernel reads in place of this array, e.g. packed weights: made once if the array never
+        changes, else anew."""
+        if self.forms is None:
+            return make()
+        if key not in self.forms:
+            self.forms[key] = make()
+        return self.forms[key]
 
     def reshape(self, *shape: Any) -> DeviceArray:
         """The same memory under another shape; one size may be -1."""

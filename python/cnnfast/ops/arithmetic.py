@@ -113,8 +113,13 @@ def _native_mul(s: BinarySpec, a: Array, b: Array) -> Array:
 
 
 def cuda_binary(name: str, s: Any, a: Any, b: Any, activation: str | None = None, slope: float = 0.0) -> Any:
-    """The operation of that name on device arrays of the shapes in ``s``."""
-    y = cuda.empty(s.out, a.dtype)
+    """The operation of that name on device arrays of the shapes in ``s``.
+
+    Vectors may be float32 beside an operand of another type, which is that of the result.
+    """
+    dtype = a.dtype if len(s.a) > len(s.b) else b.dtype
+    a, b = a.astype(dtype), b.astype(dtype)
+    y = cuda.empty(s.out, dtype)
     code = ACTIVATION_CODES[activation]
     cuda.module().binary(a.code, BINARY_CODES[name], s.a, s.b, a.buffer, b.buffer, code, slope, y.buffer)
     return y

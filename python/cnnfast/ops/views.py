@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda import DeviceArray
 from ..tensor import Tensor
 from .registry import Array, Cost, Lower, Op, Vjp, cached, elements, fail, hashable, integer
 
@@ -39,8 +40,8 @@ class SliceSpec:
 
 
 def any_array(value: Any) -> Any:
-    """A tensor as it is, anything else as an array of whatever type."""
-    return value if isinstance(value, Tensor) else np.asarray(value)
+    """A tensor or device array as it is, anything else as an array of whatever type."""
+    return value if isinstance(value, (Tensor, DeviceArray)) else np.asarray(value)
 
 
 @cached
@@ -190,6 +191,7 @@ RESHAPE = Op(
     vjp=Vjp(lambda s, needs, g, inputs, results: (g.reshape(s.x),)),
     lower=Lower(lambda steps, s, inputs, outputs: None, view=True),
     settings=lambda s: {"shape": s.out},
+    cuda=lambda s, x: x.reshape(s.out),
 )
 TRANSPOSE = Op(
     "transpose",

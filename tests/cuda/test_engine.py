@@ -1,0 +1,118 @@
+"""Compiled networks on a device, against the interpreter."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cnnfast as cf
+from cnnfast import nn, ops
+from cnnfast.cuda import asarray
+from cnnfast.ops.registry import OPERATORS
+
+
+class Gates(nn.Module):
+    """Operators element by element, a residual, a view, and several results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter((17,), "ones")
+
+    def forward(self, x: Any) -> Any:
+        y = ops.relu(ops.mul(x, self.scale))
+        z = ops.add(ops.sigmoid(y), x)
+        return {"flat": z.reshape(x.shape[0], -1), "parts": (ops.silu(z), y * 0.5)}
+
+
+def _wanted(model: Any, x: np.ndarray) -> Any:
+    return cf.compile(model, device="numpy")(x)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-6), ("bfloat16", 4e-2), ("float16", 5e-3)])
+def test_results_and_nesting(device: Any, rng: np.random.Generator, dtype: str, rtol: float) -> None:
+    model = Gates()
+    engine = cf.compile(model, device="cuda", dtype=dtype)
+    for n in (2, 1, 2):  # two shapes, and one of them again
+        x = rng.standard_normal((n, 3, 5, 17)).astype(np.float32)
+        got, wanted = engine(x), _wanted(model, x)
+        np.testing.assert_allclose(got["flat"], wanted["flat"], rtol=rtol, atol=rtol)
+        for a, b in zip(got["parts"], wanted["parts"], strict=True):
+            assert a.dtype == np.float32
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
+
+
+def test_device_arrays_stay_on_the_device(device: Any, rng: np.random.Generator) -> None:
+    engine = cf.compile(Gates(), (2, 3, 5, 17), device="cuda")
+    x = rng.standard_normal((2, 3, 5, 17)).astype(np.float32)
+    first = engine(asarray(x))["flat"]
+    kept = first.numpy()
+    np.testing.assert_array_equal(kept, engine(x)["flat"])
+    engine(asarray(-x))
+    np.testing.assert_array_equal(first.numpy(), kept)  # results are the caller's
+    half = engine(asarray(x, "float16"))["flat"]
+    np.testing.assert_allclose(half.numpy(), kept, atol=0.01)
+
+
+def test_memory_is_used_again(shim: Any, rng: np.random.Generator) -> None:
+    """A chain of operators needs the memory of two arrays, beside its input and result."""
+    chain = nn.Sequential(*[nn.ReLU() if i % 2 else nn.Sigmoid() for i in range(12)])
+    engine = cf.compile(chain, (1, 8, 8, 16), device="cuda")
+    program = next(iter(engine._made.values()))
+    assert program.arena_bytes <= 4 * 4 * 8 * 8 * 16
+    x = rng.standard_normal((1, 8, 8, 16)).astype(np.float32)
+    np.testing.assert_allclose(engine(x), _wanted(chain, x), rtol=1e-6)
+
+
+def test_inputs_and_parameters_as_results(device: Any, rng: np.random.Generator) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter((3,), "ones")
+
+        def forward(self, x: Any) -> Any:
+            return x, self.w, x, ops.neg(x)
+
+    x = rng.standard_normal((2, 3)).astype(np.float32)
+    got = cf.compile(Odd(), device="cuda")(x)
+    for a, b in zip(got, (x, np.ones(3, np.float32), x, -x), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_threads(device: Any, rng: np.random.Generator) -> None:
+    engine = cf.compile(Gates(), (1, 3, 5, 17), device="cuda")
+    xs = [rng.standard_normal((1, 3, 5, 17)).astype(np.float32) for _ in range(8)]
+    wanted = [engine(x)["flat"] for x in xs]
+    got: list[Any] = [None] * 8
+
+    def work(i: int) -> None:
+        got[i] = engine(xs[i])["flat"]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_cannot_be_compiled(shim: Any) -> None:
+    relu = OPERATORS["relu"]
+    kernel = relu.cuda
+    object.__setattr__(relu, "cuda", None)
+    try:
+        with pytest.raises(cf.errors.BackendError, match="no CUDA kernels for relu"):
+            cf.compile(Gates(), (1, 3, 5, 17), device="cuda")
+    finally:
+        object.__setattr__(relu, "cuda", kernel)
+    with pytest.raises(cf.errors.DTypeError, match="computes in float32, bfloat16 or float16, got int32"):
+        cf.compile(Gates(), device="cuda", dtype="int32")
+    with pytest.raises(cf.errors.DTypeError, match="computes in float32"):
+        cf.compile(Gates(), dtype="float16")
+    with pytest.raises(cf.errors.BackendError, match="has nothing that could be saved"):
+        cf.compile(Gates(), device="cuda").save("nowhere")
+    with pytest.raises(cf.errors.BackendError, match="host memory"):
+        cf.compile(Gates())(asarray(np.zeros((1, 3, 5, 17), np.float32)))
