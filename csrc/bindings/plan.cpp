@@ -245,7 +245,8 @@ void bind_plan(py::module_& m) {
       .value("depthwise", ConvKind::kDepthwise)
       .value("winograd2", ConvKind::kWinograd2)
       .value("winograd4", ConvKind::kWinograd4)
-      .value("winograd6", ConvKind::kWinograd6);
+      .value("winograd6", ConvKind::kWinograd6)
+      .value("strassen", ConvKind::kStrassen);
   m.def("choose_conv", choose_conv);
   m.attr("packing_version") = kPackingVersion;
   py::class_<ConvWeights, std::shared_ptr<ConvWeights>>(m, "ConvWeights")

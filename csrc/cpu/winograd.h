@@ -1,5 +1,5 @@
-// Winograd convolution F(4x4,3x3), F(6x6,3x3) and F(2x2,5x5): 3x3 and 5x5 kernels, stride 1, no dilation, no
-// groups. A form is known by its tile of outputs: 4, 6 or 2 pixels a side.
+// Winograd convolution F(2x2,3x3), F(4x4,3x3), F(6x6,3x3) and F(2x2,5x5): 3x3 and 5x5 kernels, stride 1, no
+// dilation, no groups.
 // A NaN or an infinity of the input spreads over its whole tile of outputs, and rounding errors are larger
 // than those of direct arithmetic: used in compiled plans only, where it can be switched off.
 #pragma once
@@ -10,6 +10,7 @@
 #include "core/arena.h"
 #include "core/epilogue.h"
 #include "core/spec.h"
+#include "kernels/winograd.h"
 
 namespace cnnfast {
 
@@ -17,28 +18,29 @@ namespace cnnfast {
 struct WinogradView {
   const float* data;
   int64_t c, o;
-  int tile;
+  WinogradForm form;
 };
 
 class PackedWinograd {
  public:
-  // w is 3 x 3 x c x o, or 5 x 5 for a tile of 2.
-  PackedWinograd(const float* w, int64_t c, int64_t o, int tile, int threads);
+  // w is taps x taps x c x o.
+  PackedWinograd(const float* w, int64_t c, int64_t o, WinogradForm form, int threads);
   // What was packed before, winograd_bytes of it, read where it lies.
-  PackedWinograd(int64_t c, int64_t o, int tile, const float* packed, std::shared_ptr<const void> owner);
+  PackedWinograd(int64_t c, int64_t o, WinogradForm form, const float* packed,
+                 std::shared_ptr<const void> owner);
   PackedWinograd(PackedWinograd&&) = default;
-  WinogradView view() const { return {packed_, c_, o_, tile_}; }
+  WinogradView view() const { return {packed_, c_, o_, form_}; }
   size_t bytes() const { return bytes_; }
 
  private:
   int64_t c_, o_;
-  int tile_;
+  WinogradForm form_;
   size_t bytes_;
   Buffer data_;
   const float* packed_;
   std::shared_ptr<const void> owner_;
 };
-size_t winograd_bytes(int64_t c, int64_t o, int tile);
+size_t winograd_bytes(int64_t c, int64_t o, WinogradForm form);
 
 // The tile that is expected to be quickest on `threads` threads and at most `largest`, or 0 where direct
 // arithmetic is, or where Winograd does not apply.

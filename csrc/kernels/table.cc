@@ -13,6 +13,7 @@
 #include "kernels/boxes.inl"
 #include "kernels/roi.inl"
 #include "kernels/winograd.inl"
+#include "kernels/strassen.inl"
 #include "kernels/outer.inl"
 #include "kernels/depthwise_grad.inl"
 #include "kernels/pool_grad.inl"
@@ -59,6 +60,7 @@ const cnnfast::KernelTable CNNFAST_TABLE = {
     box_kernels(),
     roi_kernels(),
     winograd_kernels(),
+    strassen_kernels(),
     outer_kernels(),
     depthwise_grad_kernels(),
     pool_grad_kernels(),

@@ -10,6 +10,7 @@
 #include "kernels/boxes.h"
 #include "kernels/roi.h"
 #include "kernels/winograd.h"
+#include "kernels/strassen.h"
 #include "kernels/outer.h"
 #include "kernels/depthwise_grad.h"
 #include "kernels/pool_grad.h"
@@ -31,6 +32,7 @@ struct KernelTable {
   BoxKernels boxes;
   RoiKernels roi;
   WinogradKernels winograd;
+  StrassenKernels strassen;
   OuterKernels outer;
   DepthwiseGradKernels depthwise_grad;
   PoolGradKernels pool_grad;

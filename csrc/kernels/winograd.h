@@ -1,4 +1,5 @@
-// The table of the Winograd kernels F(4x4,3x3), F(6x6,3x3) and F(2x2,5x5), for each instruction level.
+// The table of the Winograd kernels F(2x2,3x3), F(4x4,3x3), F(6x6,3x3) and F(2x2,5x5), for each instruction
+// level.
 #pragma once
 #include "core/epilogue.h"
 #include <cstdint>
@@ -6,18 +7,25 @@
 namespace cnnfast {
 
 // The polynomials are taken at 0, at +-a for every a of the list, and at infinity. These points give
-// the least error among fractions with small denominators (docs/performance.md). Tiles that read 6 or 8
-// pixels a side; the transform of the input depends on nothing else.
+// the least error among fractions with small denominators (docs/performance.md). Tiles that read 4, 6 or
+// 8 pixels a side; the transform of the input depends on nothing else.
+constexpr double kWinogradPoints4[] = {1.0};
 constexpr double kWinogradPoints6[] = {0.625, 1.5};
 constexpr double kWinogradPoints8[] = {0.5, 1.0, 2.0};
 
-// The side of the kernel that a tile of output pixels belongs to, and of the input that the tile reads.
-constexpr int winograd_taps(int tile) { return tile == 2 ? 5 : 3; }
-constexpr int winograd_side(int tile) { return tile + winograd_taps(tile) - 1; }
+// F(tile x tile, taps x taps).
+struct WinogradForm {
+  int tile, taps;                                           // sides of a tile of outputs and of the kernel
+  constexpr int side() const { return tile + taps - 1; }    // of the input that a tile reads
+  constexpr int planes() const { return side() * side(); }  // products of a tile
+};
+constexpr bool is_known(WinogradForm f) {
+  return f.tile == 2 ? f.taps == 3 || f.taps == 5 : (f.tile == 4 || f.tile == 6) && f.taps == 3;
+}
 
 // Tiles are counted row by row, image after image. Strides are in floats.
 struct WinogradTiles {
-  int tile;        // output pixels a side: 2, 4 or 6
+  WinogradForm form;
   int64_t th, tw;  // tiles of one image
   int64_t first, count;
 };

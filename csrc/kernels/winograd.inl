@@ -23,7 +23,9 @@ CNNFAST_INLINE vf scaled(float s, vf x) { return s == 1.0f ? x : splat(s) * x; }
 
 template <int Side>
 constexpr double winograd_point(int k) {
-  return Side == 6 ? cnnfast::kWinogradPoints6[k] : cnnfast::kWinogradPoints8[k];
+  return Side == 4   ? cnnfast::kWinogradPoints4[k]
+         : Side == 6 ? cnnfast::kWinogradPoints6[k]
+                     : cnnfast::kWinogradPoints8[k];
 }
 
 // Coefficients in y of the product of (y - a^2) over all points a but number `skip`, times `scale`.
@@ -123,7 +125,7 @@ CNNFAST_INLINE TilePlace place_of(const cnnfast::WinogradTiles& t, int64_t index
 
 template <int Side>
 static void winograd_input_of(const cnnfast::WinogradInput* g) {
-  const int64_t tile = g->tiles.tile;
+  const int64_t tile = g->tiles.form.tile;
   alignas(64) float patch[Side * Side * VL];
   for (int64_t t = 0; t < g->tiles.count; ++t) {
     const TilePlace at = place_of(g->tiles, g->tiles.first + t);
@@ -157,7 +159,14 @@ static void winograd_input_of(const cnnfast::WinogradInput* g) {
 }
 
 static void winograd_input(const cnnfast::WinogradInput* g) {
-  cnnfast::winograd_side(g->tiles.tile) == 6 ? winograd_input_of<6>(g) : winograd_input_of<8>(g);
+  switch (g->tiles.form.side()) {
+    case 4:
+      return winograd_input_of<4>(g);
+    case 6:
+      return winograd_input_of<6>(g);
+    default:
+      return winograd_input_of<8>(g);
+  }
 }
 
 struct ProductTile {
@@ -293,21 +302,20 @@ constexpr float power(double a, int n) {
 struct Powers {
   float of[3][3];  // [output of the parity][point]
 };
-template <int Tile>
+template <int Tile, int Side>
 constexpr Powers powers_of_points(int parity) {
-  constexpr int kSide = cnnfast::winograd_side(Tile);
   Powers p{};
   for (int r = 0; r < Tile / 2; ++r)
-    for (int k = 0; k < kSide / 2 - 1; ++k) p.of[r][k] = power(winograd_point<kSide>(k), 2 * r + parity);
+    for (int k = 0; k < Side / 2 - 1; ++k) p.of[r][k] = power(winograd_point<Side>(k), 2 * r + parity);
   return p;
 }
 
 // Rows of A^T of one parity: even ones need the sums of the values at +-a, odd ones the differences.
 // `start` is added to all of them.
-template <int Tile, int Parity, bool Start, class Get>
+template <int Tile, int Side, int Parity, bool Start, class Get>
 CNNFAST_INLINE void output_group(Get m, vf start, vf* out) {
-  constexpr int kSide = cnnfast::winograd_side(Tile), kPairs = kSide / 2 - 1, kHalf = Tile / 2;
-  constexpr Powers powers = powers_of_points<Tile>(Parity);
+  constexpr int kPairs = Side / 2 - 1, kHalf = Tile / 2;
+  constexpr Powers powers = powers_of_points<Tile, Side>(Parity);
   vf pair[kPairs];
   CNNFAST_UNROLL
   for (int k = 0; k < kPairs; ++k) {
@@ -320,7 +328,7 @@ CNNFAST_INLINE void output_group(Get m, vf start, vf* out) {
     CNNFAST_UNROLL
     for (int k = 1; k < kPairs; ++k) sum = add_scaled(sum, powers.of[r][k], pair[k]);
     if (!Parity && r == 0) sum += m(0);
-    if (Parity && r == kHalf - 1) sum += m(kSide - 1);
+    if (Parity && r == kHalf - 1) sum += m(Side - 1);
     out[r] = sum;
   }
 }
@@ -334,16 +342,16 @@ struct OutputTile {
   int64_t residual_delta;
 };
 
-template <int Tile, bool Relu, bool Residual, int Parity>
+template <int Tile, int Side, bool Relu, bool Residual, int Parity>
 CNNFAST_INLINE void output_rows(const OutputTile& o, int64_t c, vf bias) {
-  constexpr int kSide = cnnfast::winograd_side(Tile), kHalf = Tile / 2;
-  vf t[kHalf][kSide];
+  constexpr int kHalf = Tile / 2;
+  vf t[kHalf][Side];
   CNNFAST_UNROLL
-  for (int j = 0; j < kSide; ++j) {
+  for (int j = 0; j < Side; ++j) {
     const float* column = o.m + c + j * o.plane;
     vf out[kHalf];
-    output_group<Tile, Parity, false>(
-        [&](int i) __attribute__((always_inline)) { return load(column + i * kSide * o.plane); }, vf{}, out);
+    output_group<Tile, Side, Parity, false>(
+        [&](int i) __attribute__((always_inline)) { return load(column + i * Side * o.plane); }, vf{}, out);
     CNNFAST_UNROLL
     for (int r = 0; r < kHalf; ++r) t[r][j] = out[r];
   }
@@ -351,8 +359,8 @@ CNNFAST_INLINE void output_rows(const OutputTile& o, int64_t c, vf bias) {
   for (int r = 0; r < kHalf; ++r) {
     const auto get = [&](int j) __attribute__((always_inline)) { return t[r][j]; };
     vf out[2][kHalf];
-    output_group<Tile, 0, true>(get, bias, out[0]);
-    output_group<Tile, 1, true>(get, bias, out[1]);
+    output_group<Tile, Side, 0, true>(get, bias, out[0]);
+    output_group<Tile, Side, 1, true>(get, bias, out[1]);
     float* y = o.y + c + (2 * r + Parity) * o.row_stride;
     CNNFAST_UNROLL
     for (int j = 0; j < Tile; ++j) {
@@ -365,16 +373,16 @@ CNNFAST_INLINE void output_rows(const OutputTile& o, int64_t c, vf bias) {
   }
 }
 
-template <int Tile, bool Relu, bool Residual>
+template <int Tile, int Side, bool Relu, bool Residual>
 static __attribute__((noinline)) void output_vectors(const OutputTile* o, int64_t columns) {
   for (int64_t c = 0; c < columns; c += VL) {
     const vf bias = o->bias ? load(o->bias + c) : vf{};
-    output_rows<Tile, Relu, Residual, 0>(*o, c, bias);
-    output_rows<Tile, Relu, Residual, 1>(*o, c, bias);
+    output_rows<Tile, Side, Relu, Residual, 0>(*o, c, bias);
+    output_rows<Tile, Side, Relu, Residual, 1>(*o, c, bias);
   }
 }
 
-template <int Tile>
+template <int Tile, int Side>
 static void winograd_output_of(const cnnfast::WinogradOutput* g) {
   const bool relu = g->activation == cnnfast::kRelu, plain = relu || g->activation == cnnfast::kNone;
   const int64_t delta = g->residual
@@ -392,9 +400,10 @@ static void winograd_output_of(const cnnfast::WinogradOutput* g) {
     if (plain && rows == Tile && pixels == Tile) {
       c = g->columns / VL * VL;
       if (g->residual)
-        relu ? output_vectors<Tile, true, true>(&o, c) : output_vectors<Tile, false, true>(&o, c);
+        relu ? output_vectors<Tile, Side, true, true>(&o, c) : output_vectors<Tile, Side, false, true>(&o, c);
       else
-        relu ? output_vectors<Tile, true, false>(&o, c) : output_vectors<Tile, false, false>(&o, c);
+        relu ? output_vectors<Tile, Side, true, false>(&o, c)
+             : output_vectors<Tile, Side, false, false>(&o, c);
     }
     // What reaches over the border, the last columns and the dearer activations go through a patch.
     o.y = patch;
@@ -405,7 +414,7 @@ static void winograd_output_of(const cnnfast::WinogradOutput* g) {
       const int lanes = static_cast<int>(min_int(VL, g->columns - c));
       store(bias, g->bias ? load_n(g->bias + c, lanes) : vf{});
       o.m = g->m + t * g->m_row + c;
-      output_vectors<Tile, false, false>(&o, VL);
+      output_vectors<Tile, Side, false, false>(&o, VL);
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < pixels; ++j) {
           float* to = y + i * g->row_stride + j * g->pixel_stride + c;
@@ -418,14 +427,9 @@ static void winograd_output_of(const cnnfast::WinogradOutput* g) {
 }
 
 static void winograd_output(const cnnfast::WinogradOutput* g) {
-  switch (g->tiles.tile) {
-    case 2:
-      return winograd_output_of<2>(g);
-    case 4:
-      return winograd_output_of<4>(g);
-    default:
-      return winograd_output_of<6>(g);
-  }
+  const cnnfast::WinogradForm form = g->tiles.form;
+  if (form.tile == 2) return form.taps == 3 ? winograd_output_of<2, 4>(g) : winograd_output_of<2, 6>(g);
+  return form.tile == 4 ? winograd_output_of<4, 6>(g) : winograd_output_of<6, 8>(g);
 }
 
 constexpr cnnfast::WinogradKernels winograd_kernels() {

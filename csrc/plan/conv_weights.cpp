@@ -8,6 +8,7 @@ namespace cnnfast {
 namespace {
 
 int tile_of(ConvKind kind) { return kind == ConvKind::kWinograd2 ? 2 : kind == ConvKind::kWinograd4 ? 4 : 6; }
+WinogradForm form_of(ConvKind kind, const Conv2dSpec& s) { return {tile_of(kind), static_cast<int>(s.kh)}; }
 
 // One thread waits less for weights than it computes, many wait for nothing else: something between.
 constexpr int kUsualThreads = 2;
@@ -16,6 +17,7 @@ constexpr int kUsualThreads = 2;
 
 ConvKind choose_conv(const Conv2dSpec& s, int winograd) {
   if (channels_across_lanes(s)) return ConvKind::kDepthwise;
+  if (winograd > 0 && strassen_pays(s)) return ConvKind::kStrassen;
   Conv2dSpec picture = s;
   picture.n = 1;
   const int tile = winograd_tile(picture, kUsualThreads, winograd);
@@ -33,7 +35,9 @@ int64_t ConvWeights::floats(ConvKind kind, const Conv2dSpec& s) {
     case ConvKind::kWinograd2:
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
-      return static_cast<int64_t>(winograd_bytes(s.c, s.o, tile_of(kind)) / sizeof(float));
+      return static_cast<int64_t>(winograd_bytes(s.c, s.o, form_of(kind, s)) / sizeof(float));
+    case ConvKind::kStrassen:
+      return strassen_floats(s.c, s.o);
   }
   return s.depth() * s.o;
 }
@@ -54,7 +58,12 @@ ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, const float* w)
     case ConvKind::kWinograd2:
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
-      winograd_.emplace(w, s.c, s.o, tile_of(kind), num_threads());
+      winograd_.emplace(w, s.c, s.o, form_of(kind, s), num_threads());
+      break;
+    case ConvKind::kStrassen:
+      copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float));
+      pack_strassen(w, s.c, s.o, copy_.floats(), num_threads());
+      plain_ = copy_.floats();
   }
 }
 
@@ -63,8 +72,8 @@ ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, bool finite, const 
     : kind_(kind), plain_(made), owner_(std::move(owner)), floats_(floats(kind, s)), finite_(finite) {
   if (kind == ConvKind::kDirect)
     packed_.emplace(s.groups, s.depth(), s.o / s.groups, finite, made, owner_);
-  else if (kind != ConvKind::kDepthwise)
-    winograd_.emplace(s.c, s.o, tile_of(kind), made, owner_);
+  else if (kind != ConvKind::kDepthwise && kind != ConvKind::kStrassen)
+    winograd_.emplace(s.c, s.o, form_of(kind, s), made, owner_);
 }
 
 const float* ConvWeights::data() const {
@@ -74,11 +83,13 @@ const float* ConvWeights::data() const {
 const char* ConvWeights::algorithm(const Conv2dSpec& s) const {
   switch (kind_) {
     case ConvKind::kWinograd2:
-      return "Winograd F(2,5)";
+      return s.kh == 3 ? "Winograd F(2,3)" : "Winograd F(2,5)";
     case ConvKind::kWinograd4:
       return "Winograd F(4,3)";
     case ConvKind::kWinograd6:
       return "Winograd F(6,3)";
+    case ConvKind::kStrassen:
+      return "Strassen";
     case ConvKind::kDepthwise:
     case ConvKind::kDirect:
       break;
@@ -96,6 +107,8 @@ void ConvWeights::run(const Conv2dSpec& s, const float* x, const Epilogue& epilo
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
       return conv2d_winograd(s, x, *winograd_, epilogue, y);
+    case ConvKind::kStrassen:
+      return conv2d_strassen(s, x, plain_, epilogue, y);
   }
 }
 

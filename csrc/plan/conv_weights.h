@@ -5,17 +5,18 @@
 #include <optional>
 
 #include "cpu/conv2d.h"
+#include "cpu/strassen.h"
 #include "cpu/winograd.h"
 
 namespace cnnfast {
 
 // Raise it whenever weights of any kind are packed in another way: files hold them as they are.
-constexpr int kPackingVersion = 3;
+constexpr int kPackingVersion = 4;
 
-enum class ConvKind { kDirect, kDepthwise, kWinograd2, kWinograd4, kWinograd6 };
+enum class ConvKind { kDirect, kDepthwise, kWinograd2, kWinograd4, kWinograd6, kStrassen };
 
 // The same for every batch and number of threads, so that neither changes the bits. winograd: the largest
-// tile that may be used.
+// tile that may be used; 0 leaves out Strassen's product too.
 ConvKind choose_conv(const Conv2dSpec& spec, int winograd);
 
 class ConvWeights {
@@ -31,7 +32,7 @@ class ConvWeights {
   static int64_t floats(ConvKind kind, const Conv2dSpec& spec);
   int64_t floats() const { return floats_; }
   const float* data() const;
-  // Known to hold neither infinity nor NaN; of no meaning to Winograd's algorithm.
+  // Known to hold neither infinity nor NaN; of no meaning to Winograd's algorithm and Strassen's.
   bool finite() const { return finite_; }
   // The matrix of a direct convolution, null for others.
   const PackedMatrix* matrix() const { return packed_ ? &*packed_ : nullptr; }

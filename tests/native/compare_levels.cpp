@@ -20,9 +20,9 @@ CNNFAST_EXPECT_KERNELS(KernelTable, const char* level; int vl; cnnfast::GemmKern
                        cnnfast::PointwiseKernels pointwise; cnnfast::NormKernels norm;
                        cnnfast::ReduceKernels reduce; cnnfast::ResampleKernels resample;
                        cnnfast::BoxKernels boxes; cnnfast::RoiKernels roi; cnnfast::WinogradKernels winograd;
-                       cnnfast::OuterKernels outer; cnnfast::DepthwiseGradKernels depthwise_grad;
-                       cnnfast::PoolGradKernels pool_grad; cnnfast::TrainKernels train;
-                       cnnfast::OptimKernels optim; double (*spin_fma)(int64_t);)
+                       cnnfast::StrassenKernels strassen; cnnfast::OuterKernels outer;
+                       cnnfast::DepthwiseGradKernels depthwise_grad; cnnfast::PoolGradKernels pool_grad;
+                       cnnfast::TrainKernels train; cnnfast::OptimKernels optim; double (*spin_fma)(int64_t);)
 
 namespace {
 
@@ -37,6 +37,7 @@ const std::pair<const char*, Compare> kFamilies[] = {
     {"boxes", compare_boxes},
     {"roi", compare_roi},
     {"winograd", compare_winograd},
+    {"strassen", compare_strassen},
     {"outer", compare_outer},
     {"depthwise_grad", compare_depthwise_grad},
     {"pool_grad", compare_pool_grad},

@@ -14,10 +14,10 @@ constexpr double kInputGain = 150, kOutputGain = 10000;
 
 int64_t round_up(int64_t n, int64_t vl) { return (n + vl - 1) / vl * vl; }
 
-void compare_input(const KernelTable& base, const KernelTable& level, int tile, int64_t c, int64_t gap,
-                   Guard guard, Random& random, Report& report) {
+void compare_input(const KernelTable& base, const KernelTable& level, cnnfast::WinogradForm form, int64_t c,
+                   int64_t gap, Guard guard, Random& random, Report& report) {
   const int64_t n = 2, h = 9, w = 15, pixel = c + gap, row = w * pixel, th = 3, tw = 3,
-                planes = cnnfast::winograd_side(tile) * cnnfast::winograd_side(tile);
+                planes = form.planes();
   const Floats x = random.floats(n * h * row - gap, guard);
   const int64_t tiles = n * th * tw;
   std::vector<float> made[2];
@@ -29,7 +29,7 @@ void compare_input(const KernelTable& base, const KernelTable& level, int tile, 
     const int64_t middle = (c / vl + 1) / 2 * vl;
     for (int64_t first : {int64_t{0}, int64_t{5}})
       for (int part = 0; part < 2; ++part) {
-        const cnnfast::WinogradInput g{{tile, th, tw, first, first ? tiles - 5 : 5},
+        const cnnfast::WinogradInput g{{form, th, tw, first, first ? tiles - 5 : 5},
                                        x.data(),
                                        h,
                                        w,
@@ -100,18 +100,19 @@ void compare_products(const KernelTable& base, const KernelTable& level, int64_t
   report.same("products", made[0].data(), made[1].data(), static_cast<int64_t>(made[0].size()), &bounds);
 }
 
-void compare_output(const KernelTable& base, const KernelTable& level, int tile, int64_t columns, int variant,
-                    Guard guard, Random& random, Report& report) {
+void compare_output(const KernelTable& base, const KernelTable& level, cnnfast::WinogradForm form,
+                    int64_t columns, int variant, Guard guard, Random& random, Report& report) {
   const int64_t n = 2, p = 7, q = 14, pixel = columns + variant % 3, row = q * pixel;
-  const int64_t th = (p + tile - 1) / tile, tw = (q + tile - 1) / tile, tiles = n * th * tw;
-  const int64_t planes = cnnfast::winograd_side(tile) * cnnfast::winograd_side(tile),
-                width = round_up(columns, 16), floats = n * p * row - (pixel - columns);
+  const int64_t th = (p + form.tile - 1) / form.tile, tw = (q + form.tile - 1) / form.tile,
+                tiles = n * th * tw;
+  const int64_t planes = form.planes(), width = round_up(columns, 16),
+                floats = n * p * row - (pixel - columns);
   const Floats m = random.floats(planes * tiles * width, guard), bias = random.floats(columns, guard);
   const Floats residual = random.floats(floats, guard);
   Floats made[2] = {filled(floats, guard, 7.0f), filled(floats, guard, 7.0f)};
   const KernelTable* tables[2] = {&base, &level};
   for (int k = 0; k < 2; ++k) {
-    const cnnfast::WinogradOutput g{{tile, th, tw, 0, tiles},
+    const cnnfast::WinogradOutput g{{form, th, tw, 0, tiles},
                                     m.data(),
                                     width,
                                     tiles * width,
@@ -130,8 +131,8 @@ void compare_output(const KernelTable& base, const KernelTable& level, int tile,
   }
   const std::vector<double> bounds(static_cast<size_t>(floats), 24 * kUnit * kOutputGain);
   char what[64];
-  std::snprintf(what, sizeof what, "output tile %d columns %d variant %d", tile, static_cast<int>(columns),
-                variant);
+  std::snprintf(what, sizeof what, "output F(%d,%d) columns %d variant %d", form.tile, form.taps,
+                static_cast<int>(columns), variant);
   report.same(what, made[0].data(), made[1].data(), floats, &bounds);
 }
 
@@ -139,11 +140,11 @@ void compare_output(const KernelTable& base, const KernelTable& level, int tile,
 
 void compare_winograd(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {
   Random random(9);
-  for (int tile : {2, 4, 6})
+  for (const cnnfast::WinogradForm form : {cnnfast::WinogradForm{2, 3}, {2, 5}, {4, 3}, {6, 3}})
     for (int64_t c : {1, 3, 4, 7, 8, 16, 17, 31, 32, 64, 67}) {
-      for (int64_t gap : {0, 5}) compare_input(base, level, tile, c, gap, guard, random, report);
+      for (int64_t gap : {0, 5}) compare_input(base, level, form, c, gap, guard, random, report);
       for (int variant = 0; variant < 32; ++variant)
-        compare_output(base, level, tile, c, variant, guard, random, report);
+        compare_output(base, level, form, c, variant, guard, random, report);
     }
   for (int64_t rows = 1; rows <= 14; ++rows)
     for (int64_t n : {1, 7, 16, 24, 32, 40, 64})

@@ -309,9 +309,14 @@ def _finishing(steps: Any, s: Conv2dSpec, inputs: Any) -> tuple[Any, Any, int, f
     return steps.place(b), steps.place(residual), ACTIVATION_CODES[s.activation], s.slope
 
 
-def packed_weights(steps: Any, s: Conv2dSpec, w: Any) -> Any:
-    """Known weights in the form that the algorithm of this convolution reads."""
-    kind = steps.native.choose_conv(s.native, steps.winograd)
+def by_strassen(s: Conv2dSpec, winograd: int) -> bool:
+    """Whether a convolution by known weights, when it stands alone, takes Strassen's product."""
+    return bool(config._cpu.choose_conv(s.native, winograd) == config._cpu.ConvKind.strassen)
+
+
+def packed_weights(steps: Any, s: Conv2dSpec, w: Any, direct: bool = False) -> Any:
+    """Known weights in the form that the algorithm of this convolution, or direct arithmetic, reads."""
+    kind = steps.native.choose_conv(s.native, 0 if direct else steps.winograd)
     make = functools.partial(steps.native.ConvWeights, kind, s.native)
     restore = functools.partial(steps.native.ConvWeights.restore, kind, s.native)
     return steps.shared(w.value, f"conv2d {kind.name} {s.groups}", make, restore)

@@ -11,6 +11,7 @@ from .conv import (
     CONV2D,
     DEPTHWISE_CONV2D,
     Conv2dSpec,
+    by_strassen,
     infer_conv2d,
     infer_depthwise_conv2d,
     packed_weights,
@@ -129,7 +130,7 @@ def _lower(steps: Any, s: DepthwiseBlockSpec, inputs: Any, outputs: Any) -> None
     def stage(spec: Conv2dSpec | None, w: Any, b: Any, residual: Any, ld: int) -> Any:
         if spec is None:
             return steps.native.BlockStage()
-        weights, code = packed_weights(steps, spec, w), ACTIVATION_CODES[spec.activation]
+        weights, code = packed_weights(steps, spec, w, direct=True), ACTIVATION_CODES[spec.activation]
         return steps.native.BlockStage(weights, ld, steps.place(b), steps.place(residual), code, spec.slope)
 
     steps.plan.depthwise_block(
@@ -178,14 +179,17 @@ _MEETING, _FLOPS, _BYTES, _CACHE = 4000.0, 110.0, 60.0, 1.5 * 2**20
 _LEAST_ROWS = 14
 
 
-def worth_fusing(s: DepthwiseBlockSpec) -> bool:
+def worth_fusing(s: DepthwiseBlockSpec, winograd: int = 0) -> bool:
     """Whether a block is expected to be quicker than its convolutions one after the other.
 
     Fewer meetings of threads and less traffic stand against rows at the border between two threads that both
     of them expand. Pictures of few rows give threads unequal shares; without an expansion, windows with a
-    stride gained nothing when measured.
+    stride gained nothing when measured. Strassen's product, which needs whole pictures, gains more than bands
+    of rows do.
     """
     d = s.depthwise
+    if any(by_strassen(spec, winograd) for spec in (s.expand, s.project) if spec is not None):
+        return False
     if d.out[1] < _LEAST_ROWS:
         return False
     if s.expand is None:

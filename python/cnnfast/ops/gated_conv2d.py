@@ -72,7 +72,8 @@ def _cost(s: GatedConv2dSpec) -> Cost:
 def _lower(steps: Any, s: GatedConv2dSpec, inputs: Any, outputs: Any) -> None:
     given: list[Any] = [*inputs, *[None] * (5 - len(inputs))]
     x, gates, w, b, residual = given
-    y, weights, code = outputs[0], packed_weights(steps, s.conv, w), ACTIVATION_CODES[s.conv.activation]
+    y, weights = outputs[0], packed_weights(steps, s.conv, w, direct=True)
+    code = ACTIVATION_CODES[s.conv.activation]
     ends = (steps.place(b), steps.place(residual), y.place, code, s.conv.slope)
     steps.plan.gated_conv2d(s.conv.native, x.ld, y.ld, weights, x.place, gates.place, *ends)
 

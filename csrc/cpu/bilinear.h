@@ -1,0 +1,229 @@
+// The driver of bilinear algorithms, Winograd's convolution and Strassen's product. A tile of the input is
+// transformed to V, one row of `depth` values for each plane; every plane is multiplied by transformed
+// weights U of its own; and the products M of a tile are transformed to its outputs, a block of columns at a
+// time.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "core/arena.h"
+#include "core/threads.h"
+#include "cpu/gemm.h"
+#include "kernels/table.h"
+
+namespace cnnfast {
+
+// How the columns fall into blocks, whose M stays in the second-level cache.
+struct BilinearColumns {
+  int64_t vl, vectors, blocks;
+  explicit BilinearColumns(int64_t columns)
+      : vl(kernels().vl),
+        vectors((columns + vl - 1) / vl),
+        blocks((vectors + kernels().winograd.block_vectors - 1) / kernels().winograd.block_vectors) {}
+  int64_t begin(int64_t block) const { return share(block, blocks, vectors); }
+  int64_t end(int64_t block) const { return share(block + 1, blocks, vectors); }
+};
+
+inline int64_t bilinear_floats(int64_t planes, int64_t depth, int64_t columns) {
+  const BilinearColumns c(columns);
+  return planes * depth * c.vectors * c.vl;
+}
+
+// Weights U as the products read them: blocks of columns [plane][panel][k][column]. `strip` gives those of
+// `count` columns from `column` on for one k, to u[plane * kBilinearStrip + i], 64 planes at most.
+constexpr int64_t kBilinearStrip = 16;
+template <class Strip>
+void pack_bilinear(int64_t planes, int64_t depth, int64_t columns, float* out, int threads,
+                   const Strip& strip) {
+  const BilinearColumns c(columns);
+  const int64_t vl = c.vl, widest = kernels().winograd.max_vectors;
+  const int64_t pieces = std::min<int64_t>(depth, 64);
+  parallel_for(pieces, threads, [&](int64_t piece) {
+    float u[64 * kBilinearStrip] = {};
+    for (int64_t k = share(piece, pieces, depth); k < share(piece + 1, pieces, depth); ++k)
+      for (int64_t block = 0; block < c.blocks; ++block) {
+        const int64_t begin = c.begin(block), vectors = c.end(block) - begin;
+        const int64_t panels = (vectors + widest - 1) / widest;
+        float* of_block = out + planes * depth * begin * vl;
+        int64_t panel = 0;
+        for (int64_t v = 0; v < vectors; ++v) {
+          const int64_t column = (begin + v) * vl, in_strip = v * vl % kBilinearStrip;
+          if (in_strip == 0) strip(k, column, std::min(kBilinearStrip, columns - column), u);
+          while (v >= share(panel + 1, panels, vectors)) ++panel;
+          const int64_t first = share(panel, panels, vectors);
+          const int64_t width = (share(panel + 1, panels, vectors) - first) * vl;
+          float* to = of_block + first * vl * depth + k * width + (v - first) * vl;
+          for (int64_t e = 0; e < planes; ++e)
+            std::copy_n(u + e * kBilinearStrip + in_strip, vl, to + e * depth * vectors * vl);
+        }
+      }
+  });
+}
+
+// Runs of memory that are wanted soon.
+struct Aheads {
+  static constexpr int64_t kMost = 64;
+  WinogradAhead runs[kMost];
+  int64_t count = 0;
+};
+
+// Tiles first .. first + count; m holds columns column .. column + columns.
+struct BilinearTiles {
+  int64_t first, count;
+};
+
+/* `Transforms` has:
+   planes, tiles, depth, columns: sizes; weights: U
+   void input(BilinearTiles, int64_t k_first, int64_t k_last, float* v, int64_t v_row, int64_t v_plane) const
+   void output(BilinearTiles, int64_t column, int64_t columns, const float* m, int64_t m_row, int64_t m_plane)
+       const
+   void input_ahead(first, end, Aheads*) const, output_ahead(first, end, Aheads*) const: what the transforms
+   of these tiles read and write, where it is far away */
+template <class Transforms>
+class BilinearRun {
+ public:
+  explicit BilinearRun(const Transforms& t) : t_(t), columns_(t.columns) {
+    v_row_ = spread(round_up(t.depth, columns_.vl));
+    m_row_ = std::min<int64_t>(columns_.vectors, kernels().winograd.block_vectors) * columns_.vl;
+    u_bytes_ = bilinear_floats(t.planes, t.depth, t.columns) * 4;
+    const double flops =
+        2.0 * static_cast<double>(t.planes * t.tiles) * static_cast<double>(t.depth * t.columns);
+    threads_ = threads_for(gemm_nanoseconds(flops));
+  }
+
+  void operator()() const {
+    // Bytes of V and M per tile.
+    const int64_t v_tile = t_.planes * v_row_ * 4, m_tile = t_.planes * m_row_ * 4;
+    const int64_t block = std::clamp(kBlockBytes / (v_tile + m_tile), kLeastTiles, kMostTiles);
+    if (u_bytes_ <= kFarBytes &&
+        t_.tiles >= threads_ * (u_bytes_ <= kNearBytes ? kLeastTiles / 2 : kLeastTiles))
+      each_alone(block);
+    else
+      together(std::max<int64_t>(kMostTiles, kSharedBytes / v_tile), block);
+  }
+
+  // Weights beyond this do not stay in the last-level cache: they are read for as many tiles at once as
+  // kSharedBytes allows.
+  static constexpr int64_t kFarBytes = 20 << 20;
+
+ private:
+  // V and M of a block of tiles, for one thread: about what the second-level cache holds.
+  static constexpr int64_t kBlockBytes = 768 << 10;
+  // V that all threads share, in the last-level cache.
+  static constexpr int64_t kSharedBytes = 8 << 20;
+  // Weights that few tiles are enough for.
+  static constexpr int64_t kNearBytes = 5 << 20;
+  // A block of fewer tiles reads the weights too often, one of more leaves the cache.
+  static constexpr int64_t kLeastTiles = 24, kMostTiles = 48;
+
+  static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+  static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+  // From tile to tile and from plane to plane: no multiple of 4096 bytes, or the lines of a tile would share
+  // a few sets of the cache.
+  static int64_t spread(int64_t floats) { return floats % 512 == 0 ? floats + 16 : floats; }
+
+  // Every thread takes runs of blocks of tiles through all three stages.
+  void each_alone(int64_t block) const {
+    int64_t blocks = ceil_div(t_.tiles, block);
+    const int64_t runs = round_up(std::min(blocks, int64_t{8} * threads_), threads_);
+    blocks = round_up(blocks, runs);
+    const int64_t most = ceil_div(t_.tiles, blocks);
+    const int64_t v_plane = spread(most * v_row_), m_plane = spread(most * m_row_);
+    parallel_for(runs, threads_, [&](int64_t run) {
+      auto* v = static_cast<float*>(
+          thread_scratch(Slot::kTile, static_cast<size_t>(t_.planes * (v_plane + m_plane)) * sizeof(float)));
+      const int64_t last = share(run + 1, runs, blocks);
+      for (int64_t i = share(run, runs, blocks); i < last; ++i) {
+        const int64_t first = share(i, blocks, t_.tiles), end = share(i + 1, blocks, t_.tiles);
+        // The products leave the memory idle: they fetch what this block writes and the next one reads.
+        Aheads aheads;
+        t_.output_ahead(first, end, &aheads);
+        if (i + 1 < last) t_.input_ahead(end, share(i + 2, blocks, t_.tiles), &aheads);
+        t_.input({first, end - first}, 0, t_.depth, v, v_row_, v_plane);
+        for (int64_t b = 0; b < columns_.blocks; ++b) {
+          output({first, end - first}, b, columns_.begin(b), columns_.end(b), v, v_plane,
+                 v + t_.planes * v_plane, m_plane, aheads.count == 0, aheads);
+          aheads.count = 0;
+        }
+      }
+    });
+  }
+
+  // The threads share V of many tiles, and each takes its part of the columns.
+  void together(int64_t most, int64_t block) const {
+    const int64_t passes = ceil_div(t_.tiles, most);
+    most = ceil_div(t_.tiles, passes);
+    const int64_t v_plane = spread(most * v_row_);
+    const Buffer v(static_cast<size_t>(t_.planes * v_plane) * sizeof(float));
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      const int64_t begin = share(pass, passes, t_.tiles), end = share(pass + 1, passes, t_.tiles);
+      transform(begin, end - begin, v.floats(), v_plane);
+      multiply(begin, end - begin, block, v.floats(), v_plane);
+    }
+  }
+
+  void transform(int64_t begin, int64_t tiles, float* v, int64_t v_plane) const {
+    // Few tiles are cut along the depth as well.
+    const int64_t vectors = ceil_div(t_.depth, columns_.vl);
+    const int64_t rows = std::min(tiles, int64_t{8} * threads_);
+    const int64_t cuts = std::min(vectors, ceil_div(int64_t{8} * threads_, rows));
+    parallel_for(rows * cuts, threads_, [&](int64_t task) {
+      const int64_t row = task / cuts, cut = task % cuts;
+      const int64_t first = share(row, rows, tiles), count = share(row + 1, rows, tiles) - first;
+      t_.input({begin + first, count}, share(cut, cuts, vectors) * columns_.vl,
+               std::min(t_.depth, share(cut + 1, cuts, vectors) * columns_.vl), v + first * v_row_, v_row_,
+               v_plane);
+    });
+  }
+
+  void multiply(int64_t begin, int64_t tiles, int64_t block, const float* v, int64_t v_plane) const {
+    int64_t rows = ceil_div(tiles, block), parts = columns_.blocks;
+    if (rows * parts % threads_ && rows * parts < 8 * threads_) {
+      // Even shares: by tiles where there are enough, else by columns.
+      if (tiles >= 12 * threads_)
+        rows = round_up(rows, threads_);
+      else
+        parts = std::min<int64_t>(columns_.vectors, threads_);
+    }
+    const int64_t m_plane = spread(ceil_div(tiles, rows) * m_row_);
+    parallel_for(rows * parts, threads_, [&](int64_t task) {
+      const int64_t part = task / rows, row = task % rows;
+      const int64_t first = share(row, rows, tiles), count = share(row + 1, rows, tiles) - first;
+      auto* m = static_cast<float*>(
+          thread_scratch(Slot::kTile, static_cast<size_t>(t_.planes * m_plane) * sizeof(float)));
+      const int64_t v0 = share(part, parts, columns_.vectors), v1 = share(part + 1, parts, columns_.vectors);
+      for (int64_t b = 0; b < columns_.blocks; ++b) {
+        const int64_t from = std::max(v0, columns_.begin(b)), to = std::min(v1, columns_.end(b));
+        if (from < to)
+          output({begin + first, count}, b, from, to, v + first * v_row_, v_plane, m, m_plane, true,
+                 Aheads{});
+      }
+    });
+  }
+
+  // Products and output transform of vectors v0 .. v1 of the columns, which lie in one block.
+  void output(const BilinearTiles& tiles, int64_t block, int64_t v0, int64_t v1, const float* v,
+              int64_t v_plane, float* m, int64_t m_plane, bool far, const Aheads& aheads) const {
+    const int64_t begin = columns_.begin(block), vl = columns_.vl, column = v0 * vl;
+    WinogradProducts products{};
+    products.planes = t_.planes, products.rows = tiles.count, products.depth = t_.depth;
+    products.v = v;
+    products.v_row = v_row_, products.v_plane = v_plane;
+    products.u = t_.weights + t_.planes * t_.depth * begin * vl;
+    products.block_vectors = columns_.end(block) - begin;
+    products.vector_first = v0 - begin, products.vector_last = v1 - begin;
+    products.m = m;
+    products.m_row = m_row_, products.m_plane = m_plane;
+    products.far = far;
+    products.aheads = aheads.runs, products.ahead_count = aheads.count;
+    kernels().winograd.products(&products);
+    t_.output(tiles, column, std::min(t_.columns, v1 * vl) - column, m, m_row_, m_plane);
+  }
+
+  const Transforms& t_;
+  BilinearColumns columns_;
+  int64_t v_row_, m_row_, u_bytes_;
+  int threads_;
+};
+
+}  // namespace cnnfast
