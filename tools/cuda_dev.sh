@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Builds the CUDA sources into the source tree: for the host (no GPU, no nvcc), or with nvcc.
-# Usage: tools/cuda_dev.sh [shim] [cuda] [asan] [arch]     e.g. tools/cuda_dev.sh shim; tools/cuda_dev.sh cuda 80
+# Usage: tools/cuda_dev.sh [shim] [cuda] [arch]     e.g. tools/cuda_dev.sh shim; tools/cuda_dev.sh cuda 80
 #   shim   python/cnnfast/_cuda_shim*.so, what tests/cuda runs on (default)
 #   cuda   python/cnnfast/_cuda*.so, machine code for one compute capability (default 90; "all" for every target)
-#   asan   the stand-in under AddressSanitizer, into build/cuda_asan alone; see tools/sanitize.sh
+# tools/sanitize.sh cuda runs the tests under AddressSanitizer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 parts=() arch=90
 for word in "$@"; do
   case $word in
-    shim | cuda | asan) parts+=("$word") ;;
+    shim | cuda) parts+=("$word") ;;
     *) arch=$word ;;
   esac
 done
@@ -27,10 +27,6 @@ for part in "${parts[@]}"; do
       configure cuda_shim -DCNNFAST_CUDA=OFF -DCNNFAST_CUDA_SHIM=ON
       cmake --build build/cuda_shim --target _cuda_shim
       cp build/cuda_shim/csrc/cuda/_cuda_shim*.so python/cnnfast/
-      ;;
-    asan)
-      configure cuda_asan -DCNNFAST_CUDA=OFF -DCNNFAST_CUDA_SHIM=ON -DCNNFAST_SANITIZE=address
-      cmake --build build/cuda_asan --target _cuda_shim
       ;;
     cuda)
       archs=()

@@ -18,6 +18,11 @@ void raise(const CudaError& e) {
 #if defined(CNNFAST_SHIM)
 void bind_device(py::module_& m) {
   m.attr("is_shim") = true;
+#if defined(__SANITIZE_ADDRESS__)
+  m.attr("sanitized") = true;
+#else
+  m.attr("sanitized") = false;
+#endif
   m.def("why_unavailable", [] { return std::string(); });
   m.def("device", [] {
     py::dict d;
