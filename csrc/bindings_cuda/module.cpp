@@ -117,4 +117,8 @@ PYBIND11_MODULE(CNNFAST_MODULE, m) {
   bind_dlpack(m);
   bind_graph(m);
   bind_elementwise(m);
+  bind_norm(m);
+  bind_pool(m);
+  bind_reduce(m);
+  bind_softmax(m);
 }

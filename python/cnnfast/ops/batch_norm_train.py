@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .activations import ACTIVATION_CODES, apply_activation
-from .norm import _finite
+from .norm import _finite, buffer, cuda_normalize, cuda_statistics, narrow
 from .registry import (
     NO_GRADIENT,
     Array,
@@ -161,6 +162,37 @@ def _native_batch_norm_train_grad(
     )
 
 
+def _cuda_batch_norm_train(
+    s: BatchNormTrainSpec, x: Any, scale: Any = None, shift: Any = None
+) -> tuple[Any, Any, Any]:
+    sizes = 1, s.rows, s.out[-1]
+    mean, var = cuda_statistics(sizes, x)
+    y = cuda_normalize(sizes, x, mean, var, scale, shift, s.eps, ACTIVATION_CODES[s.activation])
+    return y, mean.astype(x.dtype), var.astype(x.dtype)
+
+
+def _cuda_batch_norm_train_grad(
+    s: BatchNormTrainSpec, g: Any, x: Any, mean: Any, var: Any, scale: Any = None, shift: Any = None
+) -> tuple[Any, Any, Any]:
+    gx, gscale, gshift = cuda.empty(s.out, g.dtype), cuda.empty(s.out[-1:]), cuda.empty(s.out[-1:])
+    vectors = [narrow(v) for v in (mean, var, scale, shift)]
+    cuda.module().normalize_grad(
+        g.code,
+        1,
+        s.rows,
+        s.out[-1],
+        g.buffer,
+        x.buffer,
+        *map(buffer, vectors),
+        s.eps,
+        ACTIVATION_CODES[s.activation],
+        gx.buffer,
+        gscale.buffer,
+        gshift.buffer,
+    )
+    return gx, gscale.astype(g.dtype), gshift.astype(g.dtype)
+
+
 def _cost_train(s: BatchNormTrainSpec) -> Cost:
     n = float(np.prod(s.out, dtype=float))
     return Cost(6 * n, 8 * n)
@@ -196,6 +228,7 @@ BATCH_NORM_TRAIN = Op(
     vjp=Vjp(_vjp, lambda s, needs: (0, 1, 2, ~1, ~2)),
     results=lambda s, dtype: ((s.out, dtype), (s.out[-1:], dtype), (s.out[-1:], dtype)),
     settings=lambda s: {"eps": s.eps, "activation": s.activation},
+    cuda=_cuda_batch_norm_train,
 )
 BATCH_NORM_TRAIN_GRAD = Op(
     "batch_norm_train_grad",
@@ -206,6 +239,7 @@ BATCH_NORM_TRAIN_GRAD = Op(
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.out, dtype), (s.out[-1:], dtype), (s.out[-1:], dtype)),
     settings=lambda s: {"eps": s.eps, "activation": s.activation},
+    cuda=_cuda_batch_norm_train_grad,
 )
 
 

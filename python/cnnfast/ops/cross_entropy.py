@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..errors import DTypeError, GradientError
 from ..tensor import Tensor
 from .activations import sigmoid
@@ -74,6 +75,22 @@ def _vjp(s: CrossEntropySpec, needs: Any, g: Any, inputs: Any, results: Any) -> 
     return (mul(results[1], g[0][..., None]),)
 
 
+def _cuda_softmax_cross_entropy(s: CrossEntropySpec, x: Any, labels: Any) -> Any:
+    loss, gradient = cuda.empty(s.out, x.dtype), cuda.empty(s.x, x.dtype)
+    cuda.module().softmax_cross_entropy(
+        x.code,
+        s.rows,
+        s.x[-1],
+        x.buffer,
+        labels.buffer,
+        s.label_smoothing,
+        s.ignore_index,
+        loss.buffer,
+        gradient.buffer,
+    )
+    return loss, gradient
+
+
 SOFTMAX_CROSS_ENTROPY = Op(
     "softmax_cross_entropy",
     infer_softmax_cross_entropy,
@@ -86,12 +103,14 @@ SOFTMAX_CROSS_ENTROPY = Op(
     vjp=Vjp(_vjp, lambda s, needs: (~1,)),
     results=lambda s, dtype: ((s.out, dtype), (s.x, dtype)),
     settings=lambda s: {"label_smoothing": s.label_smoothing, "ignore_index": s.ignore_index},
+    cuda=_cuda_softmax_cross_entropy,
 )
 
 
 def _labels(op: str, labels: Any) -> Array:
-    """Whole numbers as a C-contiguous int64 array."""
-    a = np.asarray(labels.data if isinstance(labels, Tensor) else labels)
+    """Whole numbers as a C-contiguous int64 array in host memory."""
+    a = labels.data if isinstance(labels, Tensor) else labels
+    a = a.numpy() if isinstance(a, cuda.DeviceArray) else np.asarray(a)
     if a.dtype.kind not in "iu":
         raise DTypeError(f"{op}: labels are {a.dtype}; expected whole numbers")
     return np.ascontiguousarray(a, np.int64)
@@ -141,7 +160,8 @@ def softmax_cross_entropy(
         wrong = label[~good & (label != s.ignore_index)]
         if wrong.size:
             fail(op, f"labels must be in 0..{s.x[-1] - 1}, got {wrong[0]}", x=x.shape)
-    return SOFTMAX_CROSS_ENTROPY(s, x, label)
+    data = x._data if isinstance(x, Tensor) else x
+    return SOFTMAX_CROSS_ENTROPY(s, x, cuda.asarray(label) if isinstance(data, cuda.DeviceArray) else label)
 
 
 # --- independent classes ---------------------------------------------------------------------------

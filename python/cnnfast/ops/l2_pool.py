@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .arithmetic import MUL, infer_mul
-from .pool import AVG_POOL2D, PoolSpec, infer_avg_pool2d
+from .pool import AVG_POOL2D, PoolSpec, cuda_avg_pool2d, infer_avg_pool2d
 from .pool_grad import AVG_POOL2D_GRAD
 from .registry import RESULT, Array, Cost, Lower, Op, Vjp, array, cached, native
 
@@ -68,6 +68,7 @@ L2_POOL2D = Op(
     vjp=Vjp(_vjp, lambda s, needs: (0, RESULT)),
     lower=Lower(_lower),
     settings=lambda s: {"size": s.mean.size, "stride": s.mean.asked[0], "padding": s.mean.pads},
+    cuda=lambda s, x: cuda_avg_pool2d(s.mean, x, lengths=True),
 )
 
 

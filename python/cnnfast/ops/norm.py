@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .registry import (
     NO_GRADIENT,
     Array,
@@ -220,6 +221,68 @@ def _native_local_response_norm(s: LocalResponseSpec, x: Array) -> Array:
     return native().local_response_norm(x, s.before, s.after, s.k, s.alpha, s.beta)
 
 
+def cuda_normalize(
+    sizes: tuple[int, int, int],
+    x: Any,
+    mean: Any,
+    var: Any,
+    scale: Any,
+    shift: Any,
+    eps: float,
+    activation: int = 0,
+) -> Any:
+    """act((x - mean) / sqrt(var + eps) * scale + shift) of a device array of groups x rows x channels."""
+    y = cuda.empty(x.shape, x.dtype)
+    vectors = [narrow(v) for v in (mean, var, scale, shift)]
+    cuda.module().normalize(x.code, *sizes, x.buffer, *map(buffer, vectors), eps, activation, 0.0, y.buffer)
+    return y
+
+
+def narrow(vector: Any) -> Any:
+    """One value per channel as kernels take it, in float32."""
+    return None if vector is None else vector.astype("float32")
+
+
+def buffer(vector: Any) -> Any:
+    """The memory of an optional device array."""
+    return None if vector is None else vector.buffer
+
+
+def _cuda_batch_norm(
+    s: BatchNormSpec, x: Any, mean: Any, var: Any, scale: Any = None, shift: Any = None
+) -> Any:
+    return cuda_normalize((1, _rows(s), s.out[-1]), x, mean, var, scale, shift, s.eps)
+
+
+def cuda_statistics(sizes: tuple[int, int, int], x: Any) -> tuple[Any, Any]:
+    """Mean and variance of every group and channel of a device array, in float32."""
+    groups, _, channels = sizes
+    mean, var = cuda.empty((groups * channels,)), cuda.empty((groups * channels,))
+    cuda.module().statistics(x.code, *sizes, x.buffer, mean.buffer, var.buffer)
+    return mean, var
+
+
+def _cuda_instance_norm(s: InstanceNormSpec, x: Any, scale: Any = None, shift: Any = None) -> Any:
+    sizes = s.out[0], math.prod(s.out[1:-1]), s.out[-1]
+    return cuda_normalize(sizes, x, *cuda_statistics(sizes, x), scale, shift, s.eps)
+
+
+def _response_numbers(s: LocalResponseSpec) -> tuple[Any, ...]:
+    return _rows(s), s.out[-1], s.before, s.after, s.k, s.alpha, s.beta
+
+
+def _cuda_local_response_norm(s: LocalResponseSpec, x: Any) -> Any:
+    y = cuda.empty(s.out, x.dtype)
+    cuda.module().local_response_norm(x.code, *_response_numbers(s), x.buffer, y.buffer)
+    return y
+
+
+def _cuda_local_response_norm_grad(s: LocalResponseSpec, x: Any, g: Any) -> Any:
+    gx = cuda.empty(s.out, x.dtype)
+    cuda.module().local_response_norm_grad(x.code, *_response_numbers(s), x.buffer, g.buffer, gx.buffer)
+    return gx
+
+
 def _cost_batch_norm(s: BatchNormSpec) -> Cost:
     n = float(np.prod(s.out, dtype=float))
     return Cost(3 * n, 8 * n + 4 * s.vectors * s.out[-1])
@@ -329,6 +392,7 @@ LOCAL_RESPONSE_NORM_GRAD = Op(
     ),
     vjp=NO_GRADIENT,
     settings=lambda s: {"size": s.before + s.after + 1, "alpha": s.alpha, "beta": s.beta, "k": s.k},
+    cuda=_cuda_local_response_norm_grad,
 )
 BATCH_NORM = Op(
     "batch_norm",
@@ -339,6 +403,7 @@ BATCH_NORM = Op(
     vjp=Vjp(_vjp_batch_norm, _reads_batch_norm),
     lower=Lower(_lower_batch_norm, in_place=(0,)),
     settings=lambda s: {"eps": s.eps},
+    cuda=_cuda_batch_norm,
 )
 INSTANCE_NORM = Op(
     "instance_norm",
@@ -349,6 +414,7 @@ INSTANCE_NORM = Op(
     vjp=Vjp(_vjp_instance_norm, lambda s, needs: (0, 1)),
     lower=Lower(_lower_instance_norm, in_place=(0,)),
     settings=lambda s: {"eps": s.eps},
+    cuda=_cuda_instance_norm,
 )
 LOCAL_RESPONSE_NORM = Op(
     "local_response_norm",
@@ -362,6 +428,7 @@ LOCAL_RESPONSE_NORM = Op(
     ),
     lower=Lower(_lower_local_response_norm),
     settings=lambda s: {"size": s.before + s.after + 1, "alpha": s.alpha, "beta": s.beta, "k": s.k},
+    cuda=_cuda_local_response_norm,
 )
 
 

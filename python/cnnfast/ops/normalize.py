@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .registry import (
     Array,
     Cost,
@@ -68,6 +69,12 @@ def _native(s: L2NormalizeSpec, x: Array) -> Array:
     return native().l2_normalize(*_numbers(s), x)
 
 
+def _cuda(s: L2NormalizeSpec, x: Any) -> Any:
+    y = cuda.empty(s.out, x.dtype)
+    cuda.module().l2_normalize(x.code, *_numbers(s), x.buffer, y.buffer)
+    return y
+
+
 def _lower(steps: Any, s: L2NormalizeSpec, inputs: Any, outputs: Any) -> None:
     steps.plan.l2_normalize(*_numbers(s), inputs[0].place, outputs[0].place)
 
@@ -97,6 +104,7 @@ L2_NORMALIZE = Op(
     vjp=Vjp(_vjp, reads_all),
     lower=Lower(_lower, in_place=(0,)),
     settings=lambda s: {"axis": s.axis, "eps": s.eps},
+    cuda=_cuda,
 )
 
 

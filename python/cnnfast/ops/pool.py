@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .pad import Pads, sides
+from .reduce import cuda_reduce
 from .registry import Array, Cost, Lower, Op, array, cached, elements, fail, native, pair, rank
 
 # Positions at the edge that are looked at one by one; more than any sensible padding has.
@@ -34,7 +36,14 @@ class PoolSpec:
     pads: Pads
     count_include_pad: bool
     asked: tuple[Any, ...]  # stride, dilation and ceil_mode as they were given
-    native: Any
+    native: Any = None
+
+    @property
+    def numbers(self) -> list[int]:
+        """What kernels know of it, in the order of csrc/core/spec.h and csrc/cuda/pool.h."""
+        window = *self.kernel, *self.stride, *self.dilation, *self.start
+        include = int(self.count_include_pad)
+        return [*self.x, *window, *self.out[1:3], *self.size, *self.pads[0], *self.pads[1], include]
 
 
 # --- shape rules -----------------------------------------------------------------------------------
@@ -91,10 +100,9 @@ def _infer(
     # With a single tap left, or a single window, dilation or stride mean nothing.
     d = (d[0] if kh > 1 else 1, d[1] if kw > 1 else 1)
     s = (s[0] if p > 1 else 1, s[1] if q > 1 else 1)
+    spec = PoolSpec(x, (n, p, q, c), k, (kh, kw), (top, left), s, d, pads, bool(include), asked)
     module = native()
-    numbers = [*x, kh, kw, *s, *d, top, left, p, q, *k, *pads[0], *pads[1], int(bool(include))]
-    described = module.PoolSpec(numbers) if module is not None else None
-    return PoolSpec(x, (n, p, q, c), k, (kh, kw), (top, left), s, d, pads, bool(include), asked, described)
+    return spec if module is None else replace(spec, native=module.PoolSpec(spec.numbers))
 
 
 @cached
@@ -227,6 +235,33 @@ def _native_global_max_pool2d(shape: tuple[int, ...], x: Array) -> Array:
     return native().global_pool2d(x, False)
 
 
+# --- CUDA ------------------------------------------------------------------------------------------
+
+
+def _cuda_max_pool2d(s: PoolSpec, x: Any) -> Any:
+    y = cuda.empty(s.out, x.dtype)
+    cuda.module().max_pool2d(x.code, s.numbers, x.buffer, y.buffer, None)
+    return y
+
+
+def _cuda_max_pool2d_indices(s: PoolSpec, x: Any) -> Any:
+    y, positions = cuda.empty(s.out, x.dtype), cuda.empty(s.out, np.int64)
+    cuda.module().max_pool2d(x.code, s.numbers, x.buffer, y.buffer, positions.buffer)
+    return y, positions
+
+
+def cuda_avg_pool2d(s: PoolSpec, x: Any, lengths: bool = False) -> Any:
+    """Means of windows of a device array, or their Euclidean lengths."""
+    y = cuda.empty(s.out, x.dtype)
+    cuda.module().avg_pool2d(x.code, s.numbers, x.buffer, y.buffer, lengths)
+    return y
+
+
+def _cuda_global(shape: tuple[int, ...], x: Any, reduction: str) -> Any:
+    n, h, w, c = shape
+    return cuda_reduce(reduction, (n, 1, 1, c), [(n, h * w, c)], x)
+
+
 def _cost_pool2d(s: PoolSpec) -> Cost:
     outputs = float(np.prod(s.out, dtype=float))
     return Cost(outputs * s.size[0] * s.size[1], 4 * (float(np.prod(s.x, dtype=float)) + outputs))
@@ -283,6 +318,7 @@ MAX_POOL2D = Op(
     _cost_pool2d,
     lower=_lower_by_windows(average=False),
     settings=lambda s: {**_settings(s), "dilation": s.asked[1]},
+    cuda=_cuda_max_pool2d,
 )
 MAX_POOL2D_INDICES = Op(
     "max_pool2d_indices",
@@ -292,6 +328,7 @@ MAX_POOL2D_INDICES = Op(
     _cost_pool2d,
     results=lambda s, dtype: ((s.out, dtype), (s.out, np.dtype(np.int64))),
     settings=lambda s: {**_settings(s), "dilation": s.asked[1]},
+    cuda=_cuda_max_pool2d_indices,
 )
 AVG_POOL2D = Op(
     "avg_pool2d",
@@ -301,6 +338,7 @@ AVG_POOL2D = Op(
     _cost_pool2d,
     lower=_lower_by_windows(average=True),
     settings=lambda s: {**_settings(s), "count_include_pad": s.count_include_pad},
+    cuda=cuda_avg_pool2d,
 )
 GLOBAL_AVG_POOL2D = Op(
     "global_avg_pool2d",
@@ -310,6 +348,7 @@ GLOBAL_AVG_POOL2D = Op(
     _cost_global,
     results=_global_results,
     lower=_lower_whole(average=True),
+    cuda=lambda shape, x: _cuda_global(shape, x, "reduce_mean"),
 )
 GLOBAL_MAX_POOL2D = Op(
     "global_max_pool2d",
@@ -319,6 +358,7 @@ GLOBAL_MAX_POOL2D = Op(
     _cost_global,
     results=_global_results,
     lower=_lower_whole(average=False),
+    cuda=lambda shape, x: _cuda_global(shape, x, "reduce_max"),
 )
 
 

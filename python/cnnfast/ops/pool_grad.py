@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .pool import (
     AVG_POOL2D,
     GLOBAL_AVG_POOL2D,
@@ -140,6 +141,29 @@ def _native_global_max_pool2d_grad(shape: tuple[int, ...], g: Array, x: Array) -
     return native().max_pool2d_grad(infer_max_pool2d(shape, shape[1:3]).native, g, x)
 
 
+# --- CUDA ------------------------------------------------------------------------------------------
+
+
+def _cuda_max_pool2d_grad(s: PoolSpec, g: Any, x: Any) -> Any:
+    gx = cuda.empty(s.x, g.dtype)
+    cuda.module().max_pool2d_grad(g.code, s.numbers, g.buffer, x.buffer, gx.buffer)
+    return gx
+
+
+def _cuda_avg_pool2d_grad(s: PoolSpec, g: Any) -> Any:
+    gx = cuda.empty(s.x, g.dtype)
+    cuda.module().avg_pool2d_grad(g.code, s.numbers, g.buffer, gx.buffer)
+    return gx
+
+
+def _cuda_global_max_pool2d_grad(shape: tuple[int, ...], g: Any, x: Any) -> Any:
+    n, h, w, c = shape
+    gx, where = cuda.empty(shape, g.dtype), cuda.empty((n, c), np.int64)
+    cuda.module().argmax(x.code, n, h * w, c, x.buffer, where.buffer)
+    cuda.module().scatter_rows(g.code, n, h * w, c, g.buffer, where.buffer, gx.buffer)
+    return gx
+
+
 MAX_POOL2D_GRAD = Op(
     "max_pool2d_grad",
     infer_max_pool2d_grad,
@@ -148,6 +172,7 @@ MAX_POOL2D_GRAD = Op(
     _cost_pool2d,
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
+    cuda=_cuda_max_pool2d_grad,
 )
 AVG_POOL2D_GRAD = Op(
     "avg_pool2d_grad",
@@ -157,6 +182,7 @@ AVG_POOL2D_GRAD = Op(
     _cost_pool2d,
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
+    cuda=_cuda_avg_pool2d_grad,
 )
 GLOBAL_AVG_POOL2D_GRAD = Op(
     "global_avg_pool2d_grad",
@@ -166,6 +192,7 @@ GLOBAL_AVG_POOL2D_GRAD = Op(
     _cost_global,
     vjp=NO_GRADIENT,
     results=lambda shape, dtype: ((shape, dtype),),
+    cuda=lambda shape, g: _cuda_avg_pool2d_grad(infer_avg_pool2d(shape, shape[1:3]), g),
 )
 GLOBAL_MAX_POOL2D_GRAD = Op(
     "global_max_pool2d_grad",
@@ -175,6 +202,7 @@ GLOBAL_MAX_POOL2D_GRAD = Op(
     _cost_global,
     vjp=NO_GRADIENT,
     results=lambda shape, dtype: ((shape, dtype),),
+    cuda=_cuda_global_max_pool2d_grad,
 )
 
 

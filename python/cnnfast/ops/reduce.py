@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .elementwise import values
 from .registry import (
     NO_GRADIENT,
@@ -101,8 +102,34 @@ _REDUCTIONS: dict[str, Callable[..., Array]] = {
 }
 
 
-# Codes shared with csrc/cpu/reduce.h.
+# Codes shared with csrc/cpu/reduce.h and csrc/cuda/reduce.h.
 _CODES = {name: code for code, name in enumerate(_REDUCTIONS)}
+
+
+Pass = tuple[int, int, int]  # sizes before, of and after an axis
+
+
+def _passes(s: ReduceSpec) -> list[Pass]:
+    """The reduction as reductions of one axis each, from the last one on; neighbours go together."""
+    passes: list[Pass] = []
+    k, inner = 1, 1
+    for axis in reversed(range(len(s.x))):
+        if axis in s.axes:
+            k *= s.x[axis]
+        if axis not in s.axes or axis == 0:
+            if k != 1 or (axis == 0 and not passes):
+                passes.append((math.prod(s.x[: axis + (axis not in s.axes)]), k, inner))
+            inner, k = inner * (s.x[axis] if axis not in s.axes else 1), 1
+    return passes
+
+
+def cuda_reduce(name: str, out: tuple[int, ...], passes: list[Pass], x: Any) -> Any:
+    """Reductions of one axis after another of a device array; sums between them are float32."""
+    y = x if len(passes) == 1 else x.astype("float32")
+    for outer, k, inner in passes:
+        whole, y = y, cuda.empty((outer * inner,), y.dtype)
+        cuda.module().reduce(y.code, _CODES[name], outer, k, inner, whole.buffer, y.buffer)
+    return y.astype(x.dtype).reshape(out)
 
 
 def _spread(s: ReduceSpec, a: Array) -> Array:
@@ -179,7 +206,20 @@ def _make(name: str) -> Op:
     def lower(steps: Any, s: ReduceSpec, inputs: Any, outputs: Any) -> None:
         steps.plan.reduce(code, s.native, inputs[0].place, outputs[0].place)
 
-    return Op(name, infer, reference, run, _cost, vjp=_VJPS[name], lower=Lower(lower), settings=_axes)
+    def run_cuda(s: ReduceSpec, x: Any) -> Any:
+        return cuda_reduce(name, s.out, _passes(s), x)
+
+    return Op(
+        name,
+        infer,
+        reference,
+        run,
+        _cost,
+        vjp=_VJPS[name],
+        lower=Lower(lower),
+        settings=_axes,
+        cuda=run_cuda,
+    )
 
 
 _OPS = {name: _make(name) for name in _REDUCTIONS}
@@ -253,6 +293,13 @@ def reference_argmax(s: ReduceSpec, x: Array) -> Array:
     return np.asarray(np.argmax(x, axis=s.axes[0], keepdims=s.keepdims), np.int64)
 
 
+def _cuda_argmax(s: ReduceSpec, x: Any) -> Any:
+    y, (axis,) = cuda.empty(s.out, np.int64), s.axes
+    sizes = math.prod(s.x[:axis]), s.x[axis], math.prod(s.x[axis + 1 :])
+    cuda.module().argmax(x.code, *sizes, x.buffer, y.buffer)
+    return y
+
+
 ARGMAX = Op(
     "argmax",
     infer_argmax,
@@ -262,6 +309,7 @@ ARGMAX = Op(
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.out, _INT64),),
     settings=lambda s: {"axis": s.axes[0], "keepdims": s.keepdims},
+    cuda=_cuda_argmax,
 )
 
 

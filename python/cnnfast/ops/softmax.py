@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .registry import (
     NO_GRADIENT,
     Array,
@@ -95,6 +96,18 @@ def _native_log_softmax(s: SoftmaxSpec, x: Array) -> Array:
     return native().softmax(x, s.outer, s.k, s.inner, True)
 
 
+def _cuda_softmax(s: SoftmaxSpec, x: Any, log: bool) -> Any:
+    y = cuda.empty(s.out, x.dtype)
+    cuda.module().softmax(x.code, s.outer, s.k, s.inner, log, x.buffer, y.buffer)
+    return y
+
+
+def _cuda_softmax_grad(s: SoftmaxSpec, g: Any, y: Any, log: bool) -> Any:
+    gx = cuda.empty(s.out, g.dtype)
+    cuda.module().softmax_grad(g.code, s.outer, s.k, s.inner, log, g.buffer, y.buffer, gx.buffer)
+    return gx
+
+
 def _cost(s: SoftmaxSpec) -> Cost:
     n = float(np.prod(s.out, dtype=float))
     return Cost(5 * n, 8 * n)
@@ -155,6 +168,7 @@ SOFTMAX_GRAD = Op(
     _cost_grad,
     vjp=NO_GRADIENT,
     settings=lambda s: {"axis": s.axis},
+    cuda=functools.partial(_cuda_softmax_grad, log=False),
 )
 LOG_SOFTMAX_GRAD = Op(
     "log_softmax_grad",
@@ -164,6 +178,7 @@ LOG_SOFTMAX_GRAD = Op(
     _cost_grad,
     vjp=NO_GRADIENT,
     settings=lambda s: {"axis": s.axis},
+    cuda=functools.partial(_cuda_softmax_grad, log=True),
 )
 
 
@@ -176,6 +191,7 @@ SOFTMAX = Op(
     vjp=Vjp(lambda s, needs, g, inputs, results: (SOFTMAX_GRAD.compute(s, g, results[0]),), reads_results),
     lower=Lower(functools.partial(_lower, log=False)),
     settings=lambda s: {"axis": s.axis},
+    cuda=functools.partial(_cuda_softmax, log=False),
 )
 LOG_SOFTMAX = Op(
     "log_softmax",
@@ -188,6 +204,7 @@ LOG_SOFTMAX = Op(
     ),
     lower=Lower(functools.partial(_lower, log=True)),
     settings=lambda s: {"axis": s.axis},
+    cuda=functools.partial(_cuda_softmax, log=True),
 )
 
 

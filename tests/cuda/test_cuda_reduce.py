@@ -1,0 +1,139 @@
+"""Reductions and softmax on a device, against the NumPy definitions in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from device_checks import given, near
+
+from cnnfast import ops
+from cnnfast.cuda import asarray
+
+SHAPES: list[tuple[tuple[int, ...], Any]] = [
+    ((3, 17), 1),
+    ((3, 17), 0),
+    ((2, 7, 5, 17), (1, 2)),
+    ((2, 7, 5, 17), (0, 2)),
+    ((2, 3, 4, 5, 2), (1, 3, 4)),
+    ((4, 9), None),
+    ((70, 40), 0),
+    ((2, 5000), 1),
+    ((20000,), None),
+    ((3, 1, 2), 1),
+    ((5,), ()),
+    ((0, 3), 1),
+    ((3, 0, 2), 1),
+]
+
+
+@pytest.mark.parametrize("name", ["reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_l2"])
+def test_reductions(device: Any, rng: np.random.Generator, name: str) -> None:
+    function = getattr(ops, name)
+    for shape, axes in SHAPES:
+        if 0 in shape and shape[0] and name not in ("reduce_sum", "reduce_l2"):
+            continue
+        x, wide = given(rng, shape)
+        for keep in (False, True):
+            wanted = np.asarray(function(wide, axes, keepdims=keep))
+            near(
+                function(x, axes, keepdims=keep),
+                wanted,
+                "float32",
+                3,
+                function(abs(wide), axes, keepdims=keep),
+            )
+
+
+def test_lengths_do_not_overflow(device: Any) -> None:
+    x = np.full((2, 3, 4), 1e30, np.float32)
+    np.testing.assert_allclose(ops.reduce_l2(asarray(x), (0, 2)).numpy(), 1e30 * np.sqrt(8), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["reduce_max", "reduce_min"])
+def test_nan_wins(device: Any, rng: np.random.Generator, name: str) -> None:
+    x = rng.standard_normal((5, 40)).astype(np.float32)
+    x[1, 3] = x[2, 39] = np.nan
+    np.testing.assert_array_equal(getattr(ops, name)(asarray(x), 1).numpy(), getattr(ops, name)(x, 1))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sums_of_short_types(device: Any, rng: np.random.Generator, dtype: str) -> None:
+    x, wide = given(rng, (2, 7, 3, 17), dtype)
+    near(ops.reduce_mean(x, (0, 2)), ops.reduce_mean(wide, (0, 2)), dtype, 4, 8)
+
+
+def test_argmax(device: Any, rng: np.random.Generator) -> None:
+    for shape, axis in [((3, 17), 1), ((3, 17), 0), ((2, 5, 7, 3), 2), ((1, 900), 1)]:
+        x = rng.integers(0, 6, shape).astype(np.float32)
+        x.flat[[5, 9, 13]] = np.nan
+        got = ops.argmax(asarray(x), axis)
+        assert got.dtype == np.int64
+        np.testing.assert_array_equal(got.numpy(), ops.argmax(x, axis))
+
+
+AXES = [((2, 7, 17), -1), ((2, 7, 17), 1), ((3, 1000), 1), ((40, 3), 0), ((2, 1), 1), ((0, 3), 1)]
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_softmax_and_its_gradient(device: Any, rng: np.random.Generator, name: str) -> None:
+    function, gradient = getattr(ops, name), ops.OPERATORS[name + "_grad"]
+    for shape, axis in AXES:
+        x, wide = given(rng, shape)
+        wanted = function(wide, axis)
+        # As the public function promises: 1e-6.
+        near(function(x, axis), wanted, "float32", 16, abs(wanted))
+        y, wide_y = function(x, axis), function(x, axis).numpy().astype(np.float64)
+        g, wide_g = given(rng, shape)
+        spec = gradient.infer(shape, shape, axis)
+        near(
+            gradient(spec, g, y),
+            gradient(spec, wide_g, wide_y),
+            "float32",
+            16,
+            4 + abs(wide_g) + abs(wide_g.sum(axis, keepdims=True)),
+        )
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_softmax_of_extremes(device: Any, name: str) -> None:
+    inf, nan = np.inf, np.nan
+    rows = [
+        [0, 1, 2],
+        [1000, 0, -1000],
+        [-inf, 1, 1],
+        [inf, 1, 2],
+        [-inf, -inf, -inf],
+        [nan, 1, 2],
+        [-88, 0, -87.3],
+    ]
+    x = np.array(rows, np.float32)
+    wanted = getattr(ops, name)(x.astype(np.float64))
+    got = getattr(ops, name)(asarray(x)).numpy()
+    np.testing.assert_allclose(got, wanted.astype(np.float32), rtol=1e-6, atol=1e-44)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy(device: Any, rng: np.random.Generator, smoothing: float) -> None:
+    for shape in [(5, 10), (2, 3, 1000), (0, 4), (3, 1)]:
+        x, wide = given(rng, shape)
+        labels = rng.integers(0, shape[-1], shape[:-1])
+        if labels.size:
+            labels.flat[0] = -100
+        loss, gradient = ops.softmax_cross_entropy(x, labels, label_smoothing=smoothing)
+        wanted, wanted_gradient = ops.softmax_cross_entropy(wide, labels, label_smoothing=smoothing)
+        near(loss, wanted, "float32", 16, 1 + abs(wanted))
+        near(gradient, wanted_gradient, "float32", 16, 1)
+        again, _ = ops.softmax_cross_entropy(x, asarray(labels), label_smoothing=smoothing)
+        np.testing.assert_array_equal(again.numpy(), loss.numpy())
+
+
+def test_the_same_bits_under_every_schedule(shim: Any, rng: np.random.Generator) -> None:
+    x = asarray(rng.standard_normal((3, 5000)).astype(np.float32))
+    found = []
+    for schedule in ("warp-greedy", "reverse", "shuffled"):
+        shim.set_schedule(schedule, seed=3)
+        found.append(np.concatenate([ops.reduce_sum(x, 1).numpy(), ops.softmax(x).numpy().ravel()]))
+    assert (found[0] == found[1]).all()
+    assert (found[0] == found[2]).all()
