@@ -241,7 +241,7 @@ def conv2d(
 ) -> Any:
     """As :func:`.conv.conv2d` of a checked call, on device arrays; ``packed``: what :func:`pack` gave."""
     if packed is None:
-        packed = pack(s, w, x.dtype)
+        packed = w.form(("mma", s.groups, x.dtype), lambda: pack(s, w, x.dtype))
     numbers = _numbers(s, packed.shape[-1])
     x = _widened(x, numbers.ldx) if s.groups == 1 else x
     y = cuda.empty(s.out, x.dtype)
@@ -280,7 +280,7 @@ def grad_input(
     """
     padded, phases = _phases_of(s, g.dtype)
     if packed is None:
-        packed = pack_adjoint(s, w, g.dtype)
+        packed = w.form(("adjoint mma", s, g.dtype), lambda: pack_adjoint(s, w, g.dtype))
     g = _widened(g, padded * s.groups)
     dx = cuda.empty(s.x, g.dtype)
     for phase, weight in zip(phases, packed, strict=True):

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# What only a GPU can show: the tests on the device, compute-sanitizer, benchmarks. Under nine minutes.
+# Usage: tools/gpu_check.sh [folder for results]     default: build/gpu_check
+# One JSON line per phase as it goes, into results.jsonl too; without a device it stops cleanly. Nothing is
+# installed: it takes nvcc, Python with NumPy, pybind11 and pytest, and for the benchmarks torch, as they are.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-${OUT:-build/gpu_check}}
+mkdir -p "$out"
+results=$out/results.jsonl
+: >"$results"
+export PYTHON=${PYTHON:-python3} PYTHONPATH=$PWD/python PYTHONDONTWRITEBYTECODE=1
+started=$SECONDS failed=0
+
+say() { tee -a "$results" <<<"$1"; }
+# phase NAME SECONDS COMMAND...: the end of what it prints goes to NAME.log; a phase that fails stops nothing.
+phase() {
+  local name=$1 limit=$2 begin=$SECONDS code=0
+  shift 2
+  timeout "$limit" "$@" >"$out/$name.log" 2>&1 || code=$?
+  say "{\"phase\": \"$name\", \"rc\": $code, \"seconds\": $((SECONDS - begin))}"
+  if [ $code -ne 0 ]; then
+    failed=$((failed + 1))
+    tail -n 25 "$out/$name.log"
+  fi
+  return $code
+}
+
+capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d '. ')
+if [ -z "$capability" ]; then
+  say '{"phase": "device", "result": "no device"}'
+  exit 0
+fi
+say "{\"phase\": \"device\", \"result\": \"$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1)\"}"
+
+[ -e python/cnnfast/bench ] || ln -s ../../benchmarks python/cnnfast/bench
+phase build 150 tools/cuda_dev.sh cuda "$capability" || exit 1
+phase doctor 30 "$PYTHON" -c "
+import cnnfast as cf
+cf.show_config()
+assert cf.cuda.is_available(), cf.cuda.why_unavailable()" || exit 1
+tail -n 4 "$out/doctor.log"
+phase tests 150 "$PYTHON" -m pytest -q -p no:cacheprovider -o filterwarnings=default -m gpu tests/cuda
+tail -n 12 "$out/tests.log"
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    phase "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-regex kns=cnnfast \
+      "$PYTHON" -m pytest -q -x -p no:cacheprovider -m gpu tests/cuda/test_elementwise.py
+  done
+fi
+# Each prints JSON lines of its own, against torch and cuDNN at the same precision.
+for bench in benchmarks/cuda_*.py; do
+  [ -e "$bench" ] || continue
+  name=$(basename "$bench" .py)
+  phase "$name" 100 "$PYTHON" -m "cnnfast.bench.$name"
+  grep '^{' "$out/$name.log" | tee -a "$results"
+done
+say "{\"phase\": \"all\", \"failed\": $failed, \"seconds\": $((SECONDS - started))}"
+exit $((failed > 0))
