@@ -19,7 +19,7 @@ from ..errors import BackendError, DTypeError
 from ..graph.ir import Graph, Node, Value
 from ..graph.trace import rebuild
 from ..ops.arithmetic import BinarySpec
-from ..ops.elementwise import PairSpec
+from ..ops.binary import PairSpec
 from .array import FLOATS, DeviceArray, asarray, dtype_of, empty
 from .loading import module
 

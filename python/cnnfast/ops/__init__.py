@@ -4,38 +4,15 @@ from .activation_grad import activation_grad
 from .activations import hard_swish, leaky_relu, relu, relu6, sigmoid, silu, tanh
 from .arithmetic import add, mul
 from .batch_norm_train import batch_norm_train, batch_norm_train_grad
+from .binary import div, maximum, minimum, pow, prelu, sub
 from .boxes import box_convert, box_iou
+from .cast import cast
+from .comparison import equal, greater, less, logical_not, where
 from .concat import concat
 from .conv import conv2d, depthwise_conv2d, pack_conv2d
 from .conv_grad import bias_grad, conv2d_grad_input, conv2d_grad_weight
 from .conv_transpose import conv2d_transpose, pack_conv2d_transpose
 from .cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
-from .elementwise import (
-    abs,
-    cast,
-    ceil,
-    clip,
-    div,
-    elu,
-    equal,
-    erf,
-    exp,
-    floor,
-    greater,
-    hard_sigmoid,
-    less,
-    log,
-    logical_not,
-    maximum,
-    minimum,
-    neg,
-    pow,
-    prelu,
-    reciprocal,
-    sqrt,
-    sub,
-    where,
-)
 from .l2_pool import l2_pool2d
 from .linear import gram_matrix, linear, matmul, pack_linear
 from .linear_grad import linear_grad_input, linear_grad_weight
@@ -52,6 +29,7 @@ from .registry import OPERATORS, Cost, Op, cost
 from .resize import resize
 from .roi import roi_align, roi_pool
 from .softmax import log_softmax, softmax
+from .unary import abs, ceil, clip, elu, erf, exp, floor, hard_sigmoid, log, neg, reciprocal, sqrt
 from .views import flatten, reshape, split, take, transpose
 
 __all__ = [

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..tensor import Tensor
 from .arithmetic import add, mul
+from .binary import sub
 from .concat import concat
-from .elementwise import sub
 from .registry import (
     NO_GRADIENT,
     Array,

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DTypeError, ShapeError
 from ..tensor import Tensor
 from .boxes import _overlap
-from .elementwise import cast
+from .cast import cast
 from .registry import (
     F32,
     NO_GRADIENT,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import cuda
-from .elementwise import values
+from .operands import values
 from .registry import (
     NO_GRADIENT,
     RESULT,

@@ -1,0 +1,61 @@
+"""Conversion between element types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import DTypeError
+from .operands import values
+from .registry import Array, Cost, Op, Vjp, cached, elements
+
+
+@dataclass(frozen=True)
+class CastSpec:
+    out: tuple[int, ...]
+    dtype: str
+
+
+_CASTS = ("bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float32", "float64")
+
+
+@cached
+def infer_cast(x: tuple[int, ...], dtype: str) -> CastSpec:
+    """Validate a conversion; see :func:`cast`."""
+    if dtype not in _CASTS:
+        raise DTypeError(f"cast: expected one of {', '.join(_CASTS)}; came {dtype}")
+    elements("cast", *x)
+    return CastSpec(x, dtype)
+
+
+def reference_cast(s: CastSpec, x: Array) -> Array:
+    """The same values in another type; beyond the range of whole numbers the result is NumPy's."""
+    with np.errstate(all="ignore"):
+        return x.astype(s.dtype)
+
+
+CAST = Op(
+    "cast",
+    infer_cast,
+    reference_cast,
+    reference_cast,
+    lambda s: Cost(0.0, 8 * float(np.prod(s.out, dtype=float))),
+    vjp=Vjp(lambda s, needs, g, inputs, results: (g,)),  # which takes the type of the argument
+    results=lambda s, dtype: ((s.out, np.dtype(s.dtype)),),
+    settings=lambda s: {"dtype": s.dtype},
+)
+
+
+def cast(x: Any, dtype: Any) -> Any:
+    """The values of x as another element type: bool, whole numbers up to 64 bits, float32 or float64.
+
+    Floating-point numbers become whole ones by cutting off what follows the point.
+
+    Raises
+    ------
+    DTypeError, BackendError
+    """
+    x = values("cast", "x", x, "fiub")
+    return CAST(infer_cast(x.shape, np.dtype(dtype).name), x)
