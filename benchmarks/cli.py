@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="OP|LAYER-FILE",
         help=f"operators ({', '.join(list(OPERATORS)[:3])}, ...) or layer files "
-        f"({', '.join(layer_files())}, or a path); default: the quick set. With 'models' or 'train' "
-        "first: whole networks, see bench models --help and bench train --help",
+        f"({', '.join(layer_files())}, or a path); default: the quick set. With 'models', 'train' "
+        "or 'style' first: whole networks, training, style transfer; see bench models --help and so on",
     )
     parser.add_argument("--quick", action="store_true", help="a small set that covers every operator")
     parser.add_argument(

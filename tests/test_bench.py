@@ -13,9 +13,11 @@ import pytest
 
 bench = pytest.importorskip("cnnfast.bench", reason="the benchmarks are not linked into this checkout")
 
+import cnnfast as cf  # noqa: E402
 from cnnfast.bench import arrays, cli, machine, problems, report, runner  # noqa: E402
 from cnnfast.bench.peers import Candidate, NotSupported, onnx_model  # noqa: E402
 from cnnfast.bench.problems import OPERATORS, Problem, ProblemError, load, select  # noqa: E402
+from cnnfast.cli import main  # noqa: E402
 
 WEIGHTED = ("conv2d", "depthwise_conv2d", "conv2d_transpose", "linear")
 
@@ -293,3 +295,23 @@ def test_onnx_models_hold_for_every_problem():
         except NotSupported:
             continue
     assert built >= 25
+
+
+def test_style_beside_torch(native, tmp_path, capsys):
+    """J and its gradient are those of torch before anything is timed."""
+    pytest.importorskip("torch")
+    file = tmp_path / "style.json"
+    threads = cf.get_num_threads()
+    assert (
+        main(["bench", "style", "--size", "32", "--rounds", "1", "--threads", "1", "--json", str(file)]) == 0
+    )
+    assert cf.get_num_threads() == threads
+    assert "| 32 x 32 | 1" in capsys.readouterr().out
+    (row,) = json.loads(file.read_text())["results"]
+    assert row["measurements"]["cnnfast"]["error"] < 2e-2
+    assert row["ratio"] > 0
+
+
+def test_style_takes_sizes_that_vgg_takes(capsys):
+    assert main(["bench", "style", "--size", "8"]) == 2
+    assert "--size must be at least 16" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cnnfast.errors import CnnfastError, DataError, ShapeError
 from cnnfast.models.darknet import Darknet
 from cnnfast.models.yolo import Detections, _head_v3, _section
 from cnnfast.pictures import load_picture, save_picture
+from cnnfast.tensor import Parameter
 
 NATIVE = cf._cpu is not None
 ASSETS = os.environ.get("CNNFAST_ASSETS", "")
@@ -267,3 +269,78 @@ def test_yolov3_tiny_finds_the_dog() -> None:
     assert {"car", "truck"} & set(names)
     truth = np.array([[130, 215, 315, 540]], np.float32)  # of the dog, by eye
     assert cf.ops.box_iou(names["dog"][None], truth)[0, 0] > 0.6
+
+
+# --- ONNX files ---------------------------------------------------------------------------------------
+
+
+class Places(cf.nn.Module):
+    """Gives the same values for every picture, in the order of YOLOX or of YOLOv8."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = Parameter(values.shape, "zeros")
+        self.values.data = values
+
+    def forward(self, x: Any) -> Any:
+        return self.values + 0 * cf.ops.reduce_mean(x)
+
+
+def exported(path: Path, kind: str) -> Path:
+    """One box of class 1 around (40, 28), 32 wide and 16 high, in a picture of 64 x 96, twice over."""
+    grids = [(64 // s, 96 // s) for s in (8, 16, 32)]
+    count = sum(r * c for r, c in grids)
+    values = np.zeros((count, 8 if kind == "yolox" else 7), np.float32)
+    at, also = 3 * 12 + 4, 8 * 12 + 6 + 1  # of strides 8 and 16
+    if kind == "yolox":
+        values[at, :4] = 40 / 8 - 4, 28 / 8 - 3, np.log(32 / 8), np.log(16 / 8)
+        values[also, :4] = 40 / 16 - 1, 28 / 16 - 1, np.log(32 / 16), np.log(16 / 16)
+        values[[at, also], 4] = 0.9, 0.8
+        values[[at, also], 6] = 1.0
+    else:
+        values[at, :4] = values[also, :4] = 40, 28, 32, 16
+        values[[at, also], 5] = 0.9, 0.8
+        values = values.T
+    cf.onnx.save(Places(values[None]).eval(), path, (1, 64, 96, 3))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["yolox", "yolov8"])
+def test_onnx_values(backend: str, kind: str, tmp_path: Path) -> None:
+    detector = Detector(cf.onnx.load(exported(tmp_path / "n.onnx", kind)))
+    found = detector(np.zeros((128, 192, 3), np.uint8))
+    np.testing.assert_allclose(found.boxes, [[48, 40, 112, 72]], atol=1e-3)
+    np.testing.assert_allclose(found.scores, [0.9], rtol=1e-6)
+    assert (detector.classes, found.classes.tolist()) == (3, [1])
+    high = detector(np.zeros((128, 96, 3), np.uint8))  # in a letterbox: at the left, or in the middle
+    left = 0 if kind == "yolox" else -24
+    np.testing.assert_allclose(high.boxes, [[48 + 2 * left, 40, min(112 + 2 * left, 96), 72]], atol=1e-3)
+
+
+def test_onnx_command(native: None, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    network = str(exported(tmp_path / "n.onnx", "yolox"))
+    save_picture(tmp_path / "p.png", np.zeros((64, 96, 3), np.uint8))
+    command = ["detect", str(tmp_path / "p.png"), "--model", network]
+    assert main([*command, "--json", "--time", "3"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["results"]
+    assert [thing["class"] for thing in found["objects"]] == [1]
+    assert list(found["milliseconds"]) == ["preparation", "network", "boxes"]
+    assert all(ms > 0 for ms in found["milliseconds"].values())
+    assert main([*command, "--time", "2"]) == 0
+    assert re.search(r"network [0-9.]+ ms \([0-9.]+ %\)", capsys.readouterr().out)
+    assert main([*command, "--weights", "w.npz"]) == 2
+    assert "has its own weights" in capsys.readouterr().err
+    assert main([*command, "--input", "40x96"]) == 2
+    assert "multiples of 32" in capsys.readouterr().err
+    cf.onnx.save(cf.nn.GlobalAvgPool2d().eval(), tmp_path / "other.onnx", (1, 64, 96, 3))
+    assert main(["detect", str(tmp_path / "p.png"), "--model", str(tmp_path / "other.onnx")]) == 2
+    assert "expected values (1,126,5+C) or (1,4+C,126)" in capsys.readouterr().err
+
+
+def test_yolox_finds_the_dog(native: None, assets: Path) -> None:
+    detector = Detector(cf.onnx.load(assets / "models" / "yolox_nano.onnx"), names=CLASS_NAMES["coco"])
+    found = detector(assets / "pictures" / "dog.jpg")
+    names = [detector.names[k] for k in found.classes]
+    assert {"dog", "bicycle"} <= set(names)
+    assert {"car", "truck"} & set(names)
+    dog = found.boxes[names.index("dog")]
+    assert cf.ops.box_iou(dog[None], np.float32([[132, 222, 312, 540]]))[0, 0] > 0.7

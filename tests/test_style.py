@@ -351,6 +351,34 @@ def test_resumed_runs_have_the_same_bits(
         transfer(content[0], example[0], features, checkpoint=path, resume=True, **settings)
 
 
+def test_a_resumed_run_keeps_the_form_of_its_weights(
+    native: None,
+    features: Features,
+    rng: np.random.Generator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With more or less memory than before it goes on to the same bits, or says that it cannot."""
+    content, example = (p[0] for p in pictures(rng, (40, 48), (48, 40)))
+    layers = {"content_layers": {"conv3_1": 1.0}, "style_layers": {"conv1_1": 0.5, "conv3_1": 0.5}}
+    settings: dict[str, Any] = {**layers, "iterations": 4}
+    monkeypatch.setattr(sys.modules["cnnfast.style.transfer"], "resident", lambda: 0)
+    steps = features.until(["conv3_1"])
+    found = [p.bytes for p in plans(steps, features.shapes(steps, (40, 48))) if not p.packed]
+    little = min(found) + (5 << 20)  # no room for packed weights
+    whole = transfer(content, example, features, memory=little, **settings)
+    assert not whole.plan.packed
+    path = tmp_path / "run.safetensors"
+    transfer(content, example, features, memory=little, checkpoint=path, **{**settings, "iterations": 2})
+    found = transfer(content, example, features, checkpoint=path, resume=True, **settings)
+    assert not found.plan.packed
+    np.testing.assert_array_equal(found.pixels, whole.pixels)
+    path.unlink()
+    transfer(content, example, features, checkpoint=path, **{**settings, "iterations": 2})
+    with pytest.raises(MemoryError, match="are allowed"):
+        transfer(content, example, features, memory=little, checkpoint=path, resume=True, **settings)
+
+
 def test_seeds_and_pictures_to_begin_with(features: Features, rng: np.random.Generator) -> None:
     content, example, other = (p[0] for p in pictures(rng, (10, 12), (12, 10), (5, 6)))
     again = [
@@ -473,6 +501,35 @@ def test_never_more_memory_than_asked(
     told = json.loads(found.stdout)
     assert told["packed"] or kind == "least"
     assert told["most"] <= told["asked"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_command_never_takes_more_than_asked(native: None, weights_file: Path, tmp_path: Path) -> None:
+    """From its first to its last moment, reading of a large picture and of the weights included."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (1500, 2000, 3), np.uint8)).save(tmp_path / "a.bmp")
+    layers = ["--content-layers", "conv3_1", "--style-layers", "conv1_1,conv3_1"]
+    command = [sys.executable, "-m", "cnnfast", "style", tmp_path / "a.bmp", tmp_path / "a.bmp", "--weights",
+               weights_file, "-o", tmp_path / "b.png", "--size", "96", "--iterations", "2", "--quiet",
+               "--threads", "1", *layers]  # fmt: skip
+    # Of a small process of its own, or the one that runs the tests would count.
+    program = """
+import json, resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
+most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([most, done.returncode, done.stderr]))
+"""
+    statuses = []
+    for allowed in (70, 150, 190, 230, 330):  # MiB
+        run = [sys.executable, "-c", program, *map(str, command), "--memory", f"{allowed}MB"]
+        most, status, said = json.loads(subprocess.run(run, capture_output=True, check=True).stdout)
+        statuses.append(status)
+        if status == 0:
+            assert most <= allowed << 10
+        else:
+            assert "are allowed" in said
+    assert statuses[0] == 2
+    assert statuses[-1] == 0
 
 
 # --- the command --------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ COMMANDS = {
     "bench": ("cnnfast.bench.cli", "time the operators beside NumPy and other libraries"),
     "bench models": ("cnnfast.bench.networks.cli", "time whole networks beside other libraries"),
     "bench train": ("cnnfast.bench.training", "time steps of training beside PyTorch"),
+    "bench style": ("cnnfast.bench.style", "time iterations of style transfer beside PyTorch"),
 }
 
 # argparse takes -1,0,1 for an option; joined to the option before it, it is a value.

@@ -2,8 +2,10 @@
 
 Without --model the small network for blood cells that comes with cnnfast looks for red cells, white cells and
 platelets. Other networks need --weights: a file, or the name of published weights ('cnnfast models' lists
-them), which are fetched once and kept. -o draws the boxes; for several pictures it names a folder. A picture
-that cannot be read is told on stderr, the others are looked at, and the exit status is 2.
+them), which are fetched once and kept. An ONNX file has its own: YOLOX, or the layout of YOLOv8.
+
+-o draws the boxes; for several pictures it names a folder. A picture that cannot be read is told on stderr,
+the others are looked at, and the exit status is 2.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import importlib
 import json
 import os
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ..detection.detector import Detector
@@ -25,7 +28,7 @@ from ..pictures import load_picture, picture_format, save_picture
 from .classify import read_classes
 from .failures import FAILED, tell
 from .labelled import Recipe
-from .networks import ending, input_size, model_name, share
+from .networks import ending, input_size, is_onnx, model_name, onnx, positive, share
 
 DEFAULT = "yolov3_small", "bccd"
 
@@ -36,8 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         type=detection_model,
-        metavar="NAME|FILE.cfg",
-        help="a registered network for detection, or darknet's description of one (default: yolov3_small)",
+        metavar="NAME|FILE",
+        help="a registered network for detection, darknet's description of one (.cfg), or an ONNX file "
+        "(default: yolov3_small)",
     )
     parser.add_argument("--weights", metavar="FILE|NAME", help="a weights file or published weights")
     parser.add_argument(
@@ -60,12 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input", type=input_size, metavar="HxW", help="size a YOLO network sees (default: its own)"
     )
     parser.add_argument("-o", "--output", metavar="FILE|FOLDER", help="where to draw the boxes")
+    parser.add_argument(
+        "--time",
+        type=positive,
+        metavar="N",
+        help="look at each picture N more times, and say what preparation, network and boxes take (medians)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def detection_model(text: str) -> str:
     """For argparse: a network for detection, or a cfg."""
-    if ending(text) == ".cfg":
+    if ending(text) == ".cfg" or is_onnx(text):
         return text
     name = model_name(text)
     if entry(name).task != "detection":
@@ -91,12 +101,14 @@ def run(args: argparse.Namespace) -> int:
             {"class": int(k), "name": label(int(k), detector.names), "score": float(s), "box": b.tolist()}
             for b, s, k in zip(found.boxes, found.scores, found.classes, strict=True)
         ]
+        times = _times(detector, picture, args.time) if args.time else {}
         if place is not None:
             save_picture(place, draw(picture, found, detector.names))
         if args.json:
             height, width = picture.shape[:2]
             drawn = {} if place is None else {"output": place}
-            results.append({"picture": name, "width": width, "height": height, "objects": rows, **drawn})
+            facts = {"picture": name, "width": width, "height": height, "objects": rows, **drawn}
+            results.append({**facts, "milliseconds": times} if times else facts)
             continue
         print(name + (f" -> {place}" if place is not None else ""))
         for row in rows:
@@ -105,10 +117,23 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {100 * row['score']:6.2f} %  {corners}  {row['name']}", flush=True)
         if not rows:
             print("  nothing", flush=True)
+        if times:
+            total = sum(times.values())
+            each = (f"{part} {ms:.2f} ms ({100 * ms / total:.1f} %)" for part, ms in times.items())
+            print("  " + ", ".join(each), flush=True)
     if args.json:
         model, weights = args.model or DEFAULT[0], args.weights or (None if args.model else DEFAULT[1])
         print(json.dumps({"model": model, "weights": weights, "results": results}, indent=2))
     return FAILED if failed else 0
+
+
+def _times(detector: Detector, picture: Any, rounds: int) -> dict[str, float]:
+    """Medians of the parts in milliseconds; the first call, which compiled, is over."""
+    seen = []
+    for _ in range(rounds):
+        detector(picture)
+        seen.append(detector.seconds)
+    return {part: 1e3 * median(one[part] for one in seen) for part in seen[0]}
 
 
 def _places(output: str | None, pictures: list[str]) -> list[str | None]:
@@ -136,13 +161,17 @@ def _detector(args: argparse.Namespace) -> Detector:
     recipe = Recipe.of(weights) if weights else None
     if recipe is not None:  # of cnnfast train
         names, args.input = names or recipe.classes, args.input or recipe.size
-    yolo = name.startswith("yolo") or ending(name) == ".cfg"  # the others count the background
+    sized = name.startswith("yolo") or ending(name) in (".cfg", ".onnx")  # the others count the background
     options: dict[str, Any] = {}
     if ending(name) == ".cfg":
         if not weights:
             raise WeightsError(f"{name}: give --weights FILE")
         model: Any = importlib.import_module("cnnfast.models.darknet").darknet(name, weights)
         data_set = ""
+    elif is_onnx(name):
+        if weights:
+            raise WeightsError(f"{name} has its own weights: leave --weights out")
+        model, data_set = onnx().load(name).eval(), ""
     else:
         known = entry(name)
         if not weights:
@@ -150,14 +179,14 @@ def _detector(args: argparse.Namespace) -> Detector:
             raise WeightsError(
                 f"{name}: give --weights FILE" + (f", or {published} to fetch them once" if published else "")
             )
-        count = len(names) + (0 if yolo else 1) if names else None
+        count = len(names) + (0 if sized else 1) if names else None
         if name.startswith("fasterrcnn"):
             options = {"score_threshold": args.threshold, "iou_threshold": args.iou}
         model = create_model(name, num_classes=count, weights=weights, **options)
         data_set = known.weights[weights].classes if weights in known.weights else ""
     detector = Detector(
         model,
-        args.input[:2] if args.input and (yolo or recipe is None) else None,
+        args.input[:2] if args.input and (sized or recipe is None) else None,
         names,
         score_threshold=args.threshold,
         iou_threshold=args.iou,

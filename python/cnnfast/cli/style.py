@@ -25,6 +25,8 @@ from ..errors import PictureError, TrainingError
 from .networks import positive
 from .train import above_zero, count, from_zero
 
+# Reading a picture: float32 and the decoder's pixels, those resized along one side, and bands of it aside.
+_READING, _ASIDE = 12 + 4 + 4, 40 << 20
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30}
 _MEMORY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([kmg])?(i?b)?", re.IGNORECASE)
 
@@ -107,7 +109,8 @@ def memory(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     from .. import style
     from ..config import get_num_threads, set_num_threads
-    from ..pictures import load_picture, picture_format, save_picture
+    from ..pictures import picture_format, save_picture
+    from ..style.memory import check
 
     for name in filter(None, (args.output, args.preview)):
         picture_format(name)  # before the work
@@ -131,10 +134,11 @@ def run(args: argparse.Namespace) -> int:
         save_picture(args.preview.replace("{}", str(done)), picture)
 
     try:
-        content = style.fitted(load_picture(args.content), args.size)[0]
-        example = style.fitted(load_picture(args.style), args.size, args.style_scale)[0]
-        init = args.init if args.init in ("content", "noise") else load_picture(args.init)
+        content = style.fitted(_picture(args.content, args.memory), args.size)[0]
+        example = style.fitted(_picture(args.style, args.memory), args.size, args.style_scale)[0]
+        init = args.init if args.init in ("content", "noise") else _picture(args.init, args.memory)
         features = style.load_features(args.weights, pixels=chosen, pooling=args.pooling)
+        check(args.memory, "reading pictures and weights")
         made = style.transfer(
             content,
             example,
@@ -175,6 +179,17 @@ def run(args: argparse.Namespace) -> int:
             f"loss {first['total']:.6g} -> {last['total']:.6g}"
         )
     return 0
+
+
+def _picture(path: str, memory: int | None) -> Any:
+    """A picture; one that is too large for the memory is not read at all."""
+    from ..pictures import load_picture, picture_size
+    from ..style.memory import check
+
+    if memory is not None:
+        rows, columns = picture_size(path)
+        check(memory, f"{path}, a picture of {columns} x {rows} pixels,", _READING * rows * columns + _ASIDE)
+    return load_picture(path)
 
 
 def _check_place(args: argparse.Namespace) -> None:

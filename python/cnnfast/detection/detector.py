@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ..ops.registry import array, choice, fail, number, pair, rank
 from ..pictures import load_picture
 from ..tensor import no_grad
 from .boxes import clip_boxes, decode_boxes
+from .exported import Exported
 from .letterbox import letterbox
 from .names import class_names
 from .proposals import selective_search
@@ -42,10 +44,11 @@ class Detector:
     model : Module
         A YOLO network (:class:`cnnfast.models.darknet.Darknet`), :class:`cnnfast.models.ssd.SSD300`,
         :class:`cnnfast.models.rcnn.RCNN`, :class:`cnnfast.models.rcnn.FastRCNN` or
-        :class:`cnnfast.models.faster_rcnn.FasterRCNN`; it is set to evaluation mode.
+        :class:`cnnfast.models.faster_rcnn.FasterRCNN`; or a YOLOX or YOLOv8 out of an ONNX file, see
+        :class:`cnnfast.detection.exported.Exported`. It is set to evaluation mode.
     size : int or (int, int), optional
         Rows and columns of a YOLO network's input, multiples of its largest stride (32 for the published
-        ones); its own where left out. The others decide for themselves.
+        ones); its own where left out, or the file's. The others decide for themselves.
     names : sequence of str
         Of the classes, for whoever draws or prints them.
     score_threshold, iou_threshold : float
@@ -65,6 +68,9 @@ class Detector:
     ----------
     classes : int
         How many the network tells apart, without the background.
+    seconds : dict
+        What the last picture took: ``"preparation"``, ``"network"``, and ``"boxes"``: decoding, suppression
+        and the way back to the picture.
 
     Raises
     ------
@@ -102,6 +108,7 @@ class Detector:
         from ..models.faster_rcnn import FasterRCNN
         from ..models.rcnn import RCNN, FastRCNN
         from ..models.ssd import SSD300
+        from ..onnx.model import OnnxModule
 
         op = "Detector"
         self.model, self.names = model.eval(), tuple(names)
@@ -114,6 +121,10 @@ class Detector:
             self.size = pair(op, "size", tuple(size) if isinstance(size, list) else size, 1)
             self._find: Callable[[Array, float], Detections] = self._yolo
             self.classes = model.heads[0].classes
+        elif isinstance(model, OnnxModule):
+            self.exported = Exported(model, size if size is None else pair(op, "size", tuple(size), 1))
+            self.size, self.classes = self.exported.size, self.exported.classes
+            self._find = self._onnx
         elif size is not None:
             fail(op, f"expected a size for YOLO networks alone, got {size} for {type(model).__name__}")
         elif isinstance(model, SSD300):
@@ -125,14 +136,17 @@ class Detector:
             self._find, self.classes = self._proposed, model.num_classes - 1
         else:
             raise CnnfastError(
-                "Detector: expected a YOLO network, SSD300, RCNN, FastRCNN or FasterRCNN, "
+                "Detector: expected a YOLO network, SSD300, RCNN, FastRCNN, FasterRCNN or an ONNX file, "
                 f"got {type(model).__name__}"
             )
         self.proposals = proposals
         if compiled is None:
             compiled = config.current_backend() == "cpu"
-        fixed = isinstance(model, (Darknet, SSD300))  # whole networks of one input size
-        self._run: Any = compile_model(model) if compiled and fixed else model
+        fixed = isinstance(model, (Darknet, SSD300, OnnxModule))  # whole networks of one input size
+        run = model.judge if isinstance(model, (RCNN, FastRCNN)) else model
+        self._network: Any = compile_model(model) if compiled and fixed else run
+        self._began = self._ended = 0.0
+        self.seconds: dict[str, float] = {}
 
     @classmethod
     def pretrained(cls, name: str, weights: str | None = None, **options: Any) -> Detector:
@@ -178,6 +192,7 @@ class Detector:
         ShapeError, DTypeError, PictureError, OSError
         """
         op = "Detector"
+        started = time.perf_counter()
         picture = load_picture(picture) if isinstance(picture, (str, os.PathLike)) else np.asarray(picture)
         picture = array(op, "picture", picture.astype(np.float32) if picture.dtype == np.uint8 else picture)
         rank(op, "picture", picture.shape, "H,W,C")
@@ -189,13 +204,26 @@ class Detector:
         with no_grad():
             found = self._find(picture.astype(np.float32, copy=False), least)
         found = found._replace(boxes=clip_boxes(found.boxes, picture.shape[:2]))
-        return suppress(
+        kept = suppress(
             found,
             method=self.suppression,
             iou_threshold=self.iou_threshold,
             score_threshold=least,
             max_detections=self.max_detections,
         )
+        self.seconds = {
+            "preparation": self._began - started,
+            "network": self._ended - self._began,
+            "boxes": time.perf_counter() - self._ended,
+        }
+        return kept
+
+    def _run(self, *inputs: Any) -> Any:
+        """The network, timed."""
+        self._began = time.perf_counter()
+        outputs = self._network(*inputs)
+        self._ended = time.perf_counter()
+        return outputs
 
     # --- one function for each family: everything above a score, in pixels of the picture --------------
 
@@ -204,6 +232,11 @@ class Detector:
 
         frame, place = letterbox(picture / np.float32(255), self.size, antialias=True)
         found = candidates(self._run(frame[None]), self.model.heads, self.size, least)[0]
+        return found._replace(boxes=place.undo(found.boxes, clip=False))
+
+    def _onnx(self, picture: Array, least: float) -> Detections:
+        x, place = self.exported.prepare(picture)
+        found = self.exported.candidates(self._run(x), least)
         return found._replace(boxes=place.undo(found.boxes, clip=False))
 
     def _ssd(self, picture: Array, least: float) -> Detections:
@@ -224,10 +257,11 @@ class Detector:
 
     def _proposed(self, picture: Array, least: float) -> Detections:
         regions = np.asarray(self.proposals(picture), np.float32).reshape(-1, 4)
+        self._began = self._ended = time.perf_counter()
         if not len(regions):
             return _above(regions, np.empty((0, self.classes), np.float32), least)
         prepared = ((picture / np.float32(255)) - MEAN) / STD
-        logits, offsets = self.model.judge(np.ascontiguousarray(prepared), regions)
+        logits, offsets = self._run(np.ascontiguousarray(prepared), regions)
         moved = decode_boxes(offsets.reshape(len(regions), -1, 4), regions[:, None], BOX_WEIGHTS)[:, 1:]
         probabilities = ops.softmax(logits)[:, 1:]
         return _above(moved, probabilities, least)

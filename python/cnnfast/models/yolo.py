@@ -397,13 +397,14 @@ def candidates(
 def _candidates(cells: Array, head: Head, size: Any, threshold: float) -> tuple[Array, Array, Array]:
     """Relative boxes, scores and classes above the threshold in one picture's (rows, columns, anchors, ...).
 
-    No score is above its objectness, so the other values of most places need no look.
+    No score is above its objectness, so the other values of most places need no look; neither does most of the
+    objectness need its sigmoid.
     """
-    objectness = _sigmoid(cells[..., 4])
-    place = np.nonzero(objectness > threshold)
+    least = np.log(threshold / (1 - threshold)) - 0.01 if 0 < threshold < 1 else -np.inf
+    place = np.nonzero(cells[..., 4] >= least)
     t = cells[place]
     with np.errstate(invalid="ignore"):
-        scores = objectness[place][:, None] * _probabilities(t[:, 5:], head)
+        scores = _sigmoid(t[:, 4:5]) * _probabilities(t[:, 5:], head)
         which, classes = np.nonzero(scores > threshold)
     place = tuple(axis[which] for axis in place)
     boxes = _boxes(t[which, :4], place, cells.shape[:2], head, size)

@@ -13,7 +13,7 @@ from typing import Any
 from .. import config
 from ..config import get_num_threads
 
-__all__ = ["Plan", "give_back", "plans", "resident"]
+__all__ = ["Plan", "check", "give_back", "mebibytes", "peak", "plans", "resident"]
 
 _FLOAT = 4  # bytes
 # Winograd's tiles are 36 values for 9, and one direction needs the weights turned as well; a little more for
@@ -135,9 +135,30 @@ def resident() -> int:
         return pages * resource.getpagesize()
     except (OSError, ImportError):
         pass
+    return peak()
+
+
+def peak() -> int:
+    """Bytes of the most memory that this process ever had; 0 where the system does not tell."""
     try:
         import resource
     except ImportError:
         return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def check(memory: int | None, what: str, more: int = 0) -> None:
+    """Stop where something takes, or has taken, more memory than is allowed.
+
+    Raises
+    ------
+    MemoryError
+    """
+    needed = max(resident() + more, 0 if more else peak())
+    if memory is not None and needed > memory:
+        raise MemoryError(f"transfer: {what} takes {mebibytes(needed)}, {mebibytes(memory)} are allowed")
+
+
+def mebibytes(n: int) -> str:
+    return f"{-(-n // (1 << 20)):,} MiB"

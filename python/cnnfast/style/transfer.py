@@ -24,7 +24,7 @@ from ..train.checkpoint import load_checkpoint, save_checkpoint
 from ..train.interrupt import Interrupts
 from ..train.progress import Progress
 from .features import Convolution, Features
-from .memory import Plan, forward_bytes, plans, resident
+from .memory import Plan, forward_bytes, mebibytes, plans, resident
 from .objective import CONTENT_LAYERS, STYLE_LAYERS, Costs, Objective
 
 Array = np.ndarray
@@ -39,7 +39,7 @@ _HISTORY = 20  # pairs that L-BFGS keeps
 _PICTURES = {"adam": 24, "lbfgs": 24 + 2 * _HISTORY}
 # J is scaled so that a gradient's values are of this size at first: L-BFGS has absolute bounds.
 _GRADIENT = 100.0
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass
@@ -170,6 +170,7 @@ def transfer(
         A ``.safetensors`` file that holds the run, also after Ctrl-C.
     resume : bool
         Go on from the checkpoint if it is there: the result has the bits of a run that was never stopped.
+        Whether weights are kept in their quicker form belongs to the run, because it changes roundings.
     progress : bool
         A bar with J and the time that is left on stderr.
 
@@ -209,9 +210,13 @@ def transfer(
     x = begin_from(init, target, seed)
     if not (content_layers or style_layers):
         raise ValueError("transfer: expected layers for content or style, got none")
+    held = None
+    if checkpoint is not None and os.path.lexists(checkpoint):
+        held = _opened(checkpoint)
     plan = choose_plan(
-        features, content_layers, style_layers, target.shape[1:3], example.shape[1:3], memory, optimizer
-    )
+        features, content_layers, style_layers, target.shape[1:3], example.shape[1:3], memory, optimizer,
+        None if held is None else held["packed"],
+    )  # fmt: skip
     objective = Objective(
         features,
         target,
@@ -229,11 +234,11 @@ def transfer(
         "content": dict(content_layers), "style": dict(style_layers), "scale": content_scale,
         "pooling": features.pooling,
     }  # fmt: skip
-    run = _Run(objective, x, optimizer, OPTIMIZERS[optimizer] if lr is None else lr)
+    run = Run(objective, x, optimizer, OPTIMIZERS[optimizer] if lr is None else lr)
     if checkpoint is not None:
         run.key = _key(settings, target, example, features)
-        if os.path.lexists(checkpoint):
-            run.load(checkpoint)
+        if held is not None:
+            run.load(held, os.fspath(checkpoint))
     try:
         run.iterate(iterations, preview, preview_every, checkpoint, checkpoint_every, progress)
     finally:
@@ -249,8 +254,12 @@ def choose_plan(
     style_size: tuple[int, int],
     memory: int | None,
     optimizer: str = "lbfgs",
+    packed: bool | None = None,
 ) -> Plan:
     """The quickest plan that stays within some memory, what the process has already included.
+
+    Of a run that goes on only plans with weights in the same form (``packed``) will do: all of these give the
+    same bits.
 
     Raises
     ------
@@ -262,8 +271,9 @@ def choose_plan(
     if memory is None or current_backend() != "cpu":
         if memory is not None:
             raise ValueError("transfer: memory is bounded on the backend 'cpu' alone")
-        return Plan(packed=current_backend() == "cpu")
+        return Plan(packed=current_backend() == "cpu" if packed is None else packed)
     found = plans(steps, features.shapes(steps, size))
+    found = [plan for plan in found if packed in (None, plan.packed)]
     once = forward_bytes(steps, features.shapes(steps, style_size))
     # Features of the content are kept.
     shapes = dict(zip([step.name for step in steps], features.shapes(steps, size)[1:], strict=True))
@@ -277,16 +287,12 @@ def choose_plan(
             return plan
         least = min(least or needed, needed)
     raise MemoryError(
-        f"transfer: {size[0]} x {size[1]} pixels need {_mebibytes(least)} at least, "
-        f"{_mebibytes(memory)} are allowed: take a smaller size or shallower layers"
+        f"transfer: {size[0]} x {size[1]} pixels need {mebibytes(least)} at least, "
+        f"{mebibytes(memory)} are allowed: take a smaller size or shallower layers"
     )
 
 
-def _mebibytes(n: int) -> str:
-    return f"{-(-n // (1 << 20)):,} MiB"
-
-
-class _Run:
+class Run:
     """A picture, its optimiser, and what has been done."""
 
     def __init__(self, objective: Objective, x: Array, optimizer: str, lr: float) -> None:
@@ -370,23 +376,28 @@ class _Run:
     def save(self, path: str | os.PathLike[str]) -> None:
         state = {
             "style": _VERSION, "key": self.key, "picture": self.x.data, "rows": self.rows,
+            "packed": self.objective.plan.packed,
             "optimizer": self.optimizer.state_dict(), "scale": self.scale,
         }  # fmt: skip
         save_checkpoint(path, state)
 
-    def load(self, path: str | os.PathLike[str]) -> None:
-        state = load_checkpoint(path)
-        if state.get("style") != _VERSION:
-            raise WeightsError(f"{os.fspath(path)}: expected a checkpoint of style transfer, came another")
+    def load(self, state: Mapping[str, Any], path: str) -> None:
         if state["key"] != self.key:
             raise TrainingError(
-                f"{os.fspath(path)}: expected a checkpoint of these pictures, weights and settings, "
-                "came one of others"
+                f"{path}: expected a checkpoint of these pictures, weights and settings, came one of others"
             )
         self.x.data = np.array(state["picture"])
         self.rows = [dict(row) for row in state["rows"]]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scale = float(state["scale"])
+
+
+def _opened(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint holds."""
+    state = load_checkpoint(path)
+    if state.get("style") != _VERSION:
+        raise WeightsError(f"{os.fspath(path)}: expected a checkpoint of style transfer, came another")
+    return state
 
 
 def _key(settings: Mapping[str, Any], content: Array, style: Array, features: Features) -> str:
