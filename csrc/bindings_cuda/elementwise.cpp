@@ -60,6 +60,12 @@ void bind_elementwise(py::module_& m) {
     expect_bytes(y, count, t, "activate");
     activate(t, kind, slope, in(x), out(y), count, stream());
   });
+  m.def("activation_grad", [](int type, int kind, float slope, const Buffer& g, const Buffer& v,
+                              const Buffer& dx, int64_t count) {
+    const auto t = static_cast<DType>(type);
+    for (const Buffer* b : {&g, &v, &dx}) expect_bytes(*b, count, t, "activation_grad");
+    activation_grad(t, kind, slope, in(g), in(v), out(dx), count, stream());
+  });
   m.def("unary",
         [](int type, int function, float p, float q, const Buffer& x, const Buffer& y, int64_t count) {
           const auto t = static_cast<DType>(type);

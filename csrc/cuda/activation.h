@@ -62,4 +62,24 @@ __device__ __forceinline__ float activate(int kind, float x, float slope) {
   }
 }
 
+// g times the derivative at v: the result of relu, relu6, sigmoid and tanh, what went into silu and
+// hard_swish, either of both for leaky ReLU. NaN of either comes through; where the slope of relu is zero
+// nothing does.
+template <int Kind>
+__device__ __forceinline__ float activation_grad(float g, float v, [[maybe_unused]] float slope) {
+  if constexpr (Kind == kRelu) return v <= 0 ? 0.0f : g;
+  if constexpr (Kind == kRelu6) return g * (v <= 0 || v >= 6.0f ? 0.0f : 1.0f);
+  if constexpr (Kind == kLeakyRelu) return g * (v < 0 ? slope : 1.0f);
+  if constexpr (Kind == kSigmoid) return g * (v * (1.0f - v));
+  if constexpr (Kind == kTanh) return g * ((1.0f - v) * (1.0f + v));
+  if constexpr (Kind == kSilu) {
+    const float e = expf(-fabsf(v)), rising = (v < 0 ? e : 1.0f) / (1.0f + e);  // sigmoid(v)
+    const float falling = (v < 0 ? 1.0f : e) / (1.0f + e);                      // 1 - sigmoid(v)
+    const float bounded = v < -200.0f ? -200.0f : v > 200.0f ? 200.0f : v;
+    return g * (rising * (1.0f + bounded * falling));
+  }
+  if constexpr (Kind == kHardSwish) return g * (v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : v / 3.0f + 0.5f);
+  return g;
+}
+
 }  // namespace cnnfast::cuda

@@ -124,6 +124,39 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <int N, class T, int Kind>
+__global__ void __launch_bounds__(kThreads)
+    activation_grad_kernel(const T* g, const T* v, T* dx, int64_t count, float slope) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i * N < count; i += step) {
+    if ((i + 1) * N <= count) {
+      float a[N], b[N];
+      load_vector(g + i * N, a);
+      load_vector(v + i * N, b);
+#pragma unroll
+      for (int j = 0; j < N; ++j) a[j] = activation_grad<Kind>(a[j], b[j], slope);
+      store_vector(dx + i * N, a);
+    } else {
+      for (int64_t j = i * N; j < count; ++j)
+        store(dx + j, activation_grad<Kind>(load(g + j), load(v + j), slope));
+    }
+  }
+}
+
+template <class T, int Kind>
+void activation_grad_of(float slope, const void* g, const void* v, void* dx, int64_t count,
+                        cudaStream_t stream) {
+  const auto *from = static_cast<const T*>(g), *at = static_cast<const T*>(v);
+  auto* to = static_cast<T*>(dx);
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  if (aligned(16, g, v, dx))
+    CNNFAST_LAUNCH((activation_grad_kernel<kVector, T, Kind>), blocks_for(count, kThreads * kVector),
+                   kThreads, 0, stream, from, at, to, count, slope);
+  else
+    CNNFAST_LAUNCH((activation_grad_kernel<1, T, Kind>), blocks_for(count, kThreads), kThreads, 0, stream,
+                   from, at, to, count, slope);
+}
+
 template <class T, Binary Op>
 __global__ void __launch_bounds__(kThreads)
     broadcast_kernel(Broadcast s, const T* a, const T* b, T* y, int activation, float slope) {
@@ -202,6 +235,30 @@ void activate(DType type, int kind, float slope, const void* x, void* y, int64_t
         return map<T, T>(x, y, count, Activation<kHardSwish>{slope}, stream);
       default:
         return map<T, T>(x, y, count, Same{}, stream);
+    }
+  });
+}
+
+void activation_grad(DType type, int kind, float slope, const void* g, const void* v, void* dx, int64_t count,
+                     cudaStream_t stream) {
+  if (count == 0) return;
+  dispatch_float(type, [&](auto element) {
+    using T = decltype(element);
+    switch (kind) {
+      case kRelu:
+        return activation_grad_of<T, kRelu>(slope, g, v, dx, count, stream);
+      case kRelu6:
+        return activation_grad_of<T, kRelu6>(slope, g, v, dx, count, stream);
+      case kLeakyRelu:
+        return activation_grad_of<T, kLeakyRelu>(slope, g, v, dx, count, stream);
+      case kSigmoid:
+        return activation_grad_of<T, kSigmoid>(slope, g, v, dx, count, stream);
+      case kTanh:
+        return activation_grad_of<T, kTanh>(slope, g, v, dx, count, stream);
+      case kSilu:
+        return activation_grad_of<T, kSilu>(slope, g, v, dx, count, stream);
+      default:
+        return activation_grad_of<T, kHardSwish>(slope, g, v, dx, count, stream);
     }
   });
 }

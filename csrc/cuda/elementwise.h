@@ -19,6 +19,9 @@ struct Broadcast {
 
 // y = act(x); kinds and slope as in core/epilogue.h.
 void activate(DType type, int kind, float slope, const void* x, void* y, int64_t count, cudaStream_t stream);
+// dx = g times the derivative of the activation at v; see activation.h.
+void activation_grad(DType type, int kind, float slope, const void* g, const void* v, void* dx, int64_t count,
+                     cudaStream_t stream);
 // y = function(x), with the numbers it takes.
 void unary(DType type, Unary function, float p, float q, const void* x, void* y, int64_t count,
            cudaStream_t stream);

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from . import cuda
+from .cuda import DeviceArray
 from .errors import DTypeError, GradientError, ShapeError
 from .graph.ir import Value
 from .ops.activations import infer_activation, reads_result
@@ -168,7 +170,9 @@ class _Sum:
         self.own = own  # whether nobody else holds the array
 
     def add(self, part: Array, own: bool) -> None:
-        if self.own or own:
+        if type(part) is DeviceArray:  # nobody writes to those
+            self.array = self.array + part
+        elif self.own or own:
             to = self.array if self.own else part
             self.array, self.own = np.add(self.array, part, out=to), True
         else:
@@ -218,13 +222,16 @@ def _start(tensor: Tensor, grad: Any) -> Array:
                 f"backward: a tensor of shape {tensor.shape} needs a gradient to start from; "
                 "without one it must have a single element"
             )
+        if type(tensor.data) is DeviceArray:
+            return cuda.asarray(np.ones(tensor.shape, np.float32), tensor.dtype)
         return np.ones(tensor.shape, tensor.dtype)
-    array = np.asarray(grad)
+    on_device = type(tensor.data) is DeviceArray
+    array = cuda.asarray(grad) if on_device else np.asarray(grad)
     if array.dtype != tensor.dtype:
         raise DTypeError(f"backward: grad is {array.dtype}, the tensor is {tensor.dtype}; expected one type")
     if array.shape != tensor.shape:
         raise ShapeError(f"backward: grad has shape {array.shape}, the tensor has {tensor.shape}")
-    return np.require(array, tensor.dtype, ["C", "A"]).view(tensor.dtype, np.ndarray)
+    return array if on_device else np.require(array, tensor.dtype, ["C", "A"]).view(tensor.dtype, np.ndarray)
 
 
 def _hooked(hooks: dict[int, Hook] | None, grad: Array) -> Array:
@@ -232,10 +239,11 @@ def _hooked(hooks: dict[int, Hook] | None, grad: Array) -> Array:
     for hook in list(hooks.values()) if hooks else ():
         new = hook.function(grad)
         if new is not None:
-            array = np.asarray(new)
+            array = new if type(new) is DeviceArray else np.asarray(new)
             if array.shape != grad.shape:
                 raise ShapeError(f"register_hook: a hook gave shape {array.shape}, expected {grad.shape}")
-            grad = np.require(array, grad.dtype, ["C"])
+            on_device = type(array) is DeviceArray
+            grad = array if on_device else np.require(array, grad.dtype, ["C"])
     return grad
 
 
@@ -254,7 +262,7 @@ _OWN_MEMORY = (type(None), type(datetime.datetime_CAPI))
 
 def _is_own(part: Array, others: Iterable[Any]) -> bool:
     """Whether an array is nobody else's, so that it may be added to."""
-    if not part.flags.carray:
+    if type(part) is DeviceArray or not part.flags.carray:
         return False
     view = type(part.base) not in _OWN_MEMORY
     for other in others:
@@ -293,7 +301,8 @@ def _share_out(
     for i, (key, part) in enumerate(zip(step.keys, parts, strict=False)):
         if key is None or part is None:
             continue
-        array = part if type(part) is Array and part.dtype is key.dtype else np.asarray(part, key.dtype)
+        plain = type(part) is DeviceArray or (type(part) is Array and part.dtype is key.dtype)
+        array = part if plain else np.asarray(part, key.dtype)
         if array.shape != key.shape:
             name = step.op.name
             raise ShapeError(f"{name}: gradient {i} has shape {array.shape}, expected {key.shape}")
@@ -316,7 +325,9 @@ def _finish(leaf: Tensor, total: _Sum | None) -> None:
     grad = _hooked(leaf._hooks, total.array)
     own = total.own and not leaf._hooks  # what a hook has seen may be kept there
     with _accumulating:
-        if leaf.grad is None:
+        if type(grad) is DeviceArray:
+            leaf.grad = grad if leaf.grad is None else leaf.grad + grad
+        elif leaf.grad is None:
             leaf.grad = grad if own else grad.copy()
         else:
             np.add(leaf.grad, grad, out=leaf.grad)

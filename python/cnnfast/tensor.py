@@ -96,7 +96,7 @@ class Tensor:
 
     Parameters
     ----------
-    data : array_like
+    data : array_like or DeviceArray
         Not copied where it is a C-contiguous array already.
     requires_grad : bool
         Whether gradients are wanted; for floating-point data alone. What is computed from such a tensor
@@ -104,11 +104,11 @@ class Tensor:
 
     Attributes
     ----------
-    data : ndarray
+    data : ndarray or DeviceArray
     shape : tuple of int
     dtype : numpy.dtype
     requires_grad : bool
-    grad : ndarray or None
+    grad : ndarray, DeviceArray or None
         Of tensors that were not computed from others: the sum of the gradients of all calls of
         :meth:`backward` so far. Set it to None to start anew.
     """
@@ -176,8 +176,9 @@ class Tensor:
         return n
 
     def numpy(self) -> Array:
-        """The data itself, not a copy."""
-        return self.data
+        """The data itself, not a copy; of a tensor on the device, a copy in host memory."""
+        data: Any = self.data
+        return data.numpy() if type(data) is DeviceArray else data
 
     def detach(self) -> Tensor:
         """The same data in a tensor that wants no gradient and does not know where it came from."""
@@ -231,6 +232,8 @@ class Tensor:
         return register(self, hook)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if type(self._data) is DeviceArray:
+            raise TypeError("a tensor on the device is not copied to the host by itself: call .numpy()")
         data = self.data if dtype is None else self.data.astype(dtype, copy=False)
         return data.copy() if copy else data
 
@@ -240,7 +243,12 @@ class Tensor:
         return self.shape[0]
 
     def __repr__(self) -> str:
-        inside = "symbol" if self.is_symbol else np.array2string(self.data, threshold=20, separator=", ")
+        if self.is_symbol:
+            inside = "symbol"
+        elif type(self.data) is DeviceArray:
+            inside = "on the device"
+        else:
+            inside = np.array2string(self.data, threshold=20, separator=", ")
         return f"{type(self).__name__}({inside}, shape={self.shape}, dtype={self.dtype})"
 
     # Every operator below is one of cnnfast.ops; the import waits because those know tensors.

@@ -40,6 +40,18 @@ def test_activations(device: Any, rng: np.random.Generator, name: str, dtype: st
         close(getattr(ops, name)(x), getattr(ops, name)(wide), dtype, 8)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "hard_swish"])
+def test_gradients_of_activations(device: Any, rng: np.random.Generator, name: str, dtype: str) -> None:
+    for shape in SHAPES:
+        (g, wide_g), (v, wide_v) = _given(rng, shape, dtype), _given(rng, shape, dtype)
+        wanted = ops.activation_grad(wide_g, wide_v, name)
+        got = ops.activation_grad(g, v, name).numpy()
+        # 1 - v and its like lose digits near 1; the bound is that of the terms.
+        bound = {"float32": 2.0**-20, "bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
+        assert (np.abs(got - wanted) <= bound * (1 + np.abs(wide_g)) * (1 + wide_v**2)).all()
+
+
 @pytest.mark.parametrize("name", ["relu", "relu6", "sigmoid", "tanh", "silu", "hard_swish"])
 def test_limits_of_activations(device: Any, name: str) -> None:
     x = np.array([-np.inf, -1e30, -100, -87.5, -0.0, 90, np.inf, np.nan], np.float32)

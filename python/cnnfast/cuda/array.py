@@ -196,6 +196,47 @@ class DeviceArray:
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         return DeviceArray(self.buffer.part(first * row, count * row), (count, *self.shape[1:]), self.dtype)
 
+    # Arithmetic is that of cnnfast.ops; the import waits because those know device arrays.
+
+    def __add__(self, other: Any) -> Any:
+        from .. import ops
+
+        return ops.add(self, other)
+
+    __radd__ = __add__
+
+    def __mul__(self, other: Any) -> Any:
+        from .. import ops
+
+        return ops.mul(self, other)
+
+    __rmul__ = __mul__
+
+    def __sub__(self, other: Any) -> Any:
+        from .. import ops
+
+        return ops.sub(self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        from .. import ops
+
+        return ops.sub(other, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        from .. import ops
+
+        return ops.div(self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        from .. import ops
+
+        return ops.div(other, self)
+
+    def __neg__(self) -> Any:
+        from .. import ops
+
+        return ops.neg(self)
+
     def __dlpack_device__(self) -> tuple[int, int]:
         """Type (2: CUDA) and number of the device."""
         return module().dlpack_device()

@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import WeightsError
+from .. import cuda
+from ..cuda import DeviceArray
+from ..errors import BackendError, WeightsError
 from ..graph.trace import scope, tracing
 from ..tensor import Hook, Parameter, Tensor, no_grad
 
@@ -57,7 +59,7 @@ class Module:
         elif isinstance(value, Module):
             self._modules[name] = value
         elif name in self._buffers:
-            self._buffers[name] = np.asarray(value)
+            self._buffers[name] = value if isinstance(value, DeviceArray) else np.asarray(value)
         else:
             object.__setattr__(self, name, value)
             return
@@ -93,7 +95,7 @@ class Module:
             if isinstance(x, Tensor) or (isinstance(x, (list, tuple)) and _holds_tensors(x)):
                 return self._forward(inputs)
         with no_grad():
-            inputs = tuple([Tensor(x) if isinstance(x, np.ndarray) else x for x in inputs])
+            inputs = tuple([Tensor(x) if isinstance(x, (np.ndarray, DeviceArray)) else x for x in inputs])
             return _unwrap(self._forward(inputs))
 
     def _forward(self, inputs: tuple[Any, ...]) -> Any:
@@ -205,6 +207,41 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
+    def to(self, device: str) -> Module:
+        """Move parameters, their gradients and floating-point buffers.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+
+        Returns
+        -------
+        Module
+            Itself.
+
+        Raises
+        ------
+        BackendError
+            If the device cannot be used.
+        """
+        if device not in ("cpu", "cuda"):
+            raise BackendError(f"{type(self).__name__}.to: expected 'cpu' or 'cuda', got {device!r}")
+        if device == "cuda":
+            cuda.module()
+
+        def moved(array: Any) -> Any:
+            if device == "cuda":
+                return cuda.asarray(array) if array.dtype == np.float32 else array
+            return array.numpy() if isinstance(array, DeviceArray) else array
+
+        for parameter in self.parameters():
+            parameter.data = moved(parameter.data)
+            parameter.grad = None if parameter.grad is None else moved(parameter.grad)
+        for module in self.modules():
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = moved(buffer)
+        return self
+
     def initialize(self, seed: int = 0) -> Module:
         """Give every parameter its initial value, drawn when it is first looked at.
 
@@ -225,20 +262,20 @@ class Module:
         Parameters
         ----------
         layout : {"cnnfast", "torch"}
-            ``"cnnfast"``: as the operators take them, sharing memory; ``"torch"``: as torch stores them,
-            e.g. (C_out, C_in, KH, KW), to be saved for or read from other tools.
+            ``"cnnfast"``: as the operators take them, sharing memory in the host; ``"torch"``: as torch
+            stores them, e.g. (C_out, C_in, KH, KW), to be saved for or read from other tools.
         """
         _known(layout)
         state: dict[str, Array] = {}
         for path, module in self.named_modules():
             prefix = f"{path}." if path else ""
             for name, parameter in module._parameters.items():
-                data = parameter.data
+                data = parameter.numpy()
                 if layout == "torch" and name in module.layouts:
                     data = np.ascontiguousarray(to_torch(module, name, data))
                 state[prefix + name] = data
             for name, buffer in module._buffers.items():
-                state[prefix + name] = buffer
+                state[prefix + name] = buffer.numpy() if isinstance(buffer, DeviceArray) else buffer
         return state
 
     def load_state_dict(
@@ -298,9 +335,13 @@ class Module:
             raise WeightsError("\n  ".join([title, *problems]))
         # All are read before the first is set: a file may turn out to be corrupt on the way.
         arrays = [_fitted(module, name, held, given, layout) for module, name, held, given in fitting]
-        for (module, name, _, _), array in zip(fitting, arrays, strict=True):
-            if name in module._parameters:
-                module._parameters[name].data = array
+        for (module, name, held, _), array in zip(fitting, arrays, strict=True):
+            parameter = module._parameters.get(name)
+            held = module._buffers[name] if parameter is None else parameter._data
+            if isinstance(held, DeviceArray):
+                array = cuda.asarray(array)
+            if parameter is not None:
+                parameter.data = array
             else:
                 module._buffers[name] = array
         return absent, unexpected

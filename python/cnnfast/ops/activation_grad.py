@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .activations import ACTIVATION_CODES, ACTIVATIONS, ActivationSpec, infer_activation, reads_result
 from .registry import (
     NO_GRADIENT,
@@ -64,6 +65,13 @@ def reference_activation_grad(s: ActivationSpec, g: Array, v: Array) -> Array:
         return np.where(v <= 0, g.dtype.type(0), y) if s.name == "relu" else np.asarray(y)
 
 
+def _cuda_activation_grad(s: ActivationSpec, g: Any, v: Any) -> Any:
+    dx = cuda.empty(s.out, g.dtype)
+    code = ACTIVATION_CODES[s.name]
+    cuda.module().activation_grad(g.code, code, s.slope, g.buffer, v.buffer, dx.buffer, g.size)
+    return dx
+
+
 ACTIVATION_GRAD = Op(
     "activation_grad",
     infer_activation_grad,
@@ -72,6 +80,7 @@ ACTIVATION_GRAD = Op(
     lambda s: Cost(3 * float(np.prod(s.out, dtype=float)), 12 * float(np.prod(s.out, dtype=float))),
     vjp=NO_GRADIENT,
     settings=lambda s: {"name": s.name, "slope": s.slope},
+    cuda=_cuda_activation_grad,
 )
 
 
