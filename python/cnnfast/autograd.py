@@ -211,7 +211,7 @@ def _steps_behind(step: Step) -> tuple[list[Step], dict[_Key, int]]:
 _number = operator.attrgetter("number")
 
 
-def _start(tensor: Tensor, grad: Any) -> Array:
+def _start(tensor: Tensor, grad: Any) -> Any:
     if not tensor.requires_grad:
         raise GradientError(
             "backward: expected a tensor computed from tensors with requires_grad=True, outside of no_grad"
@@ -234,7 +234,7 @@ def _start(tensor: Tensor, grad: Any) -> Array:
     return array if on_device else np.require(array, tensor.dtype, ["C", "A"]).view(tensor.dtype, np.ndarray)
 
 
-def _hooked(hooks: dict[int, Hook] | None, grad: Array) -> Array:
+def _hooked(hooks: dict[int, Hook] | None, grad: Any) -> Any:
     """The gradient after all hooks have seen it."""
     for hook in list(hooks.values()) if hooks else ():
         new = hook.function(grad)

@@ -133,7 +133,7 @@ class Tensor:
         self.shape: tuple[int, ...] = array.shape
         self.dtype = array.dtype
         self.requires_grad = requires_grad
-        self.grad: Array | None = None
+        self.grad: Any = None  # ndarray or DeviceArray, or None
         self.value: Value | None = None
         self.step: Step | None = None
         self._hooks: dict[int, Hook] | None = None

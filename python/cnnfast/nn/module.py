@@ -36,7 +36,7 @@ class Module:
 
     training: bool
     _parameters: dict[str, Parameter]
-    _buffers: dict[str, Array]
+    _buffers: dict[str, Any]  # host or device arrays
     _modules: dict[str, Module]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Module:
@@ -335,10 +335,10 @@ class Module:
             raise WeightsError("\n  ".join([title, *problems]))
         # All are read before the first is set: a file may turn out to be corrupt on the way.
         arrays = [_fitted(module, name, held, given, layout) for module, name, held, given in fitting]
-        for (module, name, held, _), array in zip(fitting, arrays, strict=True):
+        for (module, name, _, _), array in zip(fitting, arrays, strict=True):
             parameter = module._parameters.get(name)
-            held = module._buffers[name] if parameter is None else parameter._data
-            if isinstance(held, DeviceArray):
+            present = module._buffers[name] if parameter is None else parameter._data
+            if isinstance(present, DeviceArray):
                 array = cuda.asarray(array)
             if parameter is not None:
                 parameter.data = array
@@ -365,7 +365,7 @@ def _known(layout: str) -> None:
         raise ValueError(f"layout must be 'cnnfast' or 'torch', got {layout!r}")
 
 
-def _fitted(module: Module, name: str, held: Any, given: Any, layout: str) -> Array:
+def _fitted(module: Module, name: str, held: Any, given: Any, layout: str) -> Any:
     """An entry as the module holds it; what lies in a file is read block by block."""
     turned = layout == "torch" and name in module.layouts
     if not hasattr(given, "blocks"):
