@@ -45,4 +45,18 @@ void after_launch(const char* kernel, cudaStream_t stream, const char* file, int
   if (error != cudaSuccess) throw_error(error, kernel, file, line);
 }
 
+int multiprocessors() {
+#if defined(CNNFAST_SHIM)
+  return 4;
+#else
+  static const int count = [] {
+    int device = 0, n = 0;
+    CNNFAST_CUDA_CHECK(cudaGetDevice(&device));
+    CNNFAST_CUDA_CHECK(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device));
+    return n;
+  }();
+  return count;
+#endif
+}
+
 }  // namespace cnnfast::cuda

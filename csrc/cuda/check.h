@@ -32,6 +32,8 @@ void after_launch(const char* kernel, cudaStream_t stream, const char* file, int
 
 // Of the current device, as 10 * major + minor; 90 for the stand-in. Asked for once.
 int compute_capability();
+// Of the current device; 4 for the stand-in. Asked for once.
+int multiprocessors();
 
 }  // namespace cnnfast::cuda
 

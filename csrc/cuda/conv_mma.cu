@@ -16,8 +16,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "cuda/activation.h"
-#include "cuda/device.h"
+#include "cuda/conv_mma_arguments.h"
 
 namespace cnnfast::cuda {
 namespace {
@@ -41,24 +40,6 @@ struct GradTile {
   static constexpr int kStageBytes = (BM + BN) * kPixels * 2;
   static constexpr int kLd = WN + 8;
   static constexpr int kShared = std::max(kStages * kStageBytes, kWarps * 16 * kLd * 4);
-};
-
-// What a kernel reads, in 32 bits: ConvMma, arrays and epilogue.
-template <class T>
-struct Arguments {
-  const T* x;
-  const T* w;  // in gradients of weights, g
-  T* y;
-  float* partial;  // null where the sum is in one part
-  const float* bias;
-  const T* residual;
-  int activation;
-  float slope;
-  int h, width, c, kh, kw, o, groups, sh, sw, dh, dw, pt, pl, p, q, rows, depth;
-  int64_t ldx, y_picture, y_row, y_column;
-  int tiles_m, tiles_n, steps;  // steps of a part
-  bool rows_first, scattered;
-  bool whole;  // vectors of channels lie wholly in y, aligned
 };
 
 // --- what both kernels share -----------------------------------------------------------------------
@@ -91,14 +72,6 @@ __device__ __forceinline__ void rounded(uint32_t (&r)[N]) {
 #pragma unroll
     for (int i = 0; i < N; ++i) r[i] = ptx::to_tf32(__uint_as_float(r[i]));
   }
-}
-
-// The block's tile; neighbours in time share what is read more of.
-template <class T>
-__device__ __forceinline__ void block_tile(const Arguments<T>& a, int& m, int& n) {
-  const int block = static_cast<int>(blockIdx.x);
-  m = a.rows_first ? block % a.tiles_m : block / a.tiles_n;
-  n = a.rows_first ? block / a.tiles_m : block % a.tiles_n;
 }
 
 // Hands the warp's results on, N neighbouring columns of one row at a time: put(row, column, values), from
@@ -150,58 +123,6 @@ __device__ __forceinline__ void put_partial(const Arguments<T>& a, int64_t row, 
 #pragma unroll
   for (int k = 0; k < N; ++k)
     if (column + k < columns) at[k] = values[k];
-}
-
-// Where output pixel m lies.
-template <class T>
-__device__ __forceinline__ int64_t place(const Arguments<T>& a, int m) {
-  if (!a.scattered) return m * a.y_column;
-  const int q = m % a.q, p = m / a.q % a.p, n = m / a.q / a.p;
-  return n * a.y_picture + p * a.y_row + q * a.y_column;
-}
-
-// The choice is made once for all values, and what is common comes without the rest's code around it.
-template <int N>
-__device__ __forceinline__ void activate_all(float (&values)[N], int kind, float slope) {
-  if (kind == kNone) return;
-  if (kind == kRelu) {
-#pragma unroll
-    for (int k = 0; k < N; ++k) values[k] = activate<kRelu>(values[k], slope);
-    return;
-  }
-#pragma unroll
-  for (int k = 0; k < N; ++k) values[k] = activate(kind, values[k], slope);
-}
-
-// Bias, residual and activation, and the result in T, for N channels of one output pixel.
-template <class T, int N>
-__device__ __forceinline__ void finish(const Arguments<T>& a, int group, int m, int column,
-                                       float (&values)[N]) {
-  const int first = group * a.o + column, count = min(N, a.o - column);
-  const int64_t at = place(a, m) + first;
-  if (a.bias) {
-#pragma unroll
-    for (int k = 0; k < N; ++k)
-      if (k < count) values[k] += a.bias[first + k];
-  }
-  if (a.residual && a.whole) {
-    float r[N];
-    load_vector<N>(a.residual + at, r);
-#pragma unroll
-    for (int k = 0; k < N; ++k) values[k] += r[k];
-  } else if (a.residual) {
-#pragma unroll
-    for (int k = 0; k < N; ++k)
-      if (k < count) values[k] += to_float(a.residual[at + k]);
-  }
-  activate_all(values, a.activation, a.slope);
-  if (a.whole) {
-    store_vector<N>(a.y + at, values);
-    return;
-  }
-#pragma unroll
-  for (int k = 0; k < N; ++k)
-    if (k < count) a.y[at + k] = from_float<T>(values[k]);
 }
 
 // --- forward ---------------------------------------------------------------------------------------
@@ -293,7 +214,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   const int wm = warp % Tile::kWarpsM * Tile::WM, wn = warp / Tile::kWarpsM * Tile::WN;
   const int group = static_cast<int>(blockIdx.y), part = static_cast<int>(blockIdx.z);
   int m0, n0;
-  block_tile(a, m0, n0);
+  block_tile(a, static_cast<int>(blockIdx.x), m0, n0);
   m0 *= Tile::BM, n0 *= Tile::BN;
   const int depth = part * a.steps * kStep;
   const int steps = min(a.steps, (a.depth - depth + kStep - 1) / kStep);
@@ -400,7 +321,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
   const int wm = warp % Tile::kWarpsM * Tile::WM, wn = warp / Tile::kWarpsM * Tile::WN;
   const int group = static_cast<int>(blockIdx.y), part = static_cast<int>(blockIdx.z);
   int m0, n0;
-  block_tile(a, m0, n0);
+  block_tile(a, static_cast<int>(blockIdx.x), m0, n0);
   m0 *= Tile::BM, n0 *= Tile::BN;
   const int first = part * a.steps * Tile::kPixels;
   const int steps = min(a.steps, (a.rows - first + Tile::kPixels - 1) / Tile::kPixels);
@@ -575,20 +496,6 @@ struct Shape {
 constexpr Shape kShapes[kMmaTiles] = {
     {128, 128, 64}, {128, 64, 64}, {128, 32, 64}, {64, 64, 128}, {32, 64, 128}};
 
-int multiprocessors() {
-#if defined(CNNFAST_SHIM)
-  return 4;
-#else
-  static const int count = [] {
-    int device = 0, n = 0;
-    CNNFAST_CUDA_CHECK(cudaGetDevice(&device));
-    CNNFAST_CUDA_CHECK(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device));
-    return n;
-  }();
-  return count;
-#endif
-}
-
 int64_t blocks(const Shape& shape, int64_t rows, int64_t columns, int64_t groups) {
   return ceil_div(rows, shape.m) * ceil_div(columns, shape.n) * groups;
 }
@@ -628,30 +535,6 @@ MmaChoice choose(DType type, const ConvMma& s, MmaChoice choice) {
   if (choice.splits < 1) choice.splits = choose_splits(blocks(shape, s.rows(), s.o, s.groups), steps);
   choice.splits = used_splits(steps, choice.splits);
   return choice;
-}
-
-void check_sizes(const ConvMma& s) {
-  constexpr int64_t kMost = (int64_t{1} << 31) - 1;
-  if (s.rows() + 128 > kMost || s.depth() + 128 > kMost || s.groups * s.o > kMost || s.groups > 65535 ||
-      (s.h + s.kh * s.dh + 1) * (s.w + s.kw * s.dw + 1) > kMost / 2)
-    throw std::invalid_argument("convolution on tensor cores: expected sizes that 32 bits can count");
-}
-
-template <class T>
-Arguments<T> arguments(const ConvMma& s, const void* x, const void* w, void* y) {
-  check_sizes(s);
-  Arguments<T> a{};
-  const auto narrow = [](int64_t v) { return static_cast<int>(v); };
-  a.x = static_cast<const T*>(x), a.w = static_cast<const T*>(w), a.y = static_cast<T*>(y);
-  a.h = narrow(s.h), a.width = narrow(s.w), a.c = narrow(s.c), a.kh = narrow(s.kh), a.kw = narrow(s.kw);
-  a.o = narrow(s.o), a.groups = narrow(s.groups), a.sh = narrow(s.sh), a.sw = narrow(s.sw);
-  a.dh = narrow(s.dh), a.dw = narrow(s.dw), a.pt = narrow(s.pt), a.pl = narrow(s.pl);
-  a.p = narrow(s.p), a.q = narrow(s.q), a.rows = narrow(s.rows()), a.depth = narrow(s.depth());
-  a.ldx = s.ldx, a.y_picture = s.y_picture, a.y_row = s.y_row, a.y_column = s.y_column;
-  constexpr int kValues = 16 / static_cast<int>(sizeof(T));
-  a.whole = (s.o | s.y_column | s.y_row | s.y_picture) % kValues == 0;
-  a.scattered = s.y_row != s.q * s.y_column || s.y_picture != s.p * s.y_row;
-  return a;
 }
 
 template <class T, class Tile, int Piece>
@@ -743,7 +626,19 @@ bool conv_mma_accepts(DType type, const ConvMma& s) {
          piece(type, s) > 0;
 }
 
+// Channels of a tile of conv_sm90.cu that a call goes to, or 0.
+static int hopper_columns([[maybe_unused]] DType type, [[maybe_unused]] const ConvMma& s,
+                          [[maybe_unused]] MmaChoice choice) {
+#if CNNFAST_HAVE_SM90
+  if ((choice.tile >= 0 && choice.tile < kMmaTiles) || !conv_sm90_accepts(type, s)) return 0;
+  return choice.tile < 0 ? conv_sm90_columns(s) : 64 << (choice.tile - kMmaTiles);
+#else
+  return 0;
+#endif
+}
+
 int64_t conv_mma_workspace(DType type, const ConvMma& s, MmaChoice choice) {
+  if (hopper_columns(type, s, choice)) return 0;
   const int splits = choose(type, s, choice).splits;
   return splits > 1 ? 4 * splits * s.groups * s.rows() * s.o : 0;
 }
@@ -751,13 +646,15 @@ int64_t conv_mma_workspace(DType type, const ConvMma& s, MmaChoice choice) {
 void conv_mma(DType type, const ConvMma& s, const void* x, const void* w, void* y,
               const MmaEpilogue& epilogue, void* workspace, cudaStream_t stream, MmaChoice choice) {
   if (s.rows() == 0) return;
+#if CNNFAST_HAVE_SM90
+  if (const int columns = hopper_columns(type, s, choice))
+    return conv_sm90(type, s, x, w, y, epilogue, columns, stream);
+#endif
   choice = choose(type, s, choice);
   dispatch_float(type, [&](auto element) {
     using T = decltype(element);
-    Arguments<T> a = arguments<T>(s, x, w, y);
+    Arguments<T> a = arguments<T>(s, x, w, y, epilogue);
     a.partial = choice.splits > 1 ? static_cast<float*>(workspace) : nullptr;
-    a.bias = epilogue.bias, a.residual = static_cast<const T*>(epilogue.residual);
-    a.activation = epilogue.activation, a.slope = epilogue.slope;
     launch_tile<T>(a, choice, piece(type, s), stream);
   });
 }

@@ -38,6 +38,7 @@ struct MmaChoice {
   int splits = 0;
 };
 
+// Blocks of conv_mma.cu; those numbered after them are conv_sm90.cu's of 64, 128 and 256 channels.
 constexpr int kMmaTiles = 5;
 
 // Whether the family takes arrays of this type with so many channels from pixel to pixel and in a group.
@@ -70,5 +71,12 @@ void copy_rows(DType from, DType to, int64_t rows, int64_t c, int64_t to_c, cons
 int64_t conv_mma_grad_weight_workspace(DType type, const ConvMma& s, MmaChoice choice = {});
 void conv_mma_grad_weight(DType type, const ConvMma& s, const void* x, const void* g, void* dw,
                           void* workspace, cudaStream_t stream, MmaChoice choice = {});
+
+// On Hopper (conv_sm90.cu): whether it takes a call at all, how many channels its tiles should have (0: the
+// calls that it is not best at), and the call.
+bool conv_sm90_accepts(DType type, const ConvMma& s);
+int conv_sm90_columns(const ConvMma& s);
+void conv_sm90(DType type, const ConvMma& s, const void* x, const void* w, void* y,
+               const MmaEpilogue& epilogue, int columns, cudaStream_t stream);
 
 }  // namespace cnnfast::cuda

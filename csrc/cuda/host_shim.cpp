@@ -99,7 +99,7 @@ char* stacks() {
 
 // --- the block that runs ---------------------------------------------------------------------------
 
-enum class State { kReady, kBarrier, kCollective, kDone };
+enum class State { kReady, kBarrier, kCollective, kWaiting, kDone };
 
 struct Copy {
   char* to;
@@ -144,6 +144,7 @@ struct Launch {
   std::vector<Fiber> fibers;
   Block block;
   std::vector<StaticShared> statics;
+  std::vector<std::pair<const void*, std::function<void()>>> put_off;
   int alive = 0, at_barrier = 0;
   const Fiber* first_at_barrier = nullptr;
   Context scheduler{};
@@ -250,7 +251,7 @@ void start_block(Launch& launch, dim3 id) {
 [[noreturn]] void report_deadlock(const Launch& launch) {
   std::string text = "threads wait for others that never come:";
   const char* join = " ";
-  for (const State state : {State::kBarrier, State::kCollective}) {
+  for (const State state : {State::kBarrier, State::kCollective, State::kWaiting}) {
     int count = 0;
     const Fiber* one = nullptr;
     for (const Fiber& f : launch.fibers)
@@ -305,6 +306,9 @@ void run_block(Launch& launch, dim3 id, size_t shared_bytes) {
     for (const unsigned warp : turn) ran = run_warp(launch, warp) || ran;
     if (!ran && launch.alive) report_deadlock(launch);
   }
+  if (!launch.put_off.empty())
+    throw cuda::CudaError("cudaErrorLaunchFailure", "a block ended before what it had started",
+                          std::string("kernel ") + launch.kernel + ", block " + name_of(id));
 }
 
 void run(const char* kernel, const std::function<void()>& body, dim3 grid, dim3 block, size_t shared_bytes) {
@@ -401,6 +405,33 @@ void collective(unsigned mask, const void* in, void* out, Combine combine, const
     }
   }
   leave();
+}
+
+void put_off(const void* key, std::function<void()> work) {
+  running->put_off.emplace_back(key, std::move(work));
+  wake();
+}
+bool catch_up(const void* key, int most) {
+  bool any = false;
+  for (auto& all = running->put_off; most > 0; --most) {
+    const auto first = std::find_if(all.begin(), all.end(), [key](const auto& w) { return w.first == key; });
+    if (first == all.end()) break;
+    const std::function<void()> work = std::move(first->second);
+    all.erase(first);
+    work();
+    any = true;
+  }
+  return any;
+}
+void wait(const Place& place) {
+  Fiber& me = self();
+  me.place = place;
+  me.state = State::kWaiting;
+  leave();
+}
+void wake() {
+  for (Fiber& f : running->fibers)
+    if (f.state == State::kWaiting) f.state = State::kReady;
 }
 
 void* static_shared(const void* key, size_t bytes) {

@@ -91,6 +91,15 @@ void copy_async(void* shared, const void* global, int bytes, bool valid);
 void copy_commit();
 void copy_wait(int groups);
 
+// What hardware does by itself, some time after it was asked to: work of this block that is done when
+// somebody waits for `key`, in the order it was put off in. A block must not end before.
+void put_off(const void* key, std::function<void()> work);
+// Does it, or the first `most` of it; whether there was any.
+bool catch_up(const void* key, int most = 1 << 30);
+// Lets others run until one of them calls wake; the launch fails when nobody is left to.
+void wait(const Place& place);
+void wake();
+
 }  // namespace cnnfast::shim
 
 #define threadIdx (::cnnfast::shim::current_thread->tid)

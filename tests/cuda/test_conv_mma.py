@@ -192,3 +192,33 @@ def test_sizes_beyond_32_bits_are_refused(shim: Any) -> None:
 def test_depthwise_layers_are_no_products(device: Any, rng: np.random.Generator) -> None:
     s = infer_conv2d((1, 4, 4, 8), (3, 3, 1, 8), groups=8)
     assert not conv_mma.accepts(s, asarray(np.zeros(1), "bfloat16").dtype)
+
+
+# Hopper: the blocks after those of mma, and windows that tensor maps describe.
+HOPPER = [
+    ((2, 9, 8, 64), (3, 3, 64, 72), 1, 1, 1),
+    ((1, 13, 11, 72), (3, 2, 72, 40), (2, 3), ((1, 0), (2, 1)), (1, 2)),
+    ((1, 12, 13, 16), (1, 1, 16, 264), 1, 0, 1),
+    ((3, 9, 9, 8), (1, 1, 8, 16), 2, 0, 1),
+]
+
+
+@pytest.mark.parametrize("tile", [5, 6, 7])
+@pytest.mark.parametrize("case", HOPPER)
+def test_hopper(device: Any, rng: np.random.Generator, case: Any, tile: int) -> None:
+    dtype = "float16" if tile == 6 else "bfloat16"
+    x_shape, w_shape, *rest = case
+    (x, wide_x), (w, wide_w) = _given(rng, x_shape, dtype), _given(rng, w_shape, dtype)
+    b, wide_b = _given(rng, w_shape[3:], dtype)
+    s = infer_conv2d(x_shape, w_shape, b.shape, None, *rest, activation="relu")
+    wanted = reference_conv2d(s, wide_x, wide_w, None, wide_b)
+    size = reference_conv2d(s, abs(wide_x), abs(wide_w), None, abs(wide_b))
+    got = conv_mma.conv2d(s, x, w, None, b, choice=(tile, 1))
+    _close(got, wanted, size, int(np.prod(w_shape[:3])), dtype)
+
+
+def test_hopper_adds_in_the_order_of_mma(shim: Any, rng: np.random.Generator) -> None:
+    (x, _), (w, _) = _given(rng, (1, 8, 8, 64), "bfloat16"), _given(rng, (3, 3, 64, 64), "bfloat16")
+    s = infer_conv2d(x.shape, w.shape, padding="same")
+    by_mma, by_wgmma = [conv_mma.conv2d(s, x, w, choice=(tile, 1)).numpy() for tile in (0, 5)]
+    assert np.array_equal(by_mma, by_wgmma)
