@@ -177,6 +177,14 @@ def test_grad_cam(backend: str, model: nn.Module, rng: np.random.Generator) -> N
         grad_cam(model, inputs(rng, 2), "trunk.4")
 
 
+def test_grad_cam_of_a_layer_that_is_called_twice(rng: np.random.Generator) -> None:
+    """The last call counts: LeNet-5 has one pooling, which gives 14 x 14 and then 5 x 5."""
+    x = rng.standard_normal((1, 32, 32, 1)).astype(np.float32)
+    found = grad_cam(cf.models.lenet5(), x, "pool", 3)
+    assert found.coarse.shape == (5, 5)
+    assert found.coarse.any()
+
+
 def test_saliency(model: nn.Module, rng: np.random.Generator) -> None:
     x = inputs(rng, 1)
     found = saliency(model, x, 1)

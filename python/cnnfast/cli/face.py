@@ -146,8 +146,10 @@ def _enroll(args: argparse.Namespace) -> int:
             failed.append({"picture": path, "error": tell(path, error)})
             continue
         added, known = added + new, known + (not new)
-    if added or gallery is None:
+    if added or (gallery is None and not failed):
         who.save(args.output)
+    elif gallery is None:
+        return FAILED
     names = len(who.gallery.people)
     if args.json:
         facts = {"database": args.output, "names": names, "encodings": len(who.gallery)}

@@ -136,4 +136,8 @@ def _segmenter(args: argparse.Namespace, names: list[str] | None, recipe: Recipe
         trained = recipe or preprocess_for(usual, known.input_size)
     mean, std = args.mean or trained.mean, args.std or trained.std
     mean, std = (tuple(own) * (channels if len(own) == 1 else 1) for own in (mean, std))
+    if not len(mean) == len(std) == channels:
+        raise WeightsError(
+            f"{args.model}: expected --mean and --std for {channels} channels, got {len(mean)} and {len(std)}"
+        )
     return Segmenter(model, mean=mean, std=std, **options)

@@ -76,7 +76,8 @@ def grad_cam(model: Module, x: Any, layer: str, target: int | None = None) -> Gr
     x : array_like, shape (1, H, W, C)
         As the network takes it.
     layer : str
-        Path of a layer with feature maps, usually the last one.
+        Path of a layer with feature maps, usually the last one; of one that is called several times the
+        last call counts.
     target : int, optional
         The class; the likeliest unless given.
 
@@ -96,9 +97,9 @@ def grad_cam(model: Module, x: Any, layer: str, target: int | None = None) -> Gr
     x = _one_picture("grad_cam", x)
     maps: list[Tensor] = []
 
-    def begin(module: Module, inputs: Any, result: Any) -> Tensor:
+    def begin(module: Module, inputs: Any, result: Any) -> Tensor | None:
         if not isinstance(result, Tensor) or result.ndim != 4:
-            raise ShapeError(f"grad_cam: expected a layer with feature maps, {layer} gives none")
+            return None
         maps.append(Tensor(result.data, requires_grad=True))
         return maps[-1]
 
@@ -108,10 +109,12 @@ def grad_cam(model: Module, x: Any, layer: str, target: int | None = None) -> Gr
             chosen, score = _score("grad_cam", model(Tensor(x)), target)
     finally:
         hook.remove()
-    if not maps or not score.requires_grad:
+    if not maps:
+        raise ShapeError(f"grad_cam: expected a layer with feature maps, {layer} gives none")
+    if not score.requires_grad:
         raise ValueError(f"grad_cam: the classes do not depend on {layer}")
     score.backward(np.ones(1, score.dtype))
-    features, gradient = maps[0].data, maps[0].grad
+    features, gradient = maps[-1].data, maps[-1].grad
     assert gradient is not None
     coarse = np.maximum((features * gradient.mean(axis=(1, 2), keepdims=True)).sum(axis=3), 0)
     fine = ops.resize(np.ascontiguousarray(coarse[..., None], np.float32), x.shape[1:3])[0, :, :, 0]

@@ -397,8 +397,8 @@ def candidates(
 def _candidates(cells: Array, head: Head, size: Any, threshold: float) -> tuple[Array, Array, Array]:
     """Relative boxes, scores and classes above the threshold in one picture's (rows, columns, anchors, ...).
 
-    No score is above its objectness, so the other values of most places need no look; neither does most of the
-    objectness need its sigmoid.
+    No score is above its objectness, so the other values of most places need no look; nor does the objectness
+    of most need its sigmoid.
     """
     least = np.log(threshold / (1 - threshold)) - 0.01 if 0 < threshold < 1 else -np.inf
     place = np.nonzero(cells[..., 4] >= least)
