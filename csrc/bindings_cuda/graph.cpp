@@ -1,4 +1,5 @@
-// Captured work: what was put into this thread's stream between begin and end, started again as one.
+// Captured work: what was put into this thread's stream between begin and end, started again as one; and
+// points in it to take the time from.
 #include "bindings_cuda/buffer.h"
 
 namespace cnnfast::cuda::bindings {
@@ -41,9 +42,33 @@ class Graph {
   cudaGraphExec_t exec_ = nullptr;
 };
 
+// A point in this thread's stream, to take the time from.
+class Event {
+ public:
+  Event() { CNNFAST_CUDA_CHECK(cudaEventCreateWithFlags(&event_, 0)); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record() { CNNFAST_CUDA_CHECK(cudaEventRecord(event_, stream())); }
+  // Seconds; waits for this one.
+  double since(const Event& earlier) const {
+    float milliseconds = 0;
+    CNNFAST_CUDA_CHECK(cudaEventSynchronize(event_));
+    CNNFAST_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, earlier.event_, event_));
+    return 1e-3 * milliseconds;
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 }  // namespace
 
 void bind_graph(py::module_& m) {
+  py::class_<Event>(m, "Event", py::module_local())
+      .def(py::init<>())
+      .def("record", &Event::record)
+      .def("since", &Event::since, py::call_guard<py::gil_scoped_release>());
   py::class_<Graph>(m, "Graph", py::module_local())
       .def(py::init<>())
       .def("begin", &Graph::begin)

@@ -31,7 +31,7 @@ struct Graph;
 using cudaStream_t = cnnfast::shim::Stream*;
 using cudaGraph_t = cnnfast::shim::Graph*;
 using cudaGraphExec_t = cnnfast::shim::Graph*;
-using cudaEvent_t = int*;
+using cudaEvent_t = double*;  // seconds
 
 enum cudaMemcpyKind {
   cudaMemcpyHostToDevice = 1,

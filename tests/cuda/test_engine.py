@@ -116,3 +116,22 @@ def test_what_cannot_be_compiled(shim: Any) -> None:
         cf.compile(Gates(), device="cuda").save("nowhere")
     with pytest.raises(cf.errors.BackendError, match="host memory"):
         cf.compile(Gates(), device="numpy")(asarray(np.zeros((1, 3, 5, 17), np.float32)))
+
+
+def test_describe(shim: Any) -> None:
+    engine = cf.compile(Gates(), (1, 3, 5, 17), device="cuda")
+    table = engine.describe(runs=1)
+    assert [step.operator for step in table.steps][:2] == ["mul", "relu"]
+    assert all(step.seconds >= 0 for step in table.steps)
+    assert "cuda" in str(table)
+
+
+def test_a_network_on_tensor_cores(shim: Any, rng: np.random.Generator) -> None:
+    """Padded channels, packed weights, pooling and dense layers in one captured graph."""
+    model = cf.models.create_model("lenet5")
+    x = rng.standard_normal((2, 32, 32, 1)).astype(np.float32)
+    wanted = _wanted(model, x)
+    for dtype, error in (("bfloat16", 0.03), ("float16", 0.004)):
+        engine = cf.compile(model, device="cuda", dtype=dtype)
+        for _ in range(2):
+            assert np.abs(engine(x) - wanted).max() <= error * np.abs(wanted).max()

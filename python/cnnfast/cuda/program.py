@@ -8,15 +8,17 @@ launches. From then on a call copies its inputs into place, starts the captured 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ..errors import BackendError, DTypeError
 from ..graph.ir import Graph, Node, Value
+from ..graph.program import Row, row_of
 from ..graph.trace import rebuild
 from ..ops.arithmetic import BinarySpec
 from ..ops.binary import PairSpec
@@ -64,6 +66,8 @@ class CudaProgram:
     inputs : list of Value
     arena_bytes : int
         Device memory of everything but the weights.
+    rows : list of Row
+        What is run, in order.
     captured : bool
         False where the size of a result depends on values: such a network is run node by node.
     """
@@ -82,6 +86,7 @@ class CudaProgram:
         for value in graph.params():
             self._weights[value] = self._uploaded(value)
             value.forget()
+        self.rows: list[Row] = [row_of(node, "cuda") for node in graph.nodes]
         self._pool = module().Pool()
         self.captured = all(-1 not in v.shape for node in graph.nodes for v in node.outputs)
         with self._own_memory():
@@ -105,11 +110,7 @@ class CudaProgram:
         """
         on_device = any(isinstance(a, DeviceArray) for a in arrays)
         with self._lock:
-            for place, array in zip(self._given, arrays, strict=True):
-                if isinstance(array, DeviceArray):
-                    place.buffer.copy_from(array.astype(place.dtype).buffer)
-                else:
-                    place.buffer.upload(np.require(array, place.dtype, ["C"]))
+            self._place(arrays)
             if self.captured:
                 self._captured.launch()
                 results = self._results
@@ -118,6 +119,20 @@ class CudaProgram:
                     results = self._run_nodes()
             given = [r.copy() if on_device else r.numpy() for r in results]
         return rebuild(self._structure, given)
+
+    def timed(self, arrays: Sequence[Array | DeviceArray]) -> list[float]:
+        """Seconds that every row of :attr:`rows` took, each started by itself."""
+        events = []
+
+        def mark() -> None:
+            events.append(module().Event())
+            events[-1].record()
+
+        with self._lock, self._own_memory():
+            self._place(arrays)
+            mark()
+            self._run_nodes(mark)
+        return [now.since(before) for before, now in pairwise(events)]
 
     @contextmanager
     def _own_memory(self) -> Iterator[None]:
@@ -156,7 +171,15 @@ class CudaProgram:
         captured.end()
         return captured, results
 
-    def _run_nodes(self) -> list[DeviceArray]:
+    def _place(self, arrays: Sequence[Array | DeviceArray]) -> None:
+        """Inputs to where the nodes read them."""
+        for place, array in zip(self._given, arrays, strict=True):
+            if isinstance(array, DeviceArray):
+                place.buffer.copy_from(array.astype(place.dtype).buffer)
+            else:
+                place.buffer.upload(np.require(array, place.dtype, ["C"]))
+
+    def _run_nodes(self, after: Callable[[], None] = lambda: None) -> list[DeviceArray]:
         """Every node on the arrays in ``_given``; an array is given back when its last reader is done."""
         values = dict(self._weights)
         for value, array in zip(self.inputs, self._given, strict=True):
@@ -164,6 +187,7 @@ class CudaProgram:
         wanted = {*self._outputs, *self._weights}
         for i, node in enumerate(self.graph.nodes):
             self._run_node(node, values)
+            after()
             for read in node.inputs:
                 if read is not None and self._last_use[read] == i and read not in wanted:
                     values.pop(read, None)

@@ -18,7 +18,7 @@ from .lowering import Steps, Store
 from .memory import lay_out
 from .trace import rebuild
 
-__all__ = ["Options", "Program", "Row"]
+__all__ = ["Options", "Program", "Row", "row_of"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _Native:
             self.plan.copy(source.shape, source.steps, _dense_steps(value.shape), source.place, place)
             made.append(None)
         self.kept = steps.kept
-        self.rows = [_row(node, a) for node, a in zip(made, self.plan.algorithms(), strict=True)]
+        self.rows = [row_of(node, a) for node, a in zip(made, self.plan.algorithms(), strict=True)]
 
     def plan_output(self, k: int) -> Any:
         return config._cpu.Place(1 + len(self.inputs) + k, 0)
@@ -96,7 +96,7 @@ class _Python:
         first = node.inputs[0]
         kernel = node.op.native is not node.op.reference and first is not None and first.dtype == F32
         self._run = node.op.native if kernel else node.op.reference
-        self.rows = [_row(node, FROM_PYTHON if kernel else IN_NUMPY)]
+        self.rows = [row_of(node, FROM_PYTHON if kernel else IN_NUMPY)]
         self.arena_bytes = 0
         self.kept = {
             (v, "array"): options.store.get(v, "array", np.array, lambda parts: parts[0][0])
@@ -115,7 +115,8 @@ class _Python:
         return [time.perf_counter() - start]
 
 
-def _row(node: Node | None, algorithm: str) -> Row:
+def row_of(node: Node | None, algorithm: str) -> Row:
+    """A node as a row; None is a copy."""
     if node is None:
         return Row("copy", "", algorithm, (), (), Cost(0.0, 0.0))
     shapes = tuple([v.shape for v in node.inputs if v is not None])
