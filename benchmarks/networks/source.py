@@ -106,9 +106,14 @@ def load_model(network: Network) -> Any:
 
 def flat_graph(network: Network) -> Any:
     """The graph with normalisations folded and activations still apart, to write other formats from."""
+    return folded(load_model(network), network.shape)
+
+
+def folded(model: Any, shape: tuple[int, ...]) -> Any:
+    """As :func:`flat_graph`, of a model on arrays of this shape."""
     from cnnfast.graph import passes, trace
 
-    graph = passes.fold_constants(passes.drop_dead_code(trace(load_model(network), network.shape)))
+    graph = passes.fold_constants(passes.drop_dead_code(trace(model, shape)))
     return passes.drop_dead_code(passes.fold_batch_norm(graph))
 
 
