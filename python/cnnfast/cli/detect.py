@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--time",
         type=positive,
         metavar="N",
-        help="look at each picture N more times, and say what preparation, network and boxes take (medians)",
+        help="look at each picture N more times, and say what preparation (reading the file included), "
+        "network and boxes take (medians)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
             {"class": int(k), "name": label(int(k), detector.names), "score": float(s), "box": b.tolist()}
             for b, s, k in zip(found.boxes, found.scores, found.classes, strict=True)
         ]
-        times = _times(detector, picture, args.time) if args.time else {}
+        times = _times(detector, name, args.time) if args.time else {}
         if place is not None:
             save_picture(place, draw(picture, found, detector.names))
         if args.json:
@@ -127,11 +128,11 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if failed else 0
 
 
-def _times(detector: Detector, picture: Any, rounds: int) -> dict[str, float]:
-    """Medians of the parts in milliseconds; the first call, which compiled, is over."""
+def _times(detector: Detector, path: str, rounds: int) -> dict[str, float]:
+    """Medians of the parts in milliseconds, from the file to boxes; the call that compiled is over."""
     seen = []
     for _ in range(rounds):
-        detector(picture)
+        detector(path)
         seen.append(detector.seconds)
     return {part: 1e3 * median(one[part] for one in seen) for part in seen[0]}
 

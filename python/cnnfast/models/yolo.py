@@ -6,6 +6,7 @@ files fit as they are.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -234,21 +235,49 @@ def _cells(output: Any, head: Head) -> Array:
     return output.reshape(*output.shape[:3], len(head.anchors), 5 + head.classes)
 
 
-def _boxes(t: Array, place: tuple[Array, ...], grid: tuple[int, int], head: Head, size: Any) -> Array:
-    """Boxes x1, y1, x2, y2 as parts of the input from (K, 4) raw values at rows, columns and anchors."""
-    real = t.dtype.type
-    row, column, anchor = place
-    rows, columns = grid
-    centre = _sigmoid(t[:, :2])
-    if head.scale_xy != 1:
-        centre = centre * real(head.scale_xy) - real((head.scale_xy - 1) / 2)
-    cell = np.stack([column, row], 1).astype(t.dtype)
-    centre = (centre + cell) / np.array([columns, rows], t.dtype)
-    # Anchors of version 3 are pixels of the input, those of version 2 are cells.
-    whole = (size[1], size[0]) if head.kind == "yolo" else (columns, rows)
-    anchors = np.array(head.anchors, np.float64) / np.array(whole, np.float64)
+class _Places(NamedTuple):
+    """What belongs to every place (head, row, column, anchor) of some outputs; all (K, 2), x before y.
+
+    Attributes
+    ----------
+    cell : ndarray
+        Column and row.
+    grid : ndarray
+        Cells of the output.
+    half : ndarray
+        Half of the anchor, as a part of the input.
+    stretch : ndarray
+    """
+
+    cell: Array
+    grid: Array
+    half: Array
+    stretch: Array
+
+
+@functools.lru_cache(maxsize=16)
+def _places(
+    heads: tuple[Head, ...], grids: tuple[tuple[int, int], ...], size: tuple[int, int], dtype: str
+) -> _Places:
+    parts = []
+    for head, (rows, columns) in zip(heads, grids, strict=True):
+        row, column, anchor = (i.ravel() for i in np.indices((rows, columns, len(head.anchors))))
+        # Anchors of version 3 are pixels of the input, those of version 2 are cells.
+        whole = (size[1], size[0]) if head.kind == "yolo" else (columns, rows)
+        anchors = np.array(head.anchors, np.float64) / np.array(whole, np.float64)
+        grid, stretch = (np.full((len(row), 2), v) for v in ((columns, rows), head.scale_xy))
+        parts.append((np.stack([column, row], 1), grid, (anchors / 2)[anchor], stretch))
+    return _Places(*[np.concatenate(part).astype(dtype) for part in zip(*parts, strict=True)])
+
+
+def _boxes(t: Array, centre: Array, at: Any, places: _Places) -> Array:
+    """Boxes x1, y1, x2, y2 as parts of the input, of raw values (K, 4) and the sigmoid of the first two."""
+    cell, grid, half, stretch = (part[at] for part in places)
+    if (stretch != 1).any():
+        centre = centre * stretch - (stretch - 1) / 2
+    centre = (centre + cell) / grid
     with np.errstate(over="ignore", invalid="ignore"):
-        half = np.exp(t[:, 2:]) * (anchors / 2).astype(t.dtype)[anchor]
+        half = np.exp(t[:, 2:4]) * half
         return np.concatenate([centre - half, centre + half], 1)
 
 
@@ -294,8 +323,9 @@ def decode(output: Any, head: Head, size: Any, *, relative: bool = False) -> tup
     size = _size(size)
     n, rows, columns, anchors, values = cells.shape
     t = cells.reshape(-1, values)
-    place = tuple(i.ravel() for i in np.indices((n, rows, columns, anchors))[1:])
-    boxes = _boxes(t[:, :4], place, (rows, columns), head, size)
+    places = _places((head,), ((rows, columns),), size, t.dtype.str)
+    at = np.tile(np.arange(rows * columns * anchors), n)
+    boxes = _boxes(t, _sigmoid(t[:, :2]), at, places)
     if not relative:
         boxes = boxes * np.array([size[1], size[0]] * 2, boxes.dtype)
     objectness, probabilities = _sigmoid(t[:, 4]), _probabilities(t[:, 5:], head)
@@ -383,29 +413,38 @@ def candidates(
     per_head = [_cells(output, head) for output, head in zip(outputs, heads, strict=True)]
     if any(len(cells) != len(per_head[0]) for cells in per_head):
         fail("detect", f"outputs of {[len(cells) for cells in per_head]} pictures do not belong together")
-    scale = [size[1], size[0]] * 2
     results = []
     for i in range(len(per_head[0])):
-        parts = [
-            _candidates(cells[i], head, size, threshold) for cells, head in zip(per_head, heads, strict=True)
-        ]
-        boxes, scores, classes = (np.concatenate(part) for part in zip(*parts, strict=True))
-        results.append(Detections(boxes * np.array(scale, boxes.dtype), scores, classes))
+        if len({(head.classes, head.softmax) for head in heads}) == 1:
+            found = [_candidates([cells[i] for cells in per_head], tuple(heads), size, threshold)]
+        else:
+            pairs = zip(per_head, heads, strict=True)
+            found = [_candidates([cells[i]], (head,), size, threshold) for cells, head in pairs]
+        results.append(Detections(*[np.concatenate(part) for part in zip(*found, strict=True)]))
     return results
 
 
-def _candidates(cells: Array, head: Head, size: Any, threshold: float) -> tuple[Array, Array, Array]:
-    """Relative boxes, scores and classes above the threshold in one picture's (rows, columns, anchors, ...).
+def _candidates(
+    outputs: Sequence[Array], heads: tuple[Head, ...], size: tuple[int, int], threshold: float
+) -> tuple[Array, Array, Array]:
+    """Boxes, scores and classes above the threshold of one picture, of heads of one kind.
 
     No score is above its objectness, so the other values of most places need no look; nor does the objectness
     of most need its sigmoid.
     """
     least = np.log(threshold / (1 - threshold)) - 0.01 if 0 < threshold < 1 else -np.inf
-    place = np.nonzero(cells[..., 4] >= least)
-    t = cells[place]
+    first, raw, kept = 0, [], []
+    for cells in outputs:
+        values = cells.reshape(-1, cells.shape[-1])
+        at = np.flatnonzero(values[:, 4] >= least)
+        raw.append(values[at])
+        kept.append(at + first)
+        first += len(values)
+    t, at = np.concatenate(raw), np.concatenate(kept)
+    s = _sigmoid(t)
     with np.errstate(invalid="ignore"):
-        scores = _sigmoid(t[:, 4:5]) * _probabilities(t[:, 5:], head)
+        scores = s[:, 4:5] * (softmax(t[:, 5:]) if heads[0].softmax else s[:, 5:])
         which, classes = np.nonzero(scores > threshold)
-    place = tuple(axis[which] for axis in place)
-    boxes = _boxes(t[which, :4], place, cells.shape[:2], head, size)
-    return boxes, scores[which, classes], classes
+    grids = tuple([cells.shape[:2] for cells in outputs])
+    boxes = _boxes(t[which], s[which, :2], at[which], _places(heads, grids, size, t.dtype.str))
+    return boxes * np.array([size[1], size[0]] * 2, boxes.dtype), scores[which, classes], classes
