@@ -324,14 +324,26 @@ def test_cost() -> None:
 WINOGRAD_LAYERS = [(64, 64, 3, 28, 1), (128, 64, 3, 17, 1), (16, 40, 5, 19, 2), (64, 64, 3, 16, 0)]
 
 
-@pytest.mark.usefixtures("native")
-@pytest.mark.parametrize(("c", "o", "k", "size", "padding"), WINOGRAD_LAYERS)
-def test_backward_by_winograd(c: int, o: int, k: int, size: int, padding: int) -> None:
+def winograd_operands(c: int, o: int, k: int, size: int, padding: int) -> Any:
+    """x, w, g and the keywords of the exact gradients."""
     rng = np.random.default_rng(c + o + k)
     x = rng.standard_normal((2, size, size, c)).astype(np.float32)
     w = (rng.standard_normal((k, k, c, o)) / (k * c**0.5)).astype(np.float32)
     p = size + 2 * padding - k + 1
     g = rng.standard_normal((2, p, p, o)).astype(np.float32)
+    return x, w, g, ((1, 1), ((padding, padding),) * 2, (1, 1), 1)
+
+
+def within_winograd_bounds(got: np.ndarray, exact: np.ndarray, scale: np.ndarray) -> bool:
+    error = np.abs(got - exact)
+    alone = (error / scale).max() <= 64 * problems.U
+    return bool(alone and np.linalg.norm(error) <= 2e-5 * np.linalg.norm(exact))
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(("c", "o", "k", "size", "padding"), WINOGRAD_LAYERS)
+def test_backward_by_winograd(c: int, o: int, k: int, size: int, padding: int) -> None:
+    x, w, g, how = winograd_operands(c, o, k, size, padding)
 
     def gradient(images: int = 2) -> np.ndarray:
         t = cf.Tensor(x[:images], requires_grad=True)
@@ -342,13 +354,9 @@ def test_backward_by_winograd(c: int, o: int, k: int, size: int, padding: int) -
     try:
         cf.set_num_threads(1)
         got = gradient()
-        pads = ((padding, padding),) * 2
-        exact = grad_input_of(g, w, x.shape, (1, 1), pads, (1, 1), 1)
-        scale = grad_input_of(abs(g), abs(w), x.shape, (1, 1), pads, (1, 1), 1)
-        error = np.abs(got - exact)
+        exact = grad_input_of(g, w, x.shape, *how)
         assert not np.array_equal(got, direct)
-        assert (error / scale).max() <= 64 * problems.U
-        assert np.linalg.norm(error) <= 2e-5 * np.linalg.norm(exact)
+        assert within_winograd_bounds(got, exact, grad_input_of(abs(g), abs(w), x.shape, *how))
         assert np.array_equal(gradient(1), got[:1])
         for threads in (2, 3):
             cf.set_num_threads(threads)
@@ -357,3 +365,56 @@ def test_backward_by_winograd(c: int, o: int, k: int, size: int, padding: int) -
         assert np.array_equal(gradient(), direct)
     finally:
         cf.set_winograd_gradients(True)
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize(
+    ("c", "o", "k", "size", "padding"), [*WINOGRAD_LAYERS, (17, 67, 3, 20, 1), (40, 24, 3, 14, 2)]
+)
+def test_weight_gradient_by_winograd(c: int, o: int, k: int, size: int, padding: int, positive: bool) -> None:
+    x, w, g, how = winograd_operands(c, o, k, size, padding)
+    if positive:  # no sum is small
+        x, g = np.abs(x) + 1, np.abs(g) + 1
+
+    def gradient() -> np.ndarray:
+        t = cf.Tensor(w, requires_grad=True)
+        conv2d(x, t, padding=padding).backward(g)
+        return t.grad
+
+    direct = conv2d_grad_weight(x, g, w.shape, padding=padding)
+    try:
+        cf.set_num_threads(1)
+        got = gradient()
+        assert not np.array_equal(got, direct)
+        exact = grad_weight_of(x, g, w.shape, *how)
+        assert within_winograd_bounds(got, exact, grad_weight_of(abs(x), abs(g), w.shape, *how))
+        for threads in (2, 3, 8):
+            cf.set_num_threads(threads)
+            assert np.array_equal(gradient(), got)
+        cf.set_winograd_gradients(False)
+        assert np.array_equal(gradient(), direct)
+    finally:
+        cf.set_winograd_gradients(True)
+
+
+@pytest.mark.usefixtures("native")
+def test_weight_gradient_by_winograd_in_passes() -> None:
+    """More tiles than one pass holds add up to the same as few pictures at a time."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((8, 40, 36, 24)).astype(np.float32)
+    g = rng.standard_normal((8, 40, 36, 40)).astype(np.float32)
+
+    def gradient(part: slice) -> np.ndarray:
+        w = cf.Tensor(np.zeros((3, 3, 24, 40), np.float32), requires_grad=True)
+        conv2d(x[part], w, padding=1).backward(g[part])
+        return w.grad
+
+    how = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    shape = (3, 3, 24, 40)
+    whole = gradient(slice(None))
+    assert within_winograd_bounds(
+        whole, grad_weight_of(x, g, shape, *how), grad_weight_of(abs(x), abs(g), shape, *how)
+    )
+    parts = sum(gradient(slice(i, i + 2)).astype(float) for i in range(0, 8, 2))
+    assert np.linalg.norm(whole - parts) <= 2e-5 * np.linalg.norm(parts)

@@ -17,11 +17,11 @@ void bind_grad(py::module_& m) {
     without_gil([&] { conv2d_grad_input(s, gd, wd, winograd, to); });
     return dx;
   });
-  m.def("conv2d_grad_weight", [](const Conv2dSpec& s, const Floats& x, const Floats& g) {
+  m.def("conv2d_grad_weight", [](const Conv2dSpec& s, const Floats& x, const Floats& g, bool winograd) {
     auto dw = new_array({s.kh, s.kw, s.c / s.groups, s.o});
     const float *xd = x.data(), *gd = g.data();
     float* to = dw.mutable_data();
-    without_gil([&] { conv2d_grad_weight(s, xd, gd, to); });
+    without_gil([&] { conv2d_grad_weight(s, xd, gd, winograd, to); });
     return dw;
   });
   m.def("linear_grad_input", [](const Floats& g, const Floats& w) {

@@ -7,8 +7,8 @@ namespace cnnfast {
 // g n x p x q x o, w HWIO -> dx n x h x w x c. `winograd`: 3x3 and 5x5 kernels of stride 1 may take that,
 // where it is expected to be quicker; the choice depends on the layer alone.
 void conv2d_grad_input(const Conv2dSpec& spec, const float* g, const float* w, bool winograd, float* dx);
-// x n x h x w x c, g n x p x q x o -> dw HWIO.
-void conv2d_grad_weight(const Conv2dSpec& spec, const float* x, const float* g, float* dw);
+// x n x h x w x c, g n x p x q x o -> dw HWIO. `winograd`: likewise, by the shape alone.
+void conv2d_grad_weight(const Conv2dSpec& spec, const float* x, const float* g, bool winograd, float* dw);
 // The same where every channel has one kernel (groups = c = o).
 void depthwise_grad_input(const Conv2dSpec& spec, const float* g, const float* w, float* dx);
 void depthwise_grad_weight(const Conv2dSpec& spec, const float* x, const float* g, float* dw);

@@ -11,6 +11,7 @@
 #include "core/threads.h"
 #include "cpu/conv_grad.h"
 #include "cpu/gemm.h"
+#include "cpu/winograd.h"
 #include "kernels/table.h"
 
 namespace cnnfast {
@@ -338,12 +339,14 @@ void add_pairwise(float* parts, int64_t count, int64_t size, float* y, int threa
   });
 }
 
-void conv2d_grad_weight(const Conv2dSpec& spec, const float* x, const float* g, float* dw) {
+void conv2d_grad_weight(const Conv2dSpec& spec, const float* x, const float* g, bool winograd, float* dw) {
   if (spec.n * spec.p * spec.q == 0) {
     std::fill_n(dw, spec.depth() * spec.o, 0.0f);
     return;
   }
   if (spec.groups == spec.c && spec.o == spec.c && spec.c > 1) return depthwise_grad_weight(spec, x, g, dw);
+  if (const auto form = winograd_grad_form(spec); winograd && form)
+    return conv2d_grad_weight_winograd(spec, x, g, *form, dw);
   const Conv2dSpec line = as_line(spec);
   const Shape shape(line);
   const int threads = threads_for(gemm_nanoseconds(spec.flops()));

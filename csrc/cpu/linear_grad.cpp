@@ -19,7 +19,7 @@ void linear_grad_input(int64_t rows, int64_t in, int64_t out, const float* g, co
 
 void linear_grad_weight(int64_t rows, int64_t in, int64_t out, const float* x, const float* g, float* dw) {
   const Conv2dSpec s{1, 1, rows, in, 1, 1, out, 1, 1, 1, 1, 1, 0, 0, rows ? 1 : 0, rows, in, out};
-  conv2d_grad_weight(s, x, g, dw);
+  conv2d_grad_weight(s, x, g, false, dw);
 }
 
 void channel_sums(int64_t rows, int64_t c, const float* x, float* y) {

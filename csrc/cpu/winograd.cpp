@@ -1,7 +1,6 @@
 #include "cpu/winograd.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "cpu/bilinear.h"
 
@@ -113,54 +112,14 @@ class Transforms {
   int64_t th_, tw_;
 };
 
-// The polynomial of a row of weights at every point, divided by the product of the distances to the others.
-constexpr int kMostTaps = 5;
-struct WeightTransform {
-  int size, taps;
-  double g[8][kMostTaps] = {};
-  explicit WeightTransform(WinogradForm form) : size(form.side()), taps(form.taps) {
-    const double* of_size = size == 4 ? kWinogradPoints4 : size == 6 ? kWinogradPoints6 : kWinogradPoints8;
-    double points[7] = {0};
-    for (int k = 0; k < size / 2 - 1; ++k) {
-      const double a = of_size[k];
-      points[2 * k + 1] = a;
-      points[2 * k + 2] = -a;
-    }
-    for (int i = 0; i + 1 < size; ++i) {
-      double distances = 1;
-      for (int j = 0; j + 1 < size; ++j)
-        if (j != i) distances *= points[i] - points[j];
-      for (int j = 0; j < taps; ++j) g[i][j] = std::pow(points[i], j) / distances;
-    }
-    g[size - 1][taps - 1] = 1;
-  }
-};
-
-// U of kStrip columns of one channel, in double and rounded once: out[e][column].
-constexpr int64_t kStrip = kBilinearStrip;
-void transform_weights(const WeightTransform& t, const float* w, int64_t tap, int64_t count, float* out) {
-  double half[8][kMostTaps][kStrip] = {};
-  for (int i = 0; i < t.size; ++i)
-    for (int r = 0; r < t.taps; ++r)
-      for (int j = 0; j < t.taps; ++j)
-        for (int64_t k = 0; k < count; ++k) half[i][j][k] += t.g[i][r] * w[(r * t.taps + j) * tap + k];
-  for (int i = 0; i < t.size; ++i)
-    for (int j = 0; j < t.size; ++j)
-      for (int64_t k = 0; k < kStrip; ++k) {
-        double sum = 0;
-        for (int r = 0; r < t.taps; ++r) sum += t.g[j][r] * half[i][r][k];
-        out[(i * t.size + j) * kStrip + k] = static_cast<float>(sum);
-      }
-}
-
 }  // namespace
 
 PackedWinograd::PackedWinograd(const float* w, int64_t c, int64_t o, WinogradForm form, int threads)
     : c_(c), o_(o), form_(form), bytes_(winograd_bytes(c, o, form)), data_(bytes_), packed_(data_.floats()) {
-  const WeightTransform transform(form);
   pack_bilinear(form.planes(), c, o, data_.floats(), threads,
                 [&](int64_t k, int64_t column, int64_t count, float* u) {
-                  transform_weights(transform, w + k * o + column, c * o, count, u);
+                  const WinogradWeights g{form, count, w + k * o + column, c * o, u, kBilinearStrip};
+                  kernels().winograd.weights(&g);
                 });
 }
 
@@ -177,14 +136,18 @@ size_t winograd_bytes(int64_t c, int64_t o, WinogradForm form) {
   return static_cast<size_t>(bilinear_floats(form.planes(), c, o)) * sizeof(float);
 }
 
-int winograd_tile(const Conv2dSpec& s, int threads, int largest, bool once) {
-  if (s.kh != s.kw || s.sh != 1 || s.sw != 1 || s.dh != 1 || s.dw != 1 || s.groups != 1) return 0;
-  if (s.pt >= s.kh || s.pl >= s.kw) return 0;
+bool winograd_applies(const Conv2dSpec& s) {
+  if (s.kh != s.kw || (s.kh != 3 && s.kh != 5)) return false;
+  if (s.sh != 1 || s.sw != 1 || s.dh != 1 || s.dw != 1 || s.groups != 1) return false;
   // Pictures: kernel rows of few channels are contiguous runs, and direct arithmetic is as quick.
-  if (s.c < 8) return 0;
+  return s.pt < s.kh && s.pl < s.kw && s.c >= 8;
+}
+
+int winograd_tile(const Conv2dSpec& s, int threads, int largest, bool once) {
+  if (!winograd_applies(s)) return 0;
   // Weights that do not stay in the caches are read once per call at the speed of memory.
   constexpr double kFlops = 105, kMemory = 20;  // a nanosecond, one thread
-  constexpr double kPacking = 75;               // nanoseconds for the transform of one kernel
+  constexpr double kPacking = 16;               // nanoseconds for the transform of one kernel
   const double c = static_cast<double>(s.c), o = static_cast<double>(round_up(s.o, kernels().vl));
   const double share = 1.0 / std::max(1, threads);
   double best = s.flops() / kFlops * share;
@@ -192,7 +155,7 @@ int winograd_tile(const Conv2dSpec& s, int threads, int largest, bool once) {
   for (int tile : {2, 4, 6}) {
     if (tile > largest) break;
     const WinogradForm form{tile, static_cast<int>(s.kh)};
-    if (s.kh > kMostTaps || !is_known(form)) continue;
+    if (!is_known(form)) continue;
     const double planes = form.planes();
     const double tiles = static_cast<double>(s.n * ceil_div(s.p, tile) * ceil_div(s.q, tile));
     const double products = 2 * planes * tiles * c * o / kFlops;

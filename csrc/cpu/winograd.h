@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "core/arena.h"
 #include "core/epilogue.h"
@@ -42,6 +43,9 @@ class PackedWinograd {
 };
 size_t winograd_bytes(int64_t c, int64_t o, WinogradForm form);
 
+// 3x3 and 5x5 kernels, stride 1, no dilation, no groups, and enough channels to gain from it.
+bool winograd_applies(const Conv2dSpec& spec);
+
 // The tile that is expected to be quickest on `threads` threads and at most `largest`, or 0 where direct
 // arithmetic is, or where Winograd does not apply.
 // `once`: the weights are transformed for one call.
@@ -53,5 +57,12 @@ inline void conv2d_winograd(const Conv2dSpec& spec, const float* x, const Packed
                             const Epilogue& epilogue, float* y) {
   conv2d_winograd(spec, x, w.view(), epilogue, y);
 }
+
+// The form for the gradient of the weight, or none where direct arithmetic is expected to be quicker. It
+// depends on the shape alone.
+std::optional<WinogradForm> winograd_grad_form(const Conv2dSpec& spec);
+// x n x h x w x c, g n x p x q x o -> dw HWIO.
+void conv2d_grad_weight_winograd(const Conv2dSpec& spec, const float* x, const float* g, WinogradForm form,
+                                 float* dw);
 
 }  // namespace cnnfast

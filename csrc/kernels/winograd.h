@@ -76,12 +76,36 @@ struct WinogradOutput {
   float slope;
 };
 
+// u[e][j] = (G w G^T)[e] of `columns` kernels w[tap][j]; zeros after the last one up to a whole vector.
+struct WinogradWeights {
+  WinogradForm form;
+  int64_t columns;
+  const float* w;
+  int64_t w_plane;
+  float* u;
+  int64_t u_plane;
+};
+
+// w[tap][k] = (G^T u G)[tap] of the planes u[e][k], for `count` pairs k of an input and an output channel.
+struct WinogradWeightGradient {
+  WinogradForm form;
+  int64_t count;
+  const float* u;
+  int64_t u_plane;
+  float* w;
+  int64_t w_plane;
+};
+
 struct WinogradKernels {
   int block_vectors;  // widest block of columns
   int max_vectors;    // widest panel of a block
   void (*input)(const WinogradInput*);
   void (*products)(const WinogradProducts*);
   void (*output)(const WinogradOutput*);
+  void (*weights)(const WinogradWeights*);
+  // A g A^T of every tile of a gradient, which lies as the input does: tile x tile pixels, no padding.
+  void (*gradient)(const WinogradInput*);
+  void (*weight_gradient)(const WinogradWeightGradient*);
 };
 
 // Vectors are shared out evenly: part i of n begins here.

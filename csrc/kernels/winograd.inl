@@ -57,61 +57,111 @@ CNNFAST_INLINE vf polynomial(const Coefficients& p, int start, Get d) {
   return sum;
 }
 
-// Rows of B^T fall into groups: 0, the pairs (1, 2), (3, 4), ..., and the last.
-template <int Side, int Group, class Get>
-CNNFAST_INLINE void input_group(Get d, vf* out) {
-  if constexpr (Group == 0) {
-    constexpr Coefficients all = product_of_points<Side>(-1, 1.0);
-    out[0] = polynomial(all, 0, d);
-  } else if constexpr (Group == Side / 2) {
-    constexpr Coefficients all = product_of_points<Side>(-1, 1.0);
-    out[0] = polynomial(all, 1, d);
-  } else {
-    constexpr Coefficients even = product_of_points<Side>(Group - 1, 1.0);
-    constexpr Coefficients odd = product_of_points<Side>(Group - 1, winograd_point<Side>(Group - 1));
-    const vf e = polynomial(even, 2, d), o = polynomial(odd, 1, d);
-    out[0] = e + o;
-    out[1] = e - o;
-  }
+constexpr float power(double a, int n) {
+  double p = 1;
+  for (int i = 0; i < n; ++i) p *= a;
+  return static_cast<float>(p);
+}
+struct Powers {
+  float of[3][3];  // [output of the parity][point]
+};
+template <int Tile, int Side>
+constexpr Powers powers_of_points(int parity) {
+  Powers p{};
+  for (int r = 0; r < Tile / 2; ++r)
+    for (int k = 0; k < Side / 2 - 1; ++k) p.of[r][k] = power(winograd_point<Side>(k), 2 * r + parity);
+  return p;
 }
 
-template <int Side, int Group = 0>
-CNNFAST_INLINE void input_row(const vf* t, float* v, int64_t plane) {
+// Transforms from kReads to kSide values in each dimension. Their rows fall into groups: 0, the pairs (1, 2),
+// (3, 4), ..., and the last.
+
+// B^T: products of all points but one.
+template <int Side>
+struct InputRows {
+  static constexpr int kSide = Side, kReads = Side;
+  template <int Group, class Get>
+  static CNNFAST_INLINE_MEMBER void group(Get d, vf* out) {
+    if constexpr (Group == 0) {
+      constexpr Coefficients all = product_of_points<Side>(-1, 1.0);
+      out[0] = polynomial(all, 0, d);
+    } else if constexpr (Group == Side / 2) {
+      constexpr Coefficients all = product_of_points<Side>(-1, 1.0);
+      out[0] = polynomial(all, 1, d);
+    } else {
+      constexpr Coefficients even = product_of_points<Side>(Group - 1, 1.0);
+      constexpr Coefficients odd = product_of_points<Side>(Group - 1, winograd_point<Side>(Group - 1));
+      const vf e = polynomial(even, 2, d), o = polynomial(odd, 1, d);
+      out[0] = e + o;
+      out[1] = e - o;
+    }
+  }
+};
+
+// A: the values as a polynomial, at the points.
+template <int Tile, int Side>
+struct GradientRows {
+  static constexpr int kSide = Side, kReads = Tile;
+  template <int Group, class Get>
+  static CNNFAST_INLINE_MEMBER void group(Get d, vf* out) {
+    if constexpr (Group == 0) {
+      out[0] = d(0);
+    } else if constexpr (Group == Side / 2) {
+      out[0] = d(Tile - 1);
+    } else {
+      constexpr Powers even = powers_of_points<Tile, Side>(0), odd = powers_of_points<Tile, Side>(1);
+      vf e = d(0), o = scaled(odd.of[0][Group - 1], d(1));
+      CNNFAST_UNROLL
+      for (int r = 1; r < Tile / 2; ++r) {
+        e = add_scaled(e, even.of[r][Group - 1], d(2 * r));
+        o = add_scaled(o, odd.of[r][Group - 1], d(2 * r + 1));
+      }
+      out[0] = e + o;
+      out[1] = e - o;
+    }
+  }
+};
+
+template <class Rows, int Group = 0>
+CNNFAST_INLINE void transform_row(const vf* t, float* v, int64_t plane) {
   vf out[2];
-  input_group<Side, Group>([&](int j) __attribute__((always_inline)) { return t[j]; }, out);
+  Rows::template group<Group>([&](int j) __attribute__((always_inline)) { return t[j]; }, out);
   store(v, out[0]);
   v += plane;
-  if constexpr (Group > 0 && Group < Side / 2) {
+  if constexpr (Group > 0 && Group < Rows::kSide / 2) {
     store(v, out[1]);
     v += plane;
   }
-  if constexpr (Group < Side / 2) input_row<Side, Group + 1>(t, v, plane);
+  if constexpr (Group < Rows::kSide / 2) transform_row<Rows, Group + 1>(t, v, plane);
 }
 
-template <int Side, int Group = 0>
-CNNFAST_INLINE void input_rows(const float* x, int64_t row_stride, int64_t pixel_stride, float* v,
-                               int64_t plane) {
-  constexpr bool kPair = Group > 0 && Group < Side / 2;
-  vf t[2][Side];
+template <class Rows, int Group = 0>
+CNNFAST_INLINE void transform_rows(const float* x, int64_t row_stride, int64_t pixel_stride, float* v,
+                                   int64_t plane) {
+  constexpr int kSide = Rows::kSide;
+  constexpr bool kPair = Group > 0 && Group < kSide / 2;
+  vf t[2][Rows::kReads];
   CNNFAST_UNROLL
-  for (int j = 0; j < Side; ++j) {
+  for (int j = 0; j < Rows::kReads; ++j) {
     const float* column = x + j * pixel_stride;
     vf out[2];
-    input_group<Side, Group>(
+    Rows::template group<Group>(
         [&](int i) __attribute__((always_inline)) { return load(column + i * row_stride); }, out);
     t[0][j] = out[0];
     if (kPair) t[1][j] = out[1];
   }
-  input_row<Side>(t[0], v, plane);
-  if (kPair) input_row<Side>(t[1], v + Side * plane, plane);
-  if constexpr (Group < Side / 2)
-    input_rows<Side, Group + 1>(x, row_stride, pixel_stride, v + (kPair ? 2 : 1) * Side * plane, plane);
+  transform_row<Rows>(t[0], v, plane);
+  if (kPair) transform_row<Rows>(t[1], v + kSide * plane, plane);
+  if constexpr (Group < kSide / 2)
+    transform_rows<Rows, Group + 1>(x, row_stride, pixel_stride, v + (kPair ? 2 : 1) * kSide * plane, plane);
 }
 
-template <int Side>
-static __attribute__((noinline)) void input_vectors(const float* x, int64_t row_stride, int64_t pixel_stride,
-                                                    float* v, int64_t plane, int64_t channels) {
-  for (int64_t c = 0; c < channels; c += VL) input_rows<Side>(x + c, row_stride, pixel_stride, v + c, plane);
+template <class Rows>
+static __attribute__((noinline)) void transform_vectors(const float* x, int64_t row_stride,
+                                                        int64_t pixel_stride, float* v, int64_t plane,
+                                                        int64_t channels) {
+  for (int64_t c = 0; c < channels; c += VL)
+    transform_rows<Rows>(x + c, row_stride, pixel_stride, v + c, plane);
 }
 
 // Position of a tile, counted in tiles.
@@ -123,37 +173,38 @@ CNNFAST_INLINE TilePlace place_of(const cnnfast::WinogradTiles& t, int64_t index
   return {index / (t.th * t.tw), in_image / t.tw, in_image % t.tw};
 }
 
-template <int Side>
-static void winograd_input_of(const cnnfast::WinogradInput* g) {
+template <class Rows>
+static void transform_tiles(const cnnfast::WinogradInput* g) {
+  constexpr int kReads = Rows::kReads;
   const int64_t tile = g->tiles.form.tile;
-  alignas(64) float patch[Side * Side * VL];
+  alignas(64) float patch[kReads * kReads * VL];
   for (int64_t t = 0; t < g->tiles.count; ++t) {
     const TilePlace at = place_of(g->tiles, g->tiles.first + t);
     const int64_t y = at.i * tile - g->pt, x = at.j * tile - g->pl;
-    const int64_t i0 = max_int(0, -y), i1 = min_int(Side, g->h - y);
-    const int64_t j0 = max_int(0, -x), j1 = min_int(Side, g->w - x);
+    const int64_t i0 = max_int(0, -y), i1 = min_int(kReads, g->h - y);
+    const int64_t j0 = max_int(0, -x), j1 = min_int(kReads, g->w - x);
     const float* from = g->x + at.image * g->image_stride + y * g->row_stride + x * g->pixel_stride;
     float* v = g->v + t * g->v_row;
     int64_t c = g->c_first;
-    if (i0 == 0 && j0 == 0 && i1 == Side && j1 == Side) {
+    if (i0 == 0 && j0 == 0 && i1 == kReads && j1 == kReads) {
       const int64_t whole = (g->c_last - c) / VL * VL;
-      input_vectors<Side>(from + c, g->row_stride, g->pixel_stride, v + c, g->v_plane, whole);
+      transform_vectors<Rows>(from + c, g->row_stride, g->pixel_stride, v + c, g->v_plane, whole);
       c += whole;
     }
     if (c == g->c_last) continue;
     // What reaches over the border, and the last channels, goes through a patch with zeros around it.
-    for (int i = 0; i < Side * Side; ++i) store(patch + i * VL, vf{});
+    for (int i = 0; i < kReads * kReads; ++i) store(patch + i * VL, vf{});
     for (; c < g->c_last; c += VL) {
       const int lanes = static_cast<int>(min_int(VL, g->c_last - c));
       for (int64_t i = i0; i < i1; ++i) {
         const float* row = from + i * g->row_stride + c;
-        float* to = patch + i * Side * VL;
+        float* to = patch + i * kReads * VL;
         if (lanes == VL)
           for (int64_t j = j0; j < j1; ++j) store(to + j * VL, load(row + j * g->pixel_stride));
         else
           for (int64_t j = j0; j < j1; ++j) store(to + j * VL, load_n(row + j * g->pixel_stride, lanes));
       }
-      input_vectors<Side>(patch, Side * VL, VL, v + c, g->v_plane, VL);
+      transform_vectors<Rows>(patch, kReads * VL, VL, v + c, g->v_plane, VL);
     }
   }
 }
@@ -161,11 +212,23 @@ static void winograd_input_of(const cnnfast::WinogradInput* g) {
 static void winograd_input(const cnnfast::WinogradInput* g) {
   switch (g->tiles.form.side()) {
     case 4:
-      return winograd_input_of<4>(g);
+      return transform_tiles<InputRows<4>>(g);
     case 6:
-      return winograd_input_of<6>(g);
+      return transform_tiles<InputRows<6>>(g);
     default:
-      return winograd_input_of<8>(g);
+      return transform_tiles<InputRows<8>>(g);
+  }
+}
+
+static void winograd_gradient(const cnnfast::WinogradInput* g) {
+  const cnnfast::WinogradForm form = g->tiles.form;
+  switch (form.tile) {
+    case 2:
+      return form.taps == 3 ? transform_tiles<GradientRows<2, 4>>(g) : transform_tiles<GradientRows<2, 6>>(g);
+    case 4:
+      return transform_tiles<GradientRows<4, 6>>(g);
+    default:
+      return transform_tiles<GradientRows<6, 8>>(g);
   }
 }
 
@@ -294,22 +357,6 @@ static void winograd_products(const cnnfast::WinogradProducts* g) {
   }
 }
 
-constexpr float power(double a, int n) {
-  double p = 1;
-  for (int i = 0; i < n; ++i) p *= a;
-  return static_cast<float>(p);
-}
-struct Powers {
-  float of[3][3];  // [output of the parity][point]
-};
-template <int Tile, int Side>
-constexpr Powers powers_of_points(int parity) {
-  Powers p{};
-  for (int r = 0; r < Tile / 2; ++r)
-    for (int k = 0; k < Side / 2 - 1; ++k) p.of[r][k] = power(winograd_point<Side>(k), 2 * r + parity);
-  return p;
-}
-
 // Rows of A^T of one parity: even ones need the sums of the values at +-a, odd ones the differences.
 // `start` is added to all of them.
 template <int Tile, int Side, int Parity, bool Start, class Get>
@@ -432,8 +479,179 @@ static void winograd_output(const cnnfast::WinogradOutput* g) {
   return form.tile == 4 ? winograd_output_of<4, 6>(g) : winograd_output_of<6, 8>(g);
 }
 
+// Columns of G: row i is the powers of point i, divided by its distances to the others, which are equal for
+// +a and -a.
+template <int Side, int Taps>
+struct WeightColumns {
+  static constexpr int kPairs = Side / 2 - 1;
+  double origin = 0, of[Taps][kPairs] = {};
+  constexpr WeightColumns() {
+    double all = 1;
+    for (int k = 0; k < kPairs; ++k) {
+      const double a = winograd_point<Side>(k);
+      double distances = 2 * a * a;
+      for (int j = 0; j < kPairs; ++j) {
+        const double b = winograd_point<Side>(j);
+        if (j != k) distances *= a * a - b * b;
+      }
+      all *= -a * a;
+      double p = 1;
+      for (int r = 0; r < Taps; ++r, p *= a) of[r][k] = p / distances;
+    }
+    origin = 1 / all;
+  }
+};
+
+// Weights are transformed in double and rounded once.
+constexpr int HL = VL / 2;
+typedef double vd __attribute__((vector_size(HL * 8)));
+typedef float vf_half __attribute__((vector_size(HL * 4)));
+typedef float vf_half_unaligned __attribute__((vector_size(HL * 4), aligned(4), may_alias));
+
+// G of the taps of a row or a column: rows of a pair share their even and their odd half.
+template <int Side, int Taps, class Get>
+CNNFAST_INLINE void weight_values(Get w, vd* out) {
+  constexpr WeightColumns<Side, Taps> g;
+  out[0] = g.origin * w(0);
+  CNNFAST_UNROLL
+  for (int k = 0; k < g.kPairs; ++k) {
+    vd even = g.of[0][k] * w(0), odd = g.of[1][k] * w(1);
+    CNNFAST_UNROLL
+    for (int r = 2; r < Taps; ++r) (r % 2 ? odd : even) += g.of[r][k] * w(r);
+    out[2 * k + 1] = even + odd;
+    out[2 * k + 2] = even - odd;
+  }
+  out[Side - 1] = w(Taps - 1);
+}
+
+template <int Side, int Taps>
+static __attribute__((noinline)) void weights_vector(const float* w, int64_t w_plane, float* u,
+                                                     int64_t u_plane) {
+  vd t[Side][Taps];
+  CNNFAST_UNROLL
+  for (int s = 0; s < Taps; ++s) {
+    vd out[Side];
+    weight_values<Side, Taps>(
+        [&](int r) __attribute__((always_inline)) {
+          return __builtin_convertvector(
+              *reinterpret_cast<const vf_half_unaligned*>(w + (r * Taps + s) * w_plane), vd);
+        },
+        out);
+    CNNFAST_UNROLL
+    for (int i = 0; i < Side; ++i) t[i][s] = out[i];
+  }
+  CNNFAST_UNROLL
+  for (int i = 0; i < Side; ++i) {
+    vd out[Side];
+    weight_values<Side, Taps>([&](int s) __attribute__((always_inline)) { return t[i][s]; }, out);
+    CNNFAST_UNROLL
+    for (int j = 0; j < Side; ++j)
+      *reinterpret_cast<vf_half_unaligned*>(u + (i * Side + j) * u_plane) =
+          __builtin_convertvector(out[j], vf_half);
+  }
+}
+
+template <int Side, int Taps>
+static void weights_of(const cnnfast::WinogradWeights* g) {
+  constexpr int kPlanes = Taps * Taps;
+  alignas(64) float patch[kPlanes * VL];
+  int64_t j = 0;
+  for (; j + HL <= g->columns; j += HL)
+    weights_vector<Side, Taps>(g->w + j, g->w_plane, g->u + j, g->u_plane);
+  // The last columns with zeros after them.
+  for (; j % VL || j < g->columns; j += HL) {
+    const int lanes = static_cast<int>(min_int(HL, max_int(0, g->columns - j)));
+    for (int tap = 0; tap < kPlanes; ++tap)
+      store(patch + tap * VL, lanes ? load_n(g->w + tap * g->w_plane + j, lanes) : vf{});
+    weights_vector<Side, Taps>(patch, VL, g->u + j, g->u_plane);
+  }
+}
+
+static void winograd_weights(const cnnfast::WinogradWeights* g) {
+  switch (g->form.side()) {
+    case 4:
+      return weights_of<4, 3>(g);
+    case 6:
+      return g->form.taps == 3 ? weights_of<6, 3>(g) : weights_of<6, 5>(g);
+    default:
+      return weights_of<8, 3>(g);
+  }
+}
+
+// G^T of Side values: even taps need the sums of the values at +-a, odd ones the differences.
+template <int Side, int Taps, class Get>
+CNNFAST_INLINE void weight_taps(Get u, vf* out) {
+  constexpr WeightColumns<Side, Taps> g;
+  constexpr int kPairs = g.kPairs;
+  vf sum[kPairs], difference[kPairs];
+  CNNFAST_UNROLL
+  for (int k = 0; k < kPairs; ++k) {
+    const vf plus = u(2 * k + 1), minus = u(2 * k + 2);
+    sum[k] = plus + minus;
+    difference[k] = plus - minus;
+  }
+  CNNFAST_UNROLL
+  for (int r = 0; r < Taps; ++r) {
+    const vf* pair = r % 2 ? difference : sum;
+    vf total = r == 0 ? scaled(static_cast<float>(g.origin), u(0)) : r == Taps - 1 ? u(Side - 1) : vf{};
+    CNNFAST_UNROLL
+    for (int k = 0; k < kPairs; ++k) total = add_scaled(total, static_cast<float>(g.of[r][k]), pair[k]);
+    out[r] = total;
+  }
+}
+
+template <int Side, int Taps, class Load, class Store>
+CNNFAST_INLINE void weight_gradient_vector(Load load_plane, Store store_tap) {
+  vf t[Taps][Side];
+  CNNFAST_UNROLL
+  for (int j = 0; j < Side; ++j) {
+    vf out[Taps];
+    weight_taps<Side, Taps>([&](int i) __attribute__((always_inline)) { return load_plane(i * Side + j); },
+                            out);
+    CNNFAST_UNROLL
+    for (int r = 0; r < Taps; ++r) t[r][j] = out[r];
+  }
+  CNNFAST_UNROLL
+  for (int r = 0; r < Taps; ++r) {
+    vf out[Taps];
+    weight_taps<Side, Taps>([&](int j) __attribute__((always_inline)) { return t[r][j]; }, out);
+    CNNFAST_UNROLL
+    for (int s = 0; s < Taps; ++s) store_tap(r * Taps + s, out[s]);
+  }
+}
+
+template <int Side, int Taps>
+static void weight_gradient_of(const cnnfast::WinogradWeightGradient* g) {
+  for (int64_t k = 0; k < g->count; k += VL) {
+    const float* u = g->u + k;
+    float* w = g->w + k;
+    if (g->count - k >= VL) {
+      weight_gradient_vector<Side, Taps>(
+          [&](int e) __attribute__((always_inline)) { return load(u + e * g->u_plane); },
+          [&](int tap, vf v) __attribute__((always_inline)) { store(w + tap * g->w_plane, v); });
+    } else {
+      const int lanes = static_cast<int>(g->count - k);
+      weight_gradient_vector<Side, Taps>(
+          [&](int e) __attribute__((always_inline)) { return load_n(u + e * g->u_plane, lanes); },
+          [&](int tap, vf v) __attribute__((always_inline)) { store_n(w + tap * g->w_plane, v, lanes); });
+    }
+  }
+}
+
+static void winograd_weight_gradient(const cnnfast::WinogradWeightGradient* g) {
+  switch (g->form.side()) {
+    case 4:
+      return weight_gradient_of<4, 3>(g);
+    case 6:
+      return g->form.taps == 3 ? weight_gradient_of<6, 3>(g) : weight_gradient_of<6, 5>(g);
+    default:
+      return weight_gradient_of<8, 3>(g);
+  }
+}
+
 constexpr cnnfast::WinogradKernels winograd_kernels() {
-  return {kWinogradBlock, kMaxVectors, winograd_input, winograd_products, winograd_output};
+  return {kWinogradBlock,  kMaxVectors,      winograd_input,    winograd_products,
+          winograd_output, winograd_weights, winograd_gradient, winograd_weight_gradient};
 }
 
 }  // namespace

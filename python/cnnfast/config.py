@@ -123,10 +123,11 @@ def set_num_threads(n: int) -> None:
 
 
 def set_winograd_gradients(allowed: bool) -> None:
-    """Whether ``backward`` may use Winograd for gradients of the inputs of 3x3 and 5x5 convolutions.
+    """Whether ``backward`` may use Winograd for gradients of 3x3 and 5x5 convolutions.
 
     It does unless told otherwise: up to three times as fast, with errors of up to 64 instead of 8 units in
-    the last place of the sum of absolute products. :func:`cnnfast.ops.conv2d_grad_input` never uses it.
+    the last place of the sum of absolute products. :func:`cnnfast.ops.conv2d_grad_input` and
+    :func:`cnnfast.ops.conv2d_grad_weight` never use it.
     """
     _State.winograd_gradients = bool(allowed)
 

@@ -4,18 +4,19 @@
 #include "harness.h"
 
 CNNFAST_EXPECT_KERNELS(WinogradKernels, int block_vectors; int max_vectors; void (*input)();
-                       void (*products)(); void (*output)();)
+                       void (*products)(); void (*output)(); void (*weights)(); void (*gradient)();
+                       void (*weight_gradient)();)
 
 namespace compare {
 namespace {
 
-// Largest sum of |coefficients| of one output of B^T x B and A^T M A, rounded up.
-constexpr double kInputGain = 150, kOutputGain = 10000;
+// Largest sum of |coefficients| of one output of B^T x B, A^T M A (or A g A^T) and G^T u G, rounded up.
+constexpr double kInputGain = 150, kOutputGain = 10000, kWeightGain = 40;
 
 int64_t round_up(int64_t n, int64_t vl) { return (n + vl - 1) / vl * vl; }
 
 void compare_input(const KernelTable& base, const KernelTable& level, cnnfast::WinogradForm form, int64_t c,
-                   int64_t gap, Guard guard, Random& random, Report& report) {
+                   int64_t gap, bool gradient, Guard guard, Random& random, Report& report) {
   const int64_t n = 2, h = 9, w = 15, pixel = c + gap, row = w * pixel, th = 3, tw = 3,
                 planes = form.planes();
   const Floats x = random.floats(n * h * row - gap, guard);
@@ -36,20 +37,21 @@ void compare_input(const KernelTable& base, const KernelTable& level, cnnfast::W
                                        h * row,
                                        row,
                                        pixel,
-                                       1,
-                                       2,
+                                       gradient ? 0 : 1,
+                                       gradient ? 0 : 2,
                                        part ? middle : 0,
                                        part ? c : middle,
                                        v.data() + first * v_row,
                                        v_row,
                                        v_plane};
-        tables[k]->winograd.input(&g);
+        (gradient ? tables[k]->winograd.gradient : tables[k]->winograd.input)(&g);
       }
     made[k].assign(static_cast<size_t>(planes * tiles * c), 0);
     for (int64_t i = 0; i < planes * tiles; ++i) std::copy_n(v.data() + i * v_row, c, made[k].data() + i * c);
   }
-  const std::vector<double> bounds(made[0].size(), 16 * kUnit * kInputGain);
-  report.same("input", made[0].data(), made[1].data(), static_cast<int64_t>(made[0].size()), &bounds);
+  const std::vector<double> bounds(made[0].size(), 16 * kUnit * (gradient ? kOutputGain : kInputGain));
+  report.same(gradient ? "gradient" : "input", made[0].data(), made[1].data(),
+              static_cast<int64_t>(made[0].size()), &bounds);
 }
 
 void compare_products(const KernelTable& base, const KernelTable& level, int64_t rows, int64_t depth,
@@ -136,13 +138,53 @@ void compare_output(const KernelTable& base, const KernelTable& level, cnnfast::
   report.same(what, made[0].data(), made[1].data(), floats, &bounds);
 }
 
+// To the last place: in double, and rounded once.
+void compare_weights(const KernelTable& base, const KernelTable& level, cnnfast::WinogradForm form,
+                     int64_t columns, Guard guard, Random& random, Report& report) {
+  const int64_t planes = form.planes(), w_plane = columns + 2;
+  const Floats w = random.floats(form.taps * form.taps * w_plane - 2, guard);
+  std::vector<float> made[2];
+  const KernelTable* tables[2] = {&base, &level};
+  for (int k = 0; k < 2; ++k) {
+    const int64_t width = round_up(columns, tables[k]->vl);
+    Floats u = filled(planes * width, guard, NAN);
+    const cnnfast::WinogradWeights g{form, columns, w.data(), w_plane, u.data(), width};
+    tables[k]->winograd.weights(&g);
+    for (int64_t e = 0; e < planes; ++e) {
+      made[k].insert(made[k].end(), u.data() + e * width, u.data() + e * width + columns);
+      for (int64_t j = columns; j < width; ++j)
+        if (u.data()[e * width + j] != 0.0f) made[k].back() = NAN;
+    }
+  }
+  const std::vector<double> bounds(made[0].size(), 2 * kUnit * kWeightGain);
+  report.same("weights", made[0].data(), made[1].data(), static_cast<int64_t>(made[0].size()), &bounds);
+}
+
+void compare_weight_gradient(const KernelTable& base, const KernelTable& level, cnnfast::WinogradForm form,
+                             int64_t count, Guard guard, Random& random, Report& report) {
+  const int64_t plane = count + 3, floats = form.taps * form.taps * count;
+  const Floats u = random.floats(form.planes() * plane - 3, guard);
+  Floats made[2] = {filled(floats, guard, 7.0f), filled(floats, guard, 7.0f)};
+  const KernelTable* tables[2] = {&base, &level};
+  for (int k = 0; k < 2; ++k) {
+    const cnnfast::WinogradWeightGradient g{form, count, u.data(), plane, made[k].data(), count};
+    tables[k]->winograd.weight_gradient(&g);
+  }
+  const std::vector<double> bounds(static_cast<size_t>(floats), 24 * kUnit * kWeightGain);
+  report.same("weight gradient", made[0].data(), made[1].data(), floats, &bounds);
+}
+
 }  // namespace
 
 void compare_winograd(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {
   Random random(9);
   for (const cnnfast::WinogradForm form : {cnnfast::WinogradForm{2, 3}, {2, 5}, {4, 3}, {6, 3}})
     for (int64_t c : {1, 3, 4, 7, 8, 16, 17, 31, 32, 64, 67}) {
-      for (int64_t gap : {0, 5}) compare_input(base, level, form, c, gap, guard, random, report);
+      for (int64_t gap : {0, 5})
+        for (bool gradient : {false, true})
+          compare_input(base, level, form, c, gap, gradient, guard, random, report);
+      compare_weights(base, level, form, c, guard, random, report);
+      compare_weight_gradient(base, level, form, c, guard, random, report);
       for (int variant = 0; variant < 32; ++variant)
         compare_output(base, level, form, c, variant, guard, random, report);
     }

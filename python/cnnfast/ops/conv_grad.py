@@ -154,7 +154,7 @@ def _native_conv2d_grad_input(s: Conv2dSpec, g: Array, w: Array) -> Array:
 
 
 def _native_conv2d_grad_weight(s: Conv2dSpec, x: Array, g: Array) -> Array:
-    return native().conv2d_grad_weight(s.native, x, g)
+    return native().conv2d_grad_weight(s.native, x, g, False)
 
 
 # --- CUDA ------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def _vjp_conv2d(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any, r
     x, w = inputs[:2]
     return (
         _input_gradient(s, g, w) if needs[0] else None,
-        CONV2D_GRAD_WEIGHT.compute(s, x, g) if needs[1] else None,
+        _weight_gradient(s, x, g) if needs[1] else None,
         None,  # the packed form of the weight
         bias_gradient(needs, 3, g),
         g if _wanted(needs, 4) else None,
@@ -268,6 +268,13 @@ def _input_gradient(s: Conv2dSpec, g: Array, w: Array) -> Array:
     if g.dtype == F32 and current_backend() == "cpu":
         return native().conv2d_grad_input(s.native, g, w, winograd_gradients())
     return CONV2D_GRAD_INPUT(s, g, w)
+
+
+def _weight_gradient(s: Conv2dSpec, x: Array, g: Array) -> Array:
+    """As :func:`conv2d_grad_weight`, likewise."""
+    if g.dtype == F32 and current_backend() == "cpu":
+        return native().conv2d_grad_weight(s.native, x, g, winograd_gradients())
+    return CONV2D_GRAD_WEIGHT.compute(s, x, g)
 
 
 def _vjp_depthwise(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any, results: Any) -> Any:
