@@ -319,6 +319,32 @@ def test_cost() -> None:
         assert cf.ops.cost(name, *arrays, padding=1) == forward
 
 
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("o", [1, 3, 6, 8, 13, 16, 17])
+@pytest.mark.parametrize(
+    ("x", "k", "stride", "pads", "dilation"),
+    [
+        ((2, 32, 32, 1), (5, 5), (1, 1), ((0, 0), (0, 0)), (1, 1)),
+        ((3, 28, 31, 1), (5, 5), (1, 1), ((2, 2), (2, 2)), (1, 1)),
+        ((2, 13, 17, 3), (3, 3), (2, 1), ((1, 0), (0, 2)), (2, 1)),
+        ((2, 6, 3, 2), (2, 4), (1, 3), ((0, 3), (5, 1)), (1, 1)),
+        ((1, 1, 9, 4), (1, 3), (1, 2), ((0, 0), (1, 1)), (1, 1)),
+    ],
+)
+def test_weight_gradient_of_small_windows(
+    x: Any, k: Any, stride: Any, pads: Any, dilation: Any, o: int
+) -> None:
+    """Whole numbers, whose sums are exact: every window and every pixel counts once."""
+    rng = np.random.default_rng(o)
+    reach = [(m - 1) * d + 1 for m, d in zip(k, dilation, strict=True)]
+    sides = [(x[1 + i] + sum(pads[i]) - reach[i]) // stride[i] + 1 for i in range(2)]
+    a = rng.integers(-4, 5, x).astype(np.float32)
+    g = rng.integers(-4, 5, (x[0], *sides, o)).astype(np.float32)
+    shape = (*k, x[3], o)
+    got = conv2d_grad_weight(a, g, shape, stride=stride, padding=pads, dilation=dilation)
+    assert np.array_equal(got, grad_weight_of(a, g, shape, stride, pads, dilation, 1))
+
+
 # --- by Winograd's algorithm, in backward alone ----------------------------------------------------
 
 WINOGRAD_LAYERS = [(64, 64, 3, 28, 1), (128, 64, 3, 17, 1), (16, 40, 5, 19, 2), (64, 64, 3, 16, 0)]

@@ -23,6 +23,9 @@ constexpr int64_t kSums = 512, kBlockFloats = int64_t{1} << 17, kGroup = 16;
 constexpr int64_t kMostFloats = int64_t{1} << 25;
 // Up to so many channels a row of the kernel is taken as one run of values.
 constexpr int64_t kFewChannels = 8;
+// Up to so many values a window is copied whole, for less than a panel of outputs: the rows of a kernel alone
+// are too few sums to hide the latency of one.
+constexpr int64_t kFewValues = 32, kMostCopied = 14;
 // Up to so many tiles per panel, taps counted, are quicker without a packed gradient.
 constexpr int64_t kFewTiles = 4;
 // Up to so many panels an input without taps is read where it lies, fetched so many pixels ahead.
@@ -47,7 +50,12 @@ struct Shape {
   explicit Shape(const Conv2dSpec& spec)
       : s(spec),
         by_rows(spec.groups == 1 && spec.dw == 1 && spec.kw > 1 && spec.c <= kFewChannels),
-        columns(by_rows ? spec.kw * spec.c : spec.c / spec.groups),
+        by_windows(by_rows && spec.kw * spec.c <= kMostCopied && spec.kh * spec.kw * spec.c <= kFewValues &&
+                   spec.o <= kernels().vl),
+        columns(by_windows ? spec.kh * spec.kw * spec.c
+                : by_rows  ? spec.kw * spec.c
+                           : spec.c / spec.groups),
+        taps_y(by_windows ? 1 : spec.kh),
         taps_x(by_rows ? 1 : spec.kw),
         outputs(spec.o / spec.groups) {
     const OuterKernels& k = kernels().outer;
@@ -76,14 +84,15 @@ struct Shape {
     return ceil_div(panel_starts[p + 1] - panel_starts[p], vl) * vl;
   }
   // Whole vectors are read where they lie if there is one panel, or if few tiles would repay a copy.
+  bool few_tiles() const { return tiles * taps_y * taps_x <= kFewTiles; }
   bool packed_already() const {
-    return s.groups == 1 && s.o % kernels().vl == 0 && (panels == 1 || tiles * s.kh * taps_x <= kFewTiles);
+    return s.groups == 1 && s.o % kernels().vl == 0 && (panels == 1 || few_tiles());
   }
 
   const Conv2dSpec& s;
-  bool by_rows, in_place;  // in_place: the input is not packed
-  int64_t columns;         // of the input side: channels of a group, or values of a kernel row
-  int64_t taps_x, outputs;
+  bool by_rows, by_windows, in_place;  // in_place: the input is not packed
+  int64_t columns;  // of the input side: channels of a group, or values of a kernel row or of a window
+  int64_t taps_y, taps_x, outputs;
   int64_t pieces, units, block_units, blocks, group_blocks, sums;
   int64_t panels, rows, tiles;
   std::vector<int64_t> panel_starts;
@@ -95,6 +104,10 @@ class Block {
   Block(const Shape& shape, int64_t index) : shape_(shape), s_(shape.s) {
     first_ = index * shape.block_units;
     last_ = std::min(shape.units, first_ + shape.block_units);
+    if (shape.by_windows) {
+      add_windows();
+      return;
+    }
     number_lines();
     for (int64_t i = 0; i < s_.kh; ++i)
       for (int64_t j = 0; j < shape.taps_x; ++j) add_tap(i, j);
@@ -103,15 +116,29 @@ class Block {
     return first_ / shape_.pieces * s_.q + first_ % shape_.pieces * s_.q / shape_.pieces;
   }
   int64_t pixels() const { return pixels_; }
+  // Few tiles read part of a vector together with the pixels that follow, which no sum takes; the last pixels
+  // of the array have none.
+  bool gradient_packed_already() const {
+    if (shape_.packed_already()) return true;
+    if (s_.groups > 1 || shape_.panels > 1 || !shape_.few_tiles()) return false;
+    const int64_t behind = s_.n * s_.p * s_.q - first_pixel() - pixels_;
+    return (behind + 1) * s_.o >= shape_.panel_width(0);
+  }
   // The first pixel of the input.
   const float* input(const float* x) const { return x + (lines_[0] * s_.w + left_) * s_.c; }
   int64_t line_count() const { return static_cast<int64_t>(lines_.size()); }
-  // Values of one line in the packed input, of `rows` channels.
+  // Values of the packed input, of `rows` channels where these are packed.
+  int64_t packed_floats(int64_t rows) const {
+    return shape_.by_windows ? pixels_ * shape_.columns : line_count() * line_floats(rows);
+  }
+  // Values of one line of it.
   int64_t line_floats(int64_t rows) const {
     return shape_.by_rows ? ((to_ - from_ - 1) * s_.sw + s_.kw) * s_.c : width_ * rows;
   }
   // Channels c0 .. c0 + rows of the input lines, pixel by pixel.
   void pack_channels(const float* x, int64_t c0, int64_t rows, float* to) const;
+  // Windows with their padding, pixel by pixel.
+  void pack_windows(const float* x, float* to) const;
   // Whole lines with their padding.
   void pack_lines(const float* x, float* to) const;
   void pack_gradient(const float* g, int64_t column, int64_t count, int64_t width, float* to) const;
@@ -187,7 +214,17 @@ class Block {
       pixel += count;
     }
     pixels_ = pixel;
-    // Chunks of nearly equal length; a tap that sees nothing has one that is empty.
+    add_chunks(found, total, step);
+  }
+
+  void add_windows() {
+    for (int64_t u = first_; u < last_; ++u) pixels_ += unit(u).q1 - unit(u).q0;
+    std::vector<OuterRun> all{{0, 0, pixels_}};
+    add_chunks(all, pixels_, shape_.columns);
+  }
+
+  // Chunks of nearly equal length; a tap that sees nothing has one that is empty.
+  void add_chunks(std::vector<OuterRun>& found, int64_t total, int64_t step) {
     taps_.emplace_back();
     const int64_t count = std::max<int64_t>(1, ceil_div(total, kSums));
     size_t at = 0;
@@ -216,20 +253,48 @@ class Block {
 };
 
 template <int M>
-void copy_values(const float* from, int64_t step, int64_t pixels, float* to) {
-  for (int64_t i = 0; i < pixels; ++i) std::memcpy(to + i * M, from + i * step, M * sizeof(float));
+void copy_values(const float* from, int64_t step, int64_t pixels, float* to, int64_t to_step) {
+  for (int64_t i = 0; i < pixels; ++i) std::memcpy(to + i * to_step, from + i * step, M * sizeof(float));
 }
+// Heights of tiles and lengths of kernel rows, which are copied with the number known.
+constexpr void (*kCopies[])(const float*, int64_t, int64_t, float*, int64_t) = {
+    nullptr,         copy_values<1>,  copy_values<2>,  copy_values<3>,  copy_values<4>,
+    copy_values<5>,  copy_values<6>,  copy_values<7>,  copy_values<8>,  copy_values<9>,
+    copy_values<10>, copy_values<11>, copy_values<12>, copy_values<13>, copy_values<14>};
 
 void Block::pack_channels(const float* x, int64_t c0, int64_t rows, float* to) const {
   for (const int64_t line : lines_) {
-    const float* from = x + (line * s_.w + left_) * s_.c + c0;
-    // The heights of tiles, which are copied with the number known.
-    static constexpr void (*kCopies[])(const float*, int64_t, int64_t, float*) = {
-        nullptr,         copy_values<1>,  copy_values<2>,  copy_values<3>,  copy_values<4>,
-        copy_values<5>,  copy_values<6>,  copy_values<7>,  copy_values<8>,  copy_values<9>,
-        copy_values<10>, copy_values<11>, copy_values<12>, copy_values<13>, copy_values<14>};
-    kCopies[rows](from, s_.c, width_, to);
+    kCopies[rows](x + (line * s_.w + left_) * s_.c + c0, s_.c, width_, to, rows);
     to += width_ * rows;
+  }
+}
+
+void Block::pack_windows(const float* x, float* to) const {
+  const int64_t row = s_.kw * s_.c, line = s_.w * s_.c;
+  for (int64_t u = first_; u < last_; ++u) {
+    const Unit at = unit(u);
+    // Windows inside the picture: their values of a line follow each other.
+    const int64_t in0 = std::clamp(ceil_div(s_.pl, s_.sw), at.q0, at.q1);
+    const int64_t in1 =
+        s_.w + s_.pl < s_.kw ? in0 : std::clamp((s_.w + s_.pl - s_.kw) / s_.sw + 1, in0, at.q1);
+    for (int64_t i = 0; i < s_.kh; ++i) {
+      const int64_t y = input_row(at, i);
+      const bool inside = y >= 0 && y < s_.h;
+      const float* from = x + (at.image * s_.h + (inside ? y : 0)) * line;
+      const auto window = [&](int64_t q) { return to + (q - at.q0) * shape_.columns + i * row; };
+      const auto copy_padded = [&](int64_t q, int64_t end) {
+        for (; q < end; ++q)
+          for (int64_t k = 0; k < row; ++k) {
+            const int64_t value = (q * s_.sw - s_.pl) * s_.c + k;
+            window(q)[k] = inside && value >= 0 && value < line ? from[value] : 0.0f;
+          }
+      };
+      copy_padded(at.q0, inside ? in0 : at.q1);
+      if (!inside) continue;
+      kCopies[row](from + (in0 * s_.sw - s_.pl) * s_.c, s_.sw * s_.c, in1 - in0, window(in0), shape_.columns);
+      copy_padded(in1, at.q1);
+    }
+    to += (at.q1 - at.q0) * shape_.columns;
   }
 }
 
@@ -259,7 +324,7 @@ void run_block(const Shape& shape, const Block& block, const float* x, const flo
   const Conv2dSpec& s = shape.s;
   const OuterKernels& kernel = kernels().outer;
   const float* panels = nullptr;
-  const bool direct = shape.packed_already();
+  const bool direct = block.gradient_packed_already();
   if (direct) {
     panels = g + block.first_pixel() * s.o;
   } else {
@@ -268,10 +333,13 @@ void run_block(const Shape& shape, const Block& block, const float* x, const flo
     panels = static_cast<float*>(thread_scratch(Slot::kPanel, static_cast<size_t>(floats) * sizeof(float)));
   }
   const int64_t line_rows = shape.by_rows ? 1 : shape.rows;
-  const int64_t packed_floats = shape.in_place ? 0 : block.line_count() * block.line_floats(line_rows);
+  const int64_t packed_floats = shape.in_place ? 0 : block.packed_floats(line_rows);
   auto* packed = static_cast<float*>(
       thread_scratch(Slot::kTile, static_cast<size_t>(packed_floats + 1) * sizeof(float)));
-  if (shape.by_rows) block.pack_lines(x, packed);
+  if (shape.by_windows)
+    block.pack_windows(x, packed);
+  else if (shape.by_rows)
+    block.pack_lines(x, packed);
   OuterBlock t{};
   t.ldy = s.o;
   int64_t group_packed = -1;
@@ -291,7 +359,7 @@ void run_block(const Shape& shape, const Block& block, const float* x, const flo
     if (shape.by_rows) {
       t.a = packed + m0;
       t.a_unit = 1;
-      t.a_step = s.sw * s.c;
+      t.a_step = shape.by_windows ? shape.columns : s.sw * s.c;
     } else if (shape.in_place) {
       t.a = block.input(x) + group * shape.columns + m0;
       t.a_unit = t.a_step = s.c;
@@ -308,7 +376,7 @@ void run_block(const Shape& shape, const Block& block, const float* x, const flo
       t.n = shape.panel_starts[p + 1] - start;
       t.b_step = direct ? s.o : shape.panel_width(p);
       if (direct) t.b = panels + start;
-      for (int64_t tap = 0; tap < s.kh * shape.taps_x; ++tap) {
+      for (int64_t tap = 0; tap < shape.taps_y * shape.taps_x; ++tap) {
         t.y = y + (tap * shape.columns + m0) * s.o + group * shape.outputs + start;
         t.first = overwrite;
         for (const Block::Chunk& chunk : block.chunks(tap)) {
