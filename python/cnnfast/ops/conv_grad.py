@@ -263,17 +263,23 @@ def _vjp_conv2d(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any, r
     )
 
 
+def _by_winograd(g: Array) -> bool:
+    """Whether Winograd's algorithm may take part: in the kernels for float32 of the CPU."""
+    on_host = isinstance(g, np.ndarray) and g.dtype == F32 and current_backend() == "cpu"
+    return on_host and winograd_gradients()
+
+
 def _input_gradient(s: Conv2dSpec, g: Array, w: Array) -> Array:
     """As :func:`conv2d_grad_input`, by Winograd's algorithm where that is quicker and allowed."""
-    if g.dtype == F32 and current_backend() == "cpu":
-        return native().conv2d_grad_input(s.native, g, w, winograd_gradients())
-    return CONV2D_GRAD_INPUT(s, g, w)
+    if _by_winograd(g):
+        return native().conv2d_grad_input(s.native, g, w, True)
+    return CONV2D_GRAD_INPUT.compute(s, g, w)
 
 
 def _weight_gradient(s: Conv2dSpec, x: Array, g: Array) -> Array:
     """As :func:`conv2d_grad_weight`, likewise."""
-    if g.dtype == F32 and current_backend() == "cpu":
-        return native().conv2d_grad_weight(s.native, x, g, winograd_gradients())
+    if _by_winograd(g):
+        return native().conv2d_grad_weight(s.native, x, g, True)
     return CONV2D_GRAD_WEIGHT.compute(s, x, g)
 
 
