@@ -62,9 +62,13 @@ struct Pixel {
   }
 };
 
+// Blocks that a multiprocessor shall hold. Where nothing is said, some targets are given fewer registers than
+// are needed.
+constexpr int kBlocks = 4;
+
 // y may be null where positions are asked for.
 template <class T, int V, Pool Kind, bool Positions>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     pool_kernel(PoolShape s, Pixels out, const T* x, T* y, int64_t* positions) {
   CNNFAST_EACH(i, out.count) {
     const Pixel at(i, out, V);
@@ -137,7 +141,7 @@ struct Windows {
 };
 
 template <class T, int V, bool Max>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     pool_grad_kernel(PoolShape s, Pixels in, const T* g, const int64_t* positions, T* dx) {
   CNNFAST_EACH(i, in.count) {
     const Pixel at(i, in, V);
@@ -164,7 +168,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     scatter_rows_kernel(int64_t count, Divider rows, Divider channels, int64_t width, const T* g,
                         const int64_t* positions, T* dx) {
   CNNFAST_EACH(i, count) {
