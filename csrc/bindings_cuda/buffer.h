@@ -127,5 +127,6 @@ void bind_norm(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_reduce(py::module_& m);
 void bind_softmax(py::module_& m);
+void bind_conv(py::module_& m);
 
 }  // namespace cnnfast::cuda::bindings

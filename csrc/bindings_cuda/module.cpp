@@ -121,4 +121,5 @@ PYBIND11_MODULE(CNNFAST_MODULE, m) {
   bind_pool(m);
   bind_reduce(m);
   bind_softmax(m);
+  bind_conv(m);
 }

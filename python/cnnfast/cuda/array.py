@@ -302,6 +302,13 @@ class DeviceArray:
         return f"DeviceArray(shape={self.shape}, dtype={self.dtype})"
 
 
+def buffer(value: DeviceArray | None, dtype: Any = None) -> Any:
+    """The memory of an array that may be missing, of this element type if one is named."""
+    if value is None:
+        return None
+    return value.buffer if dtype is None else value.astype(dtype).buffer
+
+
 def empty(shape: Sequence[int], dtype: Any = "float32") -> DeviceArray:
     """A device array of whatever is in the memory.
 

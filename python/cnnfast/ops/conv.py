@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import config
-from ..errors import BackendError
+from .. import config, cuda
 from . import conv_mma
 from .activations import ACTIVATION_CODES, ACTIVATIONS, apply_activation
 from .packed import PackedWeights, own_weight, unpack
@@ -282,17 +281,21 @@ def _native_conv2d(
 # --- CUDA ------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=4096)
+def cuda_numbers(s: Conv2dSpec) -> list[int]:
+    """The convolution as the CUDA module takes it."""
+    return _spec_numbers(s.x, s.w[:2], s.w[3], s.groups, s.stride, s.dilation, s.pads, s.out)
+
+
 def _cuda_conv2d(
     s: Conv2dSpec, x: Any, w: Any, packed: Any = None, b: Any = None, residual: Any = None
 ) -> Any:
     if conv_mma.accepts(s, x.dtype):
         return conv_mma.conv2d(s, x, w, packed, b, residual)
-    raise no_cuda_kernel("conv2d", s, x.dtype)
-
-
-def no_cuda_kernel(op: str, s: Conv2dSpec, dtype: Any) -> BackendError:
-    """What is raised where no CUDA kernel takes a call."""
-    return BackendError(f"{op}: there is no CUDA kernel for {dtype} in {s.groups} groups (weight {s.w})")
+    y = cuda.empty(s.out, x.dtype)
+    ends = (cuda.buffer(b, "float32"), cuda.buffer(residual), ACTIVATION_CODES[s.activation], s.slope)
+    cuda.module().conv2d(x.code, cuda_numbers(s), x.buffer, w.buffer, *ends, y.buffer)
+    return y
 
 
 # --- in compiled plans -----------------------------------------------------------------------------
@@ -408,6 +411,7 @@ DEPTHWISE_CONV2D = Op(
     pads=lambda s, pad: _padded(s, pad, "depthwise_conv2d"),
     settings=_settings,
     shapes=_no_packed,
+    cuda=_cuda_conv2d,
 )
 
 

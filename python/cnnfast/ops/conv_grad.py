@@ -9,11 +9,13 @@ and residual of the specification play no part. A padding mode other than zeros 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..config import current_backend, winograd_gradients
 from . import conv_mma
 from .activation_grad import activation_grad
@@ -24,8 +26,8 @@ from .conv import (
     _cost_conv2d,
     _spec_numbers,
     _windows,
+    cuda_numbers,
     infer_conv2d,
-    no_cuda_kernel,
 )
 from .conv_transpose import CONV2D_TRANSPOSE
 from .registry import (
@@ -163,13 +165,17 @@ def _native_conv2d_grad_weight(s: Conv2dSpec, x: Array, g: Array) -> Array:
 def _cuda_conv2d_grad_input(s: Conv2dSpec, g: Any, w: Any) -> Any:
     if conv_mma.accepts(s, g.dtype):
         return conv_mma.grad_input(s, g, w)
-    raise no_cuda_kernel("conv2d_grad_input", s, g.dtype)
+    x = cuda.empty(s.x, g.dtype)
+    cuda.module().conv2d_adjoint(g.code, cuda_numbers(s), g.buffer, w.buffer, None, 0, 0.0, x.buffer)
+    return x
 
 
 def _cuda_conv2d_grad_weight(s: Conv2dSpec, x: Any, g: Any) -> Any:
     if conv_mma.accepts_grad_weight(s, x.dtype):
         return conv_mma.grad_weight(s, x, g)
-    raise no_cuda_kernel("conv2d_grad_weight", s, x.dtype)
+    w = cuda.empty(s.w, x.dtype)
+    cuda.module().conv2d_grad_weight(x.code, cuda_numbers(s), x.buffer, g.buffer, w.buffer)
+    return w
 
 
 CONV2D_GRAD_INPUT = Op(
@@ -216,6 +222,12 @@ def _cost_bias_grad(shape: tuple[int, ...]) -> Cost:
     return Cost(n, 4 * (n + shape[-1]))
 
 
+def _cuda_bias_grad(shape: tuple[int, ...], g: Any) -> Any:
+    db = cuda.empty(shape[-1:], g.dtype)
+    cuda.module().channel_sums(g.code, math.prod(shape[:-1]), shape[-1], g.buffer, db.buffer)
+    return db
+
+
 BIAS_GRAD = Op(
     "bias_grad",
     infer_bias_grad,
@@ -224,6 +236,7 @@ BIAS_GRAD = Op(
     _cost_bias_grad,
     vjp=NO_GRADIENT,
     results=lambda shape, dtype: ((shape[-1:], dtype),),
+    cuda=_cuda_bias_grad,
 )
 
 

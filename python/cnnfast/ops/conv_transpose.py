@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from . import conv_mma
 from .activations import ACTIVATION_CODES, ACTIVATIONS
 from .conv import (
@@ -18,7 +19,6 @@ from .conv import (
     _no_packed,
     _settings,
     _spec_numbers,
-    no_cuda_kernel,
     resolve_padding,
 )
 from .packed import PackedWeights, own_weight, unpack
@@ -150,7 +150,11 @@ def _cuda_conv2d_transpose(s: Conv2dSpec, x: Any, w: Any, packed: Any = None, b:
     adjoint = replace(s, x=s.out, out=s.x)
     if conv_mma.accepts(adjoint, x.dtype):
         return conv_mma.grad_input(adjoint, x, w, packed, b, s.activation, s.slope)
-    raise no_cuda_kernel("conv2d_transpose", s, x.dtype)
+    y = cuda.empty(s.out, x.dtype)
+    numbers = _spec_numbers(s.out, s.w[:2], s.x[3], s.groups, s.stride, s.dilation, s.pads, s.x)
+    ends = (cuda.buffer(b, "float32"), ACTIVATION_CODES[s.activation], s.slope)
+    cuda.module().conv2d_adjoint(x.code, numbers, x.buffer, w.buffer, *ends, y.buffer)
+    return y
 
 
 def _lower_conv2d_transpose(steps: Any, s: Conv2dSpec, inputs: Any, outputs: Any) -> None:

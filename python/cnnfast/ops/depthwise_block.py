@@ -111,6 +111,10 @@ def _native(s: DepthwiseBlockSpec, *arrays: Any) -> Array:
     return _decompose(lambda op, spec, *a: op.native(spec, *a), s, *arrays)
 
 
+def _cuda(s: DepthwiseBlockSpec, *arrays: Any) -> Any:
+    return _decompose(lambda op, spec, *a: op.on_device(spec, *a), s, *arrays)
+
+
 def _stages(s: DepthwiseBlockSpec) -> list[tuple[Op, Conv2dSpec | None]]:
     return [(CONV2D, s.expand), (DEPTHWISE_CONV2D, s.depthwise), (CONV2D, s.project)]
 
@@ -169,6 +173,7 @@ DEPTHWISE_BLOCK = Op(
     vjp=NO_GRADIENT,  # what it stands for has gradients; tapes never hold it
     settings=_settings,
     decompose=_decompose,
+    cuda=_cuda,
 )
 
 

@@ -62,6 +62,10 @@ def _native(s: GatedConv2dSpec, *arrays: Any) -> Array:
     return _decompose(lambda op, spec, *a: op.native(spec, *a), s, *arrays)
 
 
+def _cuda(s: GatedConv2dSpec, *arrays: Any) -> Any:
+    return _decompose(lambda op, spec, *a: op.on_device(spec, *a), s, *arrays)
+
+
 def _cost(s: GatedConv2dSpec) -> Cost:
     """Without the traffic of the product."""
     gating, conv = MUL.cost(s.gating), CONV2D.cost(s.conv)
@@ -99,4 +103,5 @@ GATED_CONV2D = Op(
     vjp=NO_GRADIENT,  # what it stands for has gradients; tapes never hold it
     settings=lambda s: {"activation": s.conv.activation, "slope": s.conv.slope},
     decompose=_decompose,
+    cuda=_cuda,
 )

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import config
+from .. import config, cuda
 from ..config import _State
 from . import conv_mma
 from .activations import ACTIVATION_CODES, ACTIVATIONS, apply_activation
 from .arithmetic import broadcast_shape, unbroadcast
-from .conv import Conv2dSpec, infer_conv2d, no_cuda_kernel
+from .conv import Conv2dSpec, infer_conv2d
 from .packed import PackedWeights, own_weight, unpack
 from .registry import (
     Array,
@@ -149,13 +149,6 @@ def as_convolution(s: LinearSpec) -> Conv2dSpec:
     return spec
 
 
-def _cuda_linear(s: LinearSpec, x: Any, w: Any, packed: Any = None, b: Any = None) -> Any:
-    c = as_convolution(s)
-    if conv_mma.accepts(c, x.dtype):
-        return conv_mma.conv2d(c, x.reshape(c.x), w, packed, b).reshape(s.out)
-    raise no_cuda_kernel("linear", c, x.dtype)
-
-
 def reference_gram_matrix(s: GramSpec, x: Array) -> Array:
     """g[n] = f' f with f the pixels by channels matrix of picture n."""
     f = x.reshape(s.x[0], s.rows, s.x[-1])
@@ -164,6 +157,56 @@ def reference_gram_matrix(s: GramSpec, x: Array) -> Array:
 
 def _native_gram_matrix(s: GramSpec, x: Array) -> Array:
     return native().gram_matrix(x)
+
+
+def cuda_gemm(
+    a: Any,
+    b: Any,
+    shape: tuple[int, ...],
+    m: int,
+    n: int,
+    k: int,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    bias: Any = None,
+    activation: str | None = None,
+    slope: float = 0.0,
+) -> Any:
+    """act(a b + bias) of device arrays, m x k and k x n, or stored the other way round where transposed."""
+    y = cuda.empty(shape, a.dtype)
+    ends = (cuda.buffer(bias, "float32"), ACTIVATION_CODES[activation], slope)
+    cuda.module().gemm(a.code, m, n, k, transpose_a, transpose_b, a.buffer, b.buffer, *ends, y.buffer)
+    return y
+
+
+def _cuda_linear(s: LinearSpec, x: Any, w: Any, packed: Any = None, b: Any = None) -> Any:
+    c = as_convolution(s)
+    if conv_mma.accepts(c, x.dtype):
+        return conv_mma.conv2d(c, x.reshape(c.x), w, packed, b).reshape(s.out)
+    rows = math.prod(s.out[:-1])
+    return cuda_gemm(x, w, s.out, rows, s.w[1], s.w[0], bias=b, activation=s.activation, slope=s.slope)
+
+
+def _cuda_product(
+    a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False, residual: Any = None
+) -> Any:
+    """a b + residual of stacks on the device, the matrices of either transposed."""
+    rows, columns = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
+    y = cuda.empty((*broadcast_shape("matmul", a.shape[:-2], b.shape[:-2]), rows, columns), a.dtype)
+    operands = (a.buffer, b.buffer, cuda.buffer(residual), y.buffer)
+    cuda.module().matmul(a.code, a.shape, b.shape, transpose_a, transpose_b, *operands)
+    return y
+
+
+def _cuda_matmul(s: MatmulSpec, a: Any, b: Any) -> Any:
+    return _cuda_product(a, b)
+
+
+def _cuda_gram_matrix(s: GramSpec, x: Any) -> Any:
+    y = cuda.empty(s.out, x.dtype)
+    cuda.module().gram_matrix(x.code, s.x[0], s.rows, s.x[-1], x.buffer, y.buffer)
+    return y
 
 
 def _cost_linear(s: LinearSpec) -> Cost:
@@ -195,16 +238,21 @@ def _lower_gram_matrix(steps: Any, s: GramSpec, inputs: Any, outputs: Any) -> No
     steps.plan.gram_matrix(s.x[0], s.rows, s.x[-1], inputs[0].place, outputs[0].place)
 
 
-def _vjp_matmul(s: MatmulSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+def _vjp_matmul(s: MatmulSpec, needs: Any, g: Any, inputs: Any, results: Any) -> Any:
     a, b = inputs
-    return (
-        unbroadcast(matmul(g, b.swapaxes(-1, -2)), s.a) if needs[0] else None,
-        unbroadcast(matmul(a.swapaxes(-1, -2), g), s.b) if needs[1] else None,
-    )
+    if isinstance(g, cuda.DeviceArray):
+        da = _cuda_product(g, b, transpose_b=True) if needs[0] else None
+        db = _cuda_product(a, g, transpose_a=True) if needs[1] else None
+    else:
+        da = matmul(g, b.swapaxes(-1, -2)) if needs[0] else None
+        db = matmul(a.swapaxes(-1, -2), g) if needs[1] else None
+    return None if da is None else unbroadcast(da, s.a), None if db is None else unbroadcast(db, s.b)
 
 
-def _vjp_gram_matrix(s: GramSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
-    f = inputs[0].reshape(s.x[0], s.rows, s.x[-1])
+def _vjp_gram_matrix(s: GramSpec, needs: Any, g: Any, inputs: Any, results: Any) -> Any:
+    f = inputs[0].reshape((s.x[0], s.rows, s.x[-1]))
+    if isinstance(g, cuda.DeviceArray):
+        return (_cuda_product(f, g, transpose_b=True, residual=_cuda_product(f, g)).reshape(s.x),)
     return (matmul(f, g + g.transpose(0, 2, 1)).reshape(s.x),)
 
 
@@ -235,6 +283,7 @@ MATMUL = Op(
     ),
     vjp=Vjp(_vjp_matmul, reads_other),
     lower=Lower(_lower_matmul),
+    cuda=_cuda_matmul,
 )
 GRAM_MATRIX = Op(
     "gram_matrix",
@@ -244,6 +293,7 @@ GRAM_MATRIX = Op(
     _cost_gram_matrix,
     vjp=Vjp(_vjp_gram_matrix, reads_all),
     lower=Lower(_lower_gram_matrix),
+    cuda=_cuda_gram_matrix,
 )
 
 

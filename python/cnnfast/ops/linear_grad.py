@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from . import conv_mma
 from .activation_grad import activation_grad
-from .conv import no_cuda_kernel
 from .conv_grad import bias_gradient
-from .linear import LINEAR, LinearSpec, _cost_linear, as_convolution, infer_linear
+from .linear import LINEAR, LinearSpec, _cost_linear, as_convolution, cuda_gemm, infer_linear
 from .registry import NO_GRADIENT, RESULT, Array, Op, Vjp, array, cached, fail, native
 
 
@@ -56,14 +56,14 @@ def _cuda_linear_grad_input(s: LinearSpec, g: Any, w: Any) -> Any:
     c = as_convolution(s)
     if conv_mma.accepts(c, g.dtype):
         return conv_mma.grad_input(c, g.reshape(c.out), w).reshape(s.x)
-    raise no_cuda_kernel("linear_grad_input", c, g.dtype)
+    return cuda_gemm(g, w, s.x, math.prod(s.out[:-1]), s.w[0], s.w[1], transpose_b=True)
 
 
 def _cuda_linear_grad_weight(s: LinearSpec, x: Any, g: Any) -> Any:
     c = as_convolution(s)
     if conv_mma.accepts_grad_weight(c, x.dtype):
         return conv_mma.grad_weight(c, x.reshape(c.x), g.reshape(c.out)).reshape(s.w)
-    raise no_cuda_kernel("linear_grad_weight", c, x.dtype)
+    return cuda_gemm(x, g, s.w, s.w[0], s.w[1], math.prod(s.out[:-1]), transpose_a=True)
 
 
 LINEAR_GRAD_INPUT = Op(
