@@ -3,6 +3,8 @@
 FOLDER holds the four files of the data set (train-images-idx3-ubyte.gz and so on). The last 5,000 training
 pictures validate; the test pictures are looked at once, at the end. Shifts by up to two pixels and mirrored
 pictures; Nesterov's momentum with a warm-up and one cosine; smoothed labels.
+
+It took 69 minutes on two cores that were shared with other programs.
 """
 
 from __future__ import annotations

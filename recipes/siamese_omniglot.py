@@ -6,6 +6,8 @@ mirror images as characters of their own, drawn anew every time: turned, sheared
 with thicker or thinner strokes. The softmax over cosines with a margin is thrown away; what stays is measured
 on the twenty official runs, whose drawings take no part in training or in any choice. ``--hold`` keeps
 alphabets of the background sets back and measures on those in place of the runs.
+
+It took about 22 minutes of one core, 54 by the clock beside other programs.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ FOLDER holds images/ and labels/ of the same names: 256x256 pictures from the Da
 numbers of their nuclei. The last 60 by name are held out, and of the others the last 20 validate. Random
 pieces, mirrored both ways, of random brightness; cross-entropy and Dice together; AdamW with a warm-up and
 one cosine.
+
+It took 3 min 40 s of one core, 15 minutes by the clock beside other programs.
 """
 
 from __future__ import annotations

@@ -8,11 +8,12 @@ import numpy as np
 
 from .. import losses, models, ops
 from ..detection import letterbox
-from ..detection.assignment import assign, encode_grid
+from ..detection.assignment import assign, decode_grid, encode_grid
 from ..graph.summary import summary
 from ..models.convolutional import fully_convolutional
 from ..models.darknet import Head
 from ..models.yolo import decode
+from ..segmentation import Segmenter, confusion_matrix, mean_iou, pixel_accuracy
 from . import Chapter, Fact
 from .foundations import matrix, picture, plane
 
@@ -62,6 +63,10 @@ def yolo() -> Iterator[Fact]:
     box = np.array([[100.0, 50.0, 300.0, 250.0]])
     target, _ = encode_grid([box], [np.array([3])], 7, 20, 448)
     yield Fact("v1, 7 cells, 20 classes, 2 boxes each: values of a cell", 30, target.shape[-1] + 5)
+    roots = target.copy()
+    roots[..., 2:4] **= 0.5  # which is what the network gives
+    back, sure, _ = decode_grid(roots, 1, 448)
+    yield Fact("v1: encoded and decoded again, as parts of the picture", box / 448, back[sure > 0] / 448, 1e-6)
     head = Head("region", ((1.0, 1.0), (2.0, 0.5)), 3)
     yield Fact("3x3 cells, 2 anchors, 3 classes: values of a cell", 2 * 8, head.channels)
     head = Head("region", ((1.0, 1.5),) * 5, 80)
@@ -91,6 +96,9 @@ def suppression() -> Iterator[Fact]:
     boxes = np.array([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [0, 0, 10, 10]], np.float32)
     scores = np.array([0.9, 0.8, 0.9, 0.9], np.float32)
     yield Fact("IoU over .5 goes; of equal scores the first stays", [0, 2], ops.nms(boxes, scores, 0.5))
+    sure = np.flatnonzero(np.array([0.9, 0.6, 0.61, 0.3]) > 0.6)
+    kept = sure[ops.nms(boxes[sure], scores[sure], 0.5)]
+    yield Fact("what is at most .6 sure is dropped before", [0, 2], kept)
     classes = np.array([0, 1, 0, 0])
     yield Fact("classes do not meet", [0, 2, 1], ops.batched_nms(boxes, scores, classes, 0.5))
 
@@ -160,3 +168,8 @@ def pixels() -> Iterator[Fact]:
     for name in ("cross_entropy", "dice", "focal"):
         cost = getattr(losses, name)(sure, labels)
         yield Fact(f"{name} where every pixel is right", 0.0, float(cost.data), 1e-6)
+    counts = confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1], 2)
+    yield Fact("pixel accuracy, 3 of 4", 0.75, pixel_accuracy(counts))
+    yield Fact("mean IoU of 1/2 and 2/3", 7 / 12, mean_iou(counts), 1e-12)
+    net = models.create_model("unet_small").eval()
+    yield Fact("37 x 53 pixels in and out", (37, 53), Segmenter(net)(np.zeros((37, 53), np.uint8)).shape)

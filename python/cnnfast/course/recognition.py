@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,6 +70,10 @@ def triplet() -> Iterator[Fact]:
     yield Fact("d(A,P) = 0, d(A,N) = 2", 0.0, float(losses.triplet(a, a, n, margin=0.2).data))
     cost = losses.triplet(a, p, a, margin=0.3, distance="cosine")
     yield Fact("cos(A,N) - cos(A,P) + margin", 1.3, float(cost.data), 1e-12)
+    two = [np.concatenate([v, v]) for v in (a, p, a)]
+    yield Fact("the sum over a batch of two", 4.4, float(losses.triplet(*two, margin=0.2).data), 1e-12)
+    torch = losses.triplet_margin(*two, margin=0.2, eps=0.0)
+    yield Fact("torch's: not squared, the mean", 2**0.5 + 0.2, float(torch.data), 1e-12)
 
 
 @CHAPTER.row("R5", "mining of triplets equals trying all of them")
@@ -88,6 +94,12 @@ def mining() -> Iterator[Fact]:
         hard.append((a, max(mine, key=lambda p: d[a, p]), min(others, key=lambda n: d[a, n])))
     found = face.mine_triplets(x, labels, kind="hard", margin=0.2)
     yield Fact("hard", hard, np.stack([found.anchor, found.positive, found.negative], axis=1))
+    between = []
+    for a, p in sorted({(a, p) for a, p, _ in every}):
+        near = [n for n in range(9) if labels[n] != labels[a] and d[a, p] < d[a, n] < d[a, p] + 2]
+        between += [(a, p, min(near, key=lambda n: d[a, n]))] if near else []
+    found = face.mine_triplets(x, labels, kind="semi-hard", margin=2.0)
+    yield Fact("semi-hard", between, np.stack([found.anchor, found.positive, found.negative], axis=1))
 
 
 @CHAPTER.row("R6", "a binary head on two encodings")
@@ -99,7 +111,7 @@ def binary() -> Iterator[Fact]:
     yield Fact("chi-square: 0 / 0 = 0", 0.0, float(np.asarray(head(zero, zero)).ravel()[0]))
 
 
-@CHAPTER.row("R7", "contrastive loss")
+@CHAPTER.row("R7", "contrastive loss, softmax over identities, encodings that are kept")
 def contrastive() -> Iterator[Fact]:
     a = np.zeros((1, 2))
     for same, b, expected in ((True, 0.0, 0.0), (False, 0.0, 4.0), (False, 3.0, 0.0)):
@@ -107,6 +119,16 @@ def contrastive() -> Iterator[Fact]:
         yield Fact(
             f"{'same' if same else 'different'}, {b:g} apart, margin 2", expected, 2 * float(cost.data)
         )
+    scores = face.IdentityClassifier(128, 10).initialize(0)(np.zeros((2, 128), np.float32))
+    yield Fact("classifier: scores of 10 identities for 2 encodings", (2, 10), scores.shape)
+    seen = data.Preprocess(None, 8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    who = face.Recognizer(face.Encoder(Corner(), seen), threshold=0.1)
+    with tempfile.TemporaryDirectory() as folder:
+        who.enrol("red", coloured(200, 10, 10))
+        who.save(os.path.join(folder, "known.safetensors"))
+        kept = face.Gallery.load(os.path.join(folder, "known.safetensors"))
+    again = face.Recognizer(face.Encoder(Corner(), seen), kept, threshold=0.1)
+    yield Fact("the same from a file of encodings", "red", again.identify(coloured(250, 20, 10)).name)
 
 
 @CHAPTER.row("R8", "encoders of faces")
