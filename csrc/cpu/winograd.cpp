@@ -147,7 +147,7 @@ int winograd_tile(const Conv2dSpec& s, int threads, int largest, bool once) {
   if (!winograd_applies(s)) return 0;
   // Weights that do not stay in the caches are read once per call at the speed of memory.
   constexpr double kFlops = 105, kMemory = 20;  // a nanosecond, one thread
-  constexpr double kPacking = 16;               // nanoseconds for the transform of one kernel
+  constexpr double kPacking = 35;               // nanoseconds to turn and transform one kernel
   const double c = static_cast<double>(s.c), o = static_cast<double>(round_up(s.o, kernels().vl));
   const double share = 1.0 / std::max(1, threads);
   double best = s.flops() / kFlops * share;
