@@ -62,8 +62,8 @@ def measure(network: str, batch: int, dtype: str, against_torch: bool) -> dict[s
         from .peers.torch_model import GraphModule
 
         kind = getattr(torch, dtype)
-        peer = GraphModule(folded(model, shape)).to("cuda", kind)
-        peer = peer.to(memory_format=torch.channels_last)
+        peer: Any = GraphModule(folded(model, shape))
+        peer = peer.to("cuda", kind, memory_format=torch.channels_last)
         source = torch.from_numpy(x.transpose(0, 3, 1, 2)).cuda()
         place = source.clone(memory_format=torch.channels_last)
         (replay, wait), theirs = captured_by_torch(
