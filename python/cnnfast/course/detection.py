@@ -66,7 +66,7 @@ def yolo() -> Iterator[Fact]:
     roots = target.copy()
     roots[..., 2:4] **= 0.5  # which is what the network gives
     back, sure, _ = decode_grid(roots, 1, 448)
-    yield Fact("v1: encoded and decoded again, as parts of the picture", box / 448, back[sure > 0] / 448, 1e-6)
+    yield Fact("v1: encoded and decoded, parts of the picture", box / 448, back[sure > 0] / 448, 1e-6)
     head = Head("region", ((1.0, 1.0), (2.0, 0.5)), 3)
     yield Fact("3x3 cells, 2 anchors, 3 classes: values of a cell", 2 * 8, head.channels)
     head = Head("region", ((1.0, 1.5),) * 5, 80)
