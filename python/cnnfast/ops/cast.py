@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..errors import DTypeError
 from .operands import values
 from .registry import Array, Cost, Op, Vjp, cached, elements
@@ -36,6 +37,13 @@ def reference_cast(s: CastSpec, x: Array) -> Array:
         return x.astype(s.dtype)
 
 
+def cuda_cast(x: Any, dtype: Any) -> Any:
+    """A device array in any other element type that those have."""
+    y = cuda.empty(x.shape, dtype)
+    cuda.module().convert(x.code, x.buffer, y.code, y.buffer, x.size)
+    return y
+
+
 CAST = Op(
     "cast",
     infer_cast,
@@ -45,6 +53,7 @@ CAST = Op(
     vjp=Vjp(lambda s, needs, g, inputs, results: (g,)),  # which takes the type of the argument
     results=lambda s, dtype: ((s.out, np.dtype(s.dtype)),),
     settings=lambda s: {"dtype": s.dtype},
+    cuda=lambda s, x: cuda_cast(x, s.dtype),
 )
 
 

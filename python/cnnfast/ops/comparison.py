@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .arithmetic import broadcast_shape, unbroadcast
 from .binary import PairSpec, cost_pair, infer_pair
 from .operands import operands, values
@@ -37,6 +38,11 @@ def _make(name: str, function: Callable[..., Array]) -> Op:
         with np.errstate(all="ignore"):
             return np.asarray(function(a, b))
 
+    def run_cuda(s: PairSpec, a: Any, b: Any) -> Any:
+        y = cuda.empty(s.out, _BOOL)
+        cuda.module().compare(a.code, _CODES[name], s.out, s.a, s.b, a.buffer, b.buffer, y.buffer)
+        return y
+
     return Op(
         name,
         infer,
@@ -45,13 +51,13 @@ def _make(name: str, function: Callable[..., Array]) -> Op:
         cost_pair,
         vjp=NO_GRADIENT,
         results=lambda s, dtype: ((s.out, _BOOL),),
+        cuda=run_cuda,
     )
 
 
-_COMPARISONS = {
-    name: _make(name, function)
-    for name, function in (("equal", np.equal), ("greater", np.greater), ("less", np.less))
-}
+_FUNCTIONS = {"equal": np.equal, "greater": np.greater, "less": np.less}
+_CODES = {name: code for code, name in enumerate(_FUNCTIONS)}  # shared with csrc/cuda/select.h
+_COMPARISONS = {name: _make(name, function) for name, function in _FUNCTIONS.items()}
 
 
 def _compare(name: str, x: Any, y: Any, kinds: str) -> Any:
@@ -84,6 +90,12 @@ def reference_logical_not(s: UnarySpec, x: Array) -> Array:
     return np.asarray(np.logical_not(x))
 
 
+def _cuda_logical_not(s: UnarySpec, x: Any) -> Any:
+    y = cuda.empty(s.out, _BOOL)
+    cuda.module().logical_not(x.buffer, y.buffer, x.size)
+    return y
+
+
 LOGICAL_NOT = Op(
     "logical_not",
     infer_logical_not,
@@ -92,6 +104,7 @@ LOGICAL_NOT = Op(
     cost_unary,
     vjp=NO_GRADIENT,
     settings=lambda s: {"numbers": s.numbers},
+    cuda=_cuda_logical_not,
 )
 
 
@@ -128,6 +141,13 @@ def _vjp_where(s: WhereSpec, needs: Any, g: Array, inputs: Any, results: Any) ->
     )
 
 
+def _cuda_where(s: WhereSpec, condition: Any, a: Any, b: Any) -> Any:
+    y = cuda.empty(s.out, a.dtype)
+    shapes = s.out, s.condition, s.a, s.b
+    cuda.module().where(a.code, *shapes, condition.buffer, a.buffer, b.buffer, y.buffer)
+    return y
+
+
 WHERE = Op(
     "where",
     infer_where,
@@ -137,7 +157,14 @@ WHERE = Op(
     vjp=Vjp(_vjp_where, lambda s, needs: (0,)),
     results=lambda s, dtype: ((s.out, np.dtype(s.dtype)),),
     settings=lambda s: {"dtype": s.dtype},
+    cuda=_cuda_where,
 )
+
+
+def _beside(value: Any, other: Any) -> Any:
+    """A host array without axes as a device array of the type of another one."""
+    alone = isinstance(value, np.ndarray) and not value.ndim
+    return cuda.asarray(value, other.dtype) if alone else value
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
@@ -159,4 +186,6 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     """
     condition = values("where", "condition", condition, "b")
     x, y = operands("where", x, y, "fiub")
+    if isinstance(condition, cuda.DeviceArray):  # a number goes there in the type of the other operand
+        x, y = (_beside(v, other) for v, other in ((x, y), (y, x)))
     return WHERE(infer_where(condition.shape, x.shape, y.shape, x.dtype.name), condition, x, y)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..config import _State
 from .registry import Array, Cost, Lower, Op, Vjp, array, cached, elements, fail, integer, is_plain, native
-from .views import split
+from .views import cuda_copy, split
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,17 @@ def reference_concat(s: ConcatSpec, *arrays: Array) -> Array:
 
 def _native_concat(s: ConcatSpec, *arrays: Array) -> Array:
     return native().concat(list(arrays), s.out, s.axis)
+
+
+def _cuda_concat(s: ConcatSpec, *arrays: Any) -> Any:
+    """A copy for each array."""
+    y = cuda.empty(s.out, arrays[0].dtype)
+    rows, inner, at = math.prod(s.out[: s.axis]), math.prod(s.out[s.axis + 1 :]), 0
+    for x, size in zip(arrays, s.sizes, strict=True):
+        width = size * inner
+        cuda_copy(x, y, [rows, width], [width, 1], [s.out[s.axis] * inner, 1], y_start=at)
+        at += width
+    return y
 
 
 def _cost_concat(s: ConcatSpec) -> Cost:
@@ -96,6 +108,7 @@ CONCAT = Op(
     ),
     settings=lambda s: {"axis": s.axis},
     shapes=lambda *shapes: (shapes,),
+    cuda=_cuda_concat,
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .registry import (
     NO_GRADIENT,
     Array,
@@ -25,7 +26,7 @@ from .registry import (
 )
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
-# Codes shared with csrc/cpu/resample.h.
+# Codes shared with csrc/cpu/resample.h and csrc/cuda/copy.h.
 PAD_MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 
 
@@ -101,6 +102,20 @@ def _native_pad2d(s: Pad2dSpec, x: Array) -> Array:
     return native().pad2d(x, *s.pads[0], *s.pads[1], PAD_MODES[s.mode], s.value)
 
 
+def _cuda_pad2d(s: Pad2dSpec, x: Any) -> Any:
+    y = cuda.empty(s.out, x.dtype)
+    numbers = [*s.x, *s.pads[0], *s.pads[1]]
+    cuda.module().pad2d(x.code, numbers, PAD_MODES[s.mode], s.value, x.buffer, y.buffer)
+    return y
+
+
+def _cuda_pad2d_grad(s: Pad2dSpec, g: Any) -> Any:
+    gx = cuda.empty(s.x, g.dtype)
+    numbers = [*s.x, *s.pads[0], *s.pads[1]]
+    cuda.module().pad2d_grad(g.code, numbers, PAD_MODES[s.mode], g.buffer, gx.buffer)
+    return gx
+
+
 def _cost_pad2d(s: Pad2dSpec) -> Cost:
     return Cost(0.0, 4 * float(np.prod(s.x, dtype=float) + np.prod(s.out, dtype=float)))
 
@@ -153,6 +168,7 @@ PAD2D_GRAD = Op(
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
     settings=lambda s: {"padding": s.pads, "mode": s.mode},
+    cuda=_cuda_pad2d_grad,
 )
 PAD2D = Op(
     "pad2d",
@@ -163,6 +179,7 @@ PAD2D = Op(
     vjp=Vjp(lambda s, needs, g, inputs, results: (PAD2D_GRAD(s, g),)),
     lower=Lower(_lower_pad2d),
     settings=lambda s: {"padding": s.pads, "mode": s.mode, "value": s.value},
+    cuda=_cuda_pad2d,
 )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..errors import DTypeError
 from ..tensor import Tensor
 from .arithmetic import broadcast_shape, unbroadcast
+from .cast import cuda_cast
 from .registry import Array, Cost, Lower, Op, Vjp, cached, choice, elements, fail, hashable, integer, rank
-from .views import any_array, reshape, transpose
+from .views import any_array, cuda_copy, reshape, steps, transpose
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,21 @@ def _vjp_tile(s: RepeatSpec, needs: Any, g: Array, inputs: Any, results: Any) ->
     return (g.reshape(apart).sum(axis=tuple(range(0, len(apart), 2)), dtype=np.float64),)
 
 
+def _cuda_expand(s: RepeatSpec, x: Any) -> Any:
+    missing = len(s.out) - len(s.x)
+    along = [0 if n != m else k for n, m, k in zip(s.x, s.out[missing:], steps(s.x), strict=True)]
+    return cuda_copy(x, cuda.empty(s.out, x.dtype), s.out, [0] * missing + along, steps(s.out))
+
+
+def _cuda_tile(s: RepeatSpec, x: Any) -> Any:
+    sizes: list[int] = []
+    x_steps: list[int] = []
+    for n, m, along in zip(s.x, s.out, steps(s.x), strict=True):
+        sizes += [m // n if n else 1, n]
+        x_steps += [0, along]
+    return cuda_copy(x, cuda.empty(s.out, x.dtype), sizes, x_steps, steps(tuple(sizes)))
+
+
 EXPAND = Op(
     "expand",
     infer_expand,
@@ -100,6 +118,7 @@ EXPAND = Op(
     vjp=Vjp(lambda s, needs, g, inputs, results: (unbroadcast(g, s.x),)),
     lower=Lower(_lower_expand),
     settings=lambda s: {"shape": s.out},
+    cuda=_cuda_expand,
 )
 TILE = Op(
     "tile",
@@ -110,6 +129,7 @@ TILE = Op(
     vjp=Vjp(_vjp_tile),
     lower=Lower(_lower_tile),
     settings=lambda s: {"repeats": tuple([m // n if n else 1 for n, m in zip(s.x, s.out, strict=True)])},
+    cuda=_cuda_tile,
 )
 
 
@@ -166,6 +186,21 @@ def _vjp_gather(s: GatherSpec, needs: Any, g: Array, inputs: Any, results: Any) 
     return (gx,)
 
 
+def host_values(array: Any) -> Array:
+    """The values of a device array, copied once where they never change."""
+    return array.form("host", array.numpy)
+
+
+def _cuda_gather(s: GatherSpec, x: Any, indices: Any) -> Any:
+    size, host = s.x[s.axis], host_values(indices)
+    if host.size and not (-size <= host.min() and host.max() < size):
+        fail("gather", f"indices must be from {-size} to {size - 1}", x=s.x)
+    y, wide = cuda.empty(s.out, x.dtype), cuda_cast(indices, np.int64)
+    sizes = math.prod(s.x[: s.axis]), size, host.size, math.prod(s.x[s.axis + 1 :])
+    cuda.module().gather(x.code, *sizes, x.buffer, wide.buffer, y.buffer)
+    return y
+
+
 GATHER = Op(
     "gather",
     infer_gather,
@@ -175,6 +210,7 @@ GATHER = Op(
     vjp=Vjp(_vjp_gather, lambda s, needs: (1,)),
     results=lambda s, dtype: ((s.out, np.dtype(s.dtype)),),
     settings=lambda s: {"axis": s.axis, "dtype": s.dtype},
+    cuda=_cuda_gather,
 )
 
 
@@ -198,7 +234,9 @@ def gather(x: Any, indices: Any, axis: int = 0) -> Any:
     ShapeError, DTypeError
     """
     x = any_array(x)
-    if not isinstance(indices, Tensor):
+    if isinstance(x, cuda.DeviceArray) and not isinstance(indices, (Tensor, cuda.DeviceArray)):
+        indices = cuda.asarray(np.asarray(indices))
+    if not isinstance(indices, (Tensor, cuda.DeviceArray)):
         indices = np.asarray(indices)
     if indices.dtype.kind not in "iu":
         raise DTypeError(f"gather: indices are {indices.dtype}; expected whole numbers")

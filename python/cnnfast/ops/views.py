@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cuda import DeviceArray
+from .. import cuda
 from ..tensor import Tensor
 from .registry import Array, Cost, Lower, Op, Vjp, cached, elements, fail, hashable, integer
 
@@ -41,7 +41,7 @@ class SliceSpec:
 
 def any_array(value: Any) -> Any:
     """A tensor or device array as it is, anything else as an array of whatever type."""
-    return value if isinstance(value, (Tensor, DeviceArray)) else np.asarray(value)
+    return value if isinstance(value, (Tensor, cuda.DeviceArray)) else np.asarray(value)
 
 
 @cached
@@ -181,6 +181,41 @@ def _copies(emit: Any) -> Lower:
     return Lower(emit, slice_in=lambda node, position: True, slice_out=lambda node: True)
 
 
+def steps(shape: tuple[int, ...]) -> list[int]:
+    """Elements from one place to the next along every axis, in C order."""
+    found, n = [], 1
+    for size in reversed(shape):
+        found.append(n)
+        n *= size
+    return found[::-1]
+
+
+def cuda_copy(
+    x: Any,
+    y: Any,
+    sizes: Sequence[int],
+    x_steps: list[int],
+    y_steps: list[int],
+    x_start: int = 0,
+    y_start: int = 0,
+) -> Any:
+    """Elements of one device array, so many steps apart along axes of these sizes, to places in another."""
+    cuda.module().copy(y.code, sizes, x_steps, y_steps, x.buffer, x_start, y.buffer, y_start)
+    return y
+
+
+def _cuda_transpose(s: TransposeSpec, x: Any) -> Any:
+    along = steps(s.x)
+    return cuda_copy(x, cuda.empty(s.out, x.dtype), s.out, [along[a] for a in s.axes], steps(s.out))
+
+
+def _cuda_slice(s: SliceSpec, x: Any) -> Any:
+    along, sizes = steps(s.x), [len(range(*part)) for part in s.index]
+    start = sum(first * n for (first, _, _), n in zip(s.index, along, strict=True))
+    x_steps = [step * n for (_, _, step), n in zip(s.index, along, strict=True)]
+    return cuda_copy(x, cuda.empty(s.out, x.dtype), sizes, x_steps, steps(tuple(sizes)), start)
+
+
 # NumPy moves memory as fast as we could: these have no kernels of their own.
 RESHAPE = Op(
     "reshape",
@@ -202,6 +237,7 @@ TRANSPOSE = Op(
     vjp=Vjp(_vjp_transpose),
     lower=_copies(_lower_transpose),
     settings=lambda s: {"axes": s.axes},
+    cuda=_cuda_transpose,
 )
 SLICE = Op(
     "slice",
@@ -212,6 +248,7 @@ SLICE = Op(
     vjp=Vjp(_vjp_slice),
     lower=_copies(_lower_slice),
     settings=lambda s: {"index": s.index, "dropped": s.dropped},
+    cuda=_cuda_slice,
 )
 
 
