@@ -148,7 +148,7 @@ std::optional<WinogradForm> winograd_grad_form(const Conv2dSpec& s) {
   // Values of V and M are made, stored and loaded in the time of some FLOPs of a product, those of U are
   // stored and loaded once per pass.
   const double passes = std::ceil(tiles * planes * (c + o) * sizeof(float) / kPassBytes);
-  const double flops = planes * (2 * tiles * c * o + 12 * tiles * (c + o) + 24 * passes * c * o);
+  const double flops = planes * (2 * tiles * c * o + 20 * tiles * (c + o) + 40 * passes * c * o);
   if (flops < s.flops()) return form;
   return {};
 }
