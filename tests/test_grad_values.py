@@ -11,7 +11,7 @@ import pytest
 import cnnfast as cf
 from cnnfast import ops
 from cnnfast.errors import ShapeError
-from cnnfast.ops.norm import infer_local_response_norm_grad
+from cnnfast.ops.local_response_norm import infer_local_response_norm_grad
 from cnnfast.ops.pad import infer_pad2d_grad
 from cnnfast.ops.resize import infer_resize_grad
 

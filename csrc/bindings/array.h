@@ -87,6 +87,11 @@ py::array_t<T> new_array(std::initializer_list<py::ssize_t> shape) {
   return new_array<T>(shape.begin(), shape.size());
 }
 
+// Of the shape of another.
+inline py::array_t<float> like(const Floats& x) {
+  return new_array(x.shape(), static_cast<size_t>(x.ndim()));
+}
+
 // Packed weights on the way to a file and back: floats, and whether they are known to be finite.
 using WeightParts = std::vector<std::pair<Floats, bool>>;
 

@@ -3,11 +3,6 @@
 #include "cpu/train.h"
 
 namespace cnnfast::bindings {
-namespace {
-
-py::array_t<float> like(const Floats& x) { return new_array(x.shape(), static_cast<size_t>(x.ndim())); }
-
-}  // namespace
 
 void bind_grad(py::module_& m) {
   m.def("conv2d_grad_input", [](const Conv2dSpec& s, const Floats& g, const Floats& w, bool winograd) {
@@ -71,6 +66,15 @@ void bind_grad(py::module_& m) {
         [&] { batch_norm_train_grad(rows, c, gd, xd, md, vd, scales, shifts, eps, activation, to, sd, hd); });
     return py::make_tuple(dx, dscale, dshift);
   });
+  m.def("batch_norm_grad_sums", [](const Floats& g, const Floats& x, const Floats& mean) {
+    if (g.size() != x.size()) throw std::invalid_argument("batch_norm_grad_sums: g and x differ");
+    const int64_t c = mean.size(), rows = c ? x.size() / c : 0;
+    auto sums = new_array<double>({c}), products = new_array<double>({c});
+    const float *gd = g.data(), *xd = x.data(), *md = mean.data();
+    double *sd = sums.mutable_data(), *pd = products.mutable_data();
+    without_gil([&] { batch_norm_grad_sums(rows, c, gd, xd, md, sd, pd); });
+    return py::make_tuple(sums, products);
+  });
   m.def("activation_grad", [](const Floats& g, const Floats& v, int kind, float slope) {
     auto y = like(g);
     const float *gd = g.data(), *vd = v.data();
@@ -106,6 +110,15 @@ void bind_grad(py::module_& m) {
           float *ld = loss.mutable_data(), *to = gradient.mutable_data();
           without_gil([&] { softmax_cross_entropy(rows, k, xd, of, smoothing, ignored, ld, to); });
           return py::make_tuple(loss, gradient);
+        });
+  m.def("sigmoid_cross_entropy",
+        [](int what, const std::optional<Floats>& g, const Floats& x, const Floats& t, float weight) {
+          if (t.size() != x.size() || (g && g->size() != x.size()))
+            throw std::invalid_argument("sigmoid_cross_entropy: scores, targets and gradient differ");
+          auto y = like(x);
+          const SigmoidRun all{data_or_null(g), x.data(), t.data(), y.mutable_data(), x.size(), weight};
+          without_gil([&] { sigmoid_cross_entropy(static_cast<SigmoidLoss>(what), all); });
+          return y;
         });
 }
 

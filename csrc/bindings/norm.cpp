@@ -1,15 +1,10 @@
 #include "cpu/norm.h"
 
+#include <array>
+
 #include "bindings/array.h"
 
 namespace cnnfast::bindings {
-namespace {
-
-py::array_t<float> like(const Floats& x) {
-  return new_array(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
-}
-
-}  // namespace
 
 void bind_norm(py::module_& m) {
   m.def("batch_norm", [](const Floats& x, const Floats& mean, const Floats& var,
@@ -22,6 +17,30 @@ void bind_norm(py::module_& m) {
     without_gil([&] { batch_norm(rows, c, xd, md, vd, scale_data, shift_data, eps, yd); });
     return y;
   });
+  // For plain arrays whose shapes fit, which need no checks; None for all others.
+  m.def("batch_norm_plain",
+        [](py::handle x, const std::array<py::handle, 4>& vectors, py::handle eps) -> py::object {
+          if (!is_plain(x.ptr()) || !PyFloat_CheckExact(eps.ptr())) return py::none();
+          const auto from = py::reinterpret_borrow<Floats>(x);
+          const double least = PyFloat_AS_DOUBLE(eps.ptr());
+          if (from.ndim() == 0 || from.size() == 0 || !(least >= 0 && least < 1)) return py::none();
+          const int64_t c = from.shape(from.ndim() - 1);
+          const float* data[4] = {};
+          for (size_t i = 0; i < 4; ++i) {
+            if (i > 1 && vectors[i].is_none()) continue;
+            if (!is_plain(vectors[i].ptr())) return py::none();
+            const auto vector = py::reinterpret_borrow<Floats>(vectors[i]);
+            if (vector.ndim() != 1 || vector.size() != c) return py::none();
+            data[i] = vector.data();
+          }
+          auto y = like(from);
+          const float* xd = from.data();
+          float* yd = y.mutable_data();
+          const int64_t n = from.size();
+          without_gil_if_long(
+              n, [&] { batch_norm(n / c, c, xd, data[0], data[1], data[2], data[3], least, yd); });
+          return y;
+        });
   m.def("local_response_norm",
         [](const Floats& x, int64_t before, int64_t after, double k, double alpha, double beta) {
           auto y = like(x);
@@ -53,6 +72,23 @@ void bind_norm(py::module_& m) {
           without_gil([&] { softmax_grad(outer, k, inner, log, gd, yd, to); });
           return dx;
         });
+  m.def("softmax_plain", [](py::handle x, py::handle axis, bool log) -> py::object {
+    if (!is_plain(x.ptr()) || !PyLong_CheckExact(axis.ptr())) return py::none();
+    const auto from = py::reinterpret_borrow<Floats>(x);
+    int overflow = 0;
+    const long asked = PyLong_AsLongAndOverflow(axis.ptr(), &overflow), rank = static_cast<long>(from.ndim());
+    if (overflow || asked < -rank || asked >= rank || from.size() == 0) return py::none();
+    const long along = asked < 0 ? asked + rank : asked;
+    int64_t outer = 1, inner = 1;
+    for (long i = 0; i < along; ++i) outer *= from.shape(i);
+    for (long i = along + 1; i < rank; ++i) inner *= from.shape(i);
+    auto y = like(from);
+    const float* xd = from.data();
+    float* yd = y.mutable_data();
+    const int64_t k = from.shape(along);
+    without_gil_if_long(from.size(), [&] { softmax(outer, k, inner, log, xd, yd); });
+    return y;
+  });
   m.def("softmax", [](const Floats& x, int64_t outer, int64_t k, int64_t inner, bool log) {
     if (outer * k * inner != x.size()) throw std::invalid_argument("softmax: the sizes do not make up x");
     auto y = like(x);

@@ -11,7 +11,7 @@ void bind_pointwise(py::module_& m) {
   py::class_<Broadcast>(m, "Broadcast").def(py::init<std::vector<int64_t>, std::vector<int64_t>>());
 
   m.def("activate", [](const Floats& x, int kind, float slope) {
-    auto y = new_array(x.shape(), static_cast<size_t>(x.ndim()));
+    auto y = like(x);
     const float* xd = x.data();
     float* yd = y.mutable_data();
     const int64_t n = x.size();
@@ -19,11 +19,28 @@ void bind_pointwise(py::module_& m) {
     return y;
   });
   m.def("unary", [](const Floats& x, int function, float p, float q) {
-    auto y = new_array(x.shape(), static_cast<size_t>(x.ndim()));
+    auto y = like(x);
     const float* xd = x.data();
     float* yd = y.mutable_data();
     const int64_t n = x.size();
     without_gil_if_long(n, [&] { unary(static_cast<Unary>(function), p, q, xd, yd, n); });
+    return y;
+  });
+  m.def("unary_grad", [](const Floats& g, const Floats& v, int function, float p, float q) {
+    if (g.size() != v.size()) throw std::invalid_argument("unary_grad: g and v differ");
+    auto y = like(g);
+    const float *gd = g.data(), *vd = v.data();
+    float* yd = y.mutable_data();
+    const int64_t n = g.size();
+    without_gil_if_long(n, [&] { unary_grad(static_cast<Unary>(function), p, q, gd, vd, yd, n); });
+    return y;
+  });
+  m.def("binary_grad", [](int op, const Broadcast& s, const Floats& g, const Floats& a, const Floats& b) {
+    if (g.size() != s.count) throw std::invalid_argument("binary_grad: g has not the shape of the result");
+    auto y = new_array(s.out.data(), s.out.size());
+    const float *gd = g.data(), *ad = a.data(), *bd = b.data();
+    float* yd = y.mutable_data();
+    without_gil([&] { binary_grad(static_cast<BinaryGrad>(op), s, gd, ad, bd, yd); });
     return y;
   });
   m.def("binary",

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "bindings/array.h"
+#include "cpu/copy.h"
 
 namespace cnnfast::bindings {
 namespace {
@@ -25,6 +26,13 @@ Floats join(PyObject* const* arrays, size_t count, const py::ssize_t* shape, siz
   return y;
 }
 
+// From one element to the next along each axis of a dense array.
+std::vector<int64_t> dense_steps(const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> steps(sizes.size(), 1);
+  for (size_t i = sizes.size(); i-- > 1;) steps[i - 1] = steps[i] * sizes[i];
+  return steps;
+}
+
 }  // namespace
 
 void bind_resample(py::module_& m) {
@@ -36,6 +44,17 @@ void bind_resample(py::module_& m) {
     float* yd = y.mutable_data();
     without_gil([&] { pad2d(s, xd, yd); });
     return y;
+  });
+  m.def("pad2d_grad", [](const Floats& g, const std::vector<int64_t>& x, int64_t top, int64_t bottom,
+                         int64_t left, int64_t right, int mode) {
+    const Pad2dSpec s{x.at(0), x.at(1), x.at(2), x.at(3), top, bottom, left, right, mode, 0};
+    if (g.size() != s.n * (top + s.h + bottom) * (left + s.w + right) * s.c)
+      throw std::invalid_argument("pad2d_grad: g has not the shape of the padded pictures");
+    auto dx = new_array({s.n, s.h, s.w, s.c});
+    const float* gd = g.data();
+    float* to = dx.mutable_data();
+    without_gil([&] { pad2d_grad(s, gd, to); });
+    return dx;
   });
   m.def("concat", [](const py::list& arrays, const std::vector<py::ssize_t>& shape, size_t axis) {
     for (py::handle item : arrays)
@@ -72,6 +91,39 @@ void bind_resample(py::module_& m) {
   });
 
   using Integers = py::array_t<int64_t, py::array::c_style>;
+  // Elements of x from `start` on, `steps` apart along the axes of `sizes`, as an array of a shape.
+  m.def("strided_copy", [](const Floats& x, int64_t start, const std::vector<int64_t>& sizes,
+                           const std::vector<int64_t>& steps, const std::vector<py::ssize_t>& shape) {
+    auto y = new_array(shape);
+    const StridedCopy copy(sizes, steps, dense_steps(sizes));
+    const float* from = x.data() + start;
+    float* to = y.mutable_data();
+    without_gil_if_long(y.size(), [&] { copy.run(from, to); });
+    return y;
+  });
+  // The other way round: into zeros of a shape.
+  m.def("strided_scatter", [](const Floats& g, int64_t start, const std::vector<int64_t>& sizes,
+                              const std::vector<int64_t>& steps, const std::vector<py::ssize_t>& shape) {
+    auto dx = new_array(shape);
+    const StridedCopy copy(sizes, dense_steps(sizes), steps);
+    const float* from = g.data();
+    float* to = dx.mutable_data();
+    const int64_t count = dx.size();
+    without_gil_if_long(count, [&] { scatter(copy, from, count, to, to + start); });
+    return dx;
+  });
+  m.def("gather_grad", [](const Floats& g, const Integers& indices, int64_t outer, int64_t size,
+                          int64_t inner, const std::vector<py::ssize_t>& shape) {
+    auto dx = new_array(shape);
+    if (dx.size() != outer * size * inner || g.size() != outer * indices.size() * inner)
+      throw std::invalid_argument("gather_grad: the sizes do not make up x and g");
+    const float* gd = g.data();
+    const int64_t *of = indices.data(), count = indices.size();
+    float* to = dx.mutable_data();
+    without_gil([&] { gather_grad(outer, size, inner, count, of, gd, to); });
+    return dx;
+  });
+
   using Doubles = py::array_t<double, py::array::c_style>;
   py::class_<ResizeAxis>(m, "ResizeAxis")
       .def(py::init([](int64_t size, const Integers& start, const Integers& count, const Doubles& weights) {

@@ -120,6 +120,54 @@ void batch_norm_train(int64_t rows, int64_t c, const float* x, const float* scal
   });
 }
 
+namespace {
+
+// Adds up g and g * (x - mean) of each channel; rows_of(i) describes stretch i. `sums` has c of each.
+template <class F>
+void gradient_sums(const Stretches& s, int threads, F&& rows_of, double* sums) {
+  const int64_t c = s.c;
+  const Buffer parts(static_cast<size_t>(s.count() * 2 * c) * sizeof(double));
+  parallel_for(s.count(), threads, [&](int64_t task) {
+    NormGradRows t = rows_of(task);
+    t.sums = static_cast<float*>(thread_scratch(Slot::kTile, static_cast<size_t>(2 * t.n) * sizeof(float)));
+    t.products = t.sums + t.n;
+    kernels().train.norm_sums(&t);
+    double *sum = parts.as<double>() + task * 2 * c, *product = sum + c;
+    for (int64_t k = 0; k < c; ++k) {
+      sum[k] = product[k] = 0;
+      for (int64_t j = k; j < t.n; j += c) sum[k] += t.sums[j], product[k] += t.products[j];
+    }
+  });
+  std::fill_n(sums, 2 * c, 0.0);
+  for (int64_t i = 0; i < s.count(); ++i)
+    for (int64_t k = 0; k < 2 * c; ++k) sums[k] += parts.as<double>()[i * 2 * c + k];
+}
+
+}  // namespace
+
+void batch_norm_grad_sums(int64_t rows, int64_t c, const float* g, const float* x, const float* mean,
+                          double* sums, double* products) {
+  if (rows * c == 0) {
+    std::fill_n(sums, c, 0.0), std::fill_n(products, c, 0.0);
+    return;
+  }
+  const Stretches s(rows, c);
+  const Buffer means(static_cast<size_t>(s.n) * sizeof(float));
+  std::copy_n(mean, c, means.floats());
+  repeat(c, s.times, means.floats());
+  std::vector<double> both(static_cast<size_t>(2 * c));
+  gradient_sums(
+      s, threads_for(static_cast<double>(rows * c) * 0.2),
+      [&](int64_t task) {
+        NormGradRows t{};
+        t.x = x + s.begin(task), t.g = g + s.begin(task), t.mean = means.floats();
+        t.rows = s.rows(task), t.n = s.width(task), t.activation = kNone;
+        return t;
+      },
+      both.data());
+  std::copy_n(both.data(), c, sums), std::copy_n(both.data() + c, c, products);
+}
+
 void batch_norm_train_grad(int64_t rows, int64_t c, const float* g, const float* x, const float* mean,
                            const float* var, const float* scale, const float* shift, double eps,
                            int activation, float* dx, float* dscale, float* dshift) {
@@ -127,8 +175,6 @@ void batch_norm_train_grad(int64_t rows, int64_t c, const float* g, const float*
   const Stretches s(rows, c);
   const int threads = threads_for(static_cast<double>(rows * c) * 0.3);
   const Parameters p(s, mean, var, scale, shift, eps);
-  Buffer joined(static_cast<size_t>(s.count() * 2 * c) * sizeof(double));
-  const auto sums_of = [&](int64_t i) { return joined.as<double>() + i * 2 * c; };
   const auto rows_of = [&](int64_t task) {
     NormGradRows t{};
     t.x = x + s.begin(task), t.g = g + s.begin(task), t.dx = dx + s.begin(task);
@@ -137,22 +183,12 @@ void batch_norm_train_grad(int64_t rows, int64_t c, const float* g, const float*
     t.activation = activation;
     return t;
   };
-  parallel_for(s.count(), threads, [&](int64_t task) {
-    NormGradRows t = rows_of(task);
-    t.sums = static_cast<float*>(thread_scratch(Slot::kTile, static_cast<size_t>(2 * t.n) * sizeof(float)));
-    t.products = t.sums + t.n;
-    kernels().train.norm_sums(&t);
-    double *sums = sums_of(task), *products = sums + c;
-    for (int64_t k = 0; k < c; ++k) {
-      sums[k] = products[k] = 0;
-      for (int64_t j = k; j < t.n; j += c) sums[k] += t.sums[j], products[k] += t.products[j];
-    }
-  });
+  std::vector<double> sums(static_cast<size_t>(2 * c));
+  gradient_sums(s, threads, rows_of, sums.data());
   Buffer vectors(static_cast<size_t>(2 * s.n) * sizeof(float));
   float *level = vectors.floats(), *slope = level + s.n;
   for (int64_t k = 0; k < c; ++k) {
-    double sum = 0, product = 0;
-    for (int64_t i = 0; i < s.count(); ++i) sum += sums_of(i)[k], product += sums_of(i)[c + k];
+    const double sum = sums[static_cast<size_t>(k)], product = sums[static_cast<size_t>(c + k)];
     const double variance = static_cast<double>(var[k]) + eps, count = static_cast<double>(rows);
     dshift[k] = static_cast<float>(sum);
     dscale[k] = static_cast<float>(product / std::sqrt(variance));

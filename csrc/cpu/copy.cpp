@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/epilogue.h"
 #include "core/threads.h"
+#include "kernels/table.h"
 
 namespace cnnfast {
 
@@ -57,6 +59,34 @@ void StridedCopy::run(const float* x, float* y) const {
         copy_few(x + from, y + to, inner.size);
       else
         for (int64_t i = 0; i < inner.size; ++i) y[to + i * inner.y] = x[from + i * inner.x];
+    }
+  });
+}
+
+void scatter(const StridedCopy& copy, const float* g, int64_t count, float* dx, float* first) {
+  constexpr int64_t kBlock = 65536;
+  parallel_for((count + kBlock - 1) / kBlock, threads_for(static_cast<double>(count) * 0.15),
+               [&](int64_t task) {
+                 const int64_t at = task * kBlock;
+                 kernels().resample.fill(dx + at, 0.0f, std::min(kBlock, count - at));
+               });
+  copy.run(g, first);
+}
+
+void gather_grad(int64_t outer, int64_t size, int64_t inner, int64_t count, const int64_t* indices,
+                 const float* g, float* dx) {
+  constexpr int64_t kWidth = 256;
+  const int64_t strips = (inner + kWidth - 1) / kWidth;
+  const double nanoseconds = static_cast<double>(outer * inner) * static_cast<double>(size + count) * 0.3;
+  parallel_for(outer * strips, threads_for(nanoseconds), [&](int64_t task) {
+    const int64_t column = task % strips * kWidth, n = std::min(kWidth, inner - column), o = task / strips;
+    float* to = dx + o * size * inner + column;
+    const float* from = g + o * count * inner + column;
+    for (int64_t i = 0; i < size; ++i) std::fill_n(to + i * inner, n, 0.0f);
+    for (int64_t i = 0; i < count; ++i) {
+      float* sum = to + (indices[i] < 0 ? indices[i] + size : indices[i]) * inner;
+      const BinaryRows t{sum, from + i * inner, sum, 1, n, 0, 0, 0, false, kNone, 0.0f};
+      kernels().pointwise.binary(Binary::kAdd, &t);
     }
   });
 }

@@ -20,4 +20,12 @@ class StridedCopy {
   int64_t count_ = 1;
 };
 
+// dx = 0 but for what a copy of g puts there.
+void scatter(const StridedCopy& copy, const float* g, int64_t count, float* dx, float* first);
+
+// dx = 0, then dx[o, indices[i], j] += g[o, i, j] in the order of i, for outer x size x inner values;
+// negative indices count from the end.
+void gather_grad(int64_t outer, int64_t size, int64_t inner, int64_t count, const int64_t* indices,
+                 const float* g, float* dx);
+
 }  // namespace cnnfast

@@ -1,5 +1,6 @@
 // Softmax and cross-entropy of rows, block by block while they are in the cache: the logarithms for the
-// losses, then the softmax itself, less its target, for the gradient.
+// losses, then the softmax itself, less its target, for the gradient. Cross-entropy of sigmoids: blocks of
+// values.
 #include <algorithm>
 
 #include "core/threads.h"
@@ -39,6 +40,18 @@ void softmax_cross_entropy(int64_t rows, int64_t k, const float* x, const int64_
         for (int64_t i = 0; i < k; ++i) to[i] -= static_cast<float>(share);
       to[label] -= static_cast<float>(1 - smoothing);
     }
+  });
+}
+
+void sigmoid_cross_entropy(SigmoidLoss what, const SigmoidRun& all) {
+  constexpr int64_t kBlock = 8192;
+  const double nanoseconds = static_cast<double>(all.n) * 16.0 / kernels().vl;
+  parallel_for((all.n + kBlock - 1) / kBlock, threads_for(nanoseconds), [&](int64_t task) {
+    const int64_t at = task * kBlock;
+    SigmoidRun part = all;
+    part.x += at, part.t += at, part.y += at, part.n = std::min(kBlock, all.n - at);
+    if (part.g) part.g += at;
+    kernels().train.sigmoid_cross_entropy(what, &part);
   });
 }
 

@@ -38,6 +38,14 @@ double nanoseconds_per_element(Unary function) {
 
 double nanoseconds_per_element(Binary op) { return op == Binary::kPow ? 40.0 / kernels().vl : 0.1; }
 
+// f(first element, elements) for blocks of n elements.
+template <class F>
+void by_blocks(int64_t n, double each, F&& f) {
+  const int threads = threads_for(static_cast<double>(n) * each);
+  parallel_for((n + kBlock - 1) / kBlock, threads,
+               [&](int64_t task) { f(task * kBlock, std::min(kBlock, n - task * kBlock)); });
+}
+
 // Every task writes its values `times` times, so that a short repeated row becomes a long one.
 const float* repeat_row(const float* row, int64_t n, int64_t times) {
   auto* out =
@@ -49,18 +57,20 @@ const float* repeat_row(const float* row, int64_t n, int64_t times) {
 }  // namespace
 
 void activate(int kind, float slope, const float* x, float* y, int64_t n) {
-  const int threads = threads_for(static_cast<double>(n) * nanoseconds_per_element(kind));
-  parallel_for((n + kBlock - 1) / kBlock, threads, [&](int64_t task) {
-    const int64_t begin = task * kBlock;
-    kernels().pointwise.activate(kind, slope, x + begin, y + begin, std::min(kBlock, n - begin));
+  by_blocks(n, nanoseconds_per_element(kind), [=](int64_t at, int64_t count) {
+    kernels().pointwise.activate(kind, slope, x + at, y + at, count);
   });
 }
 
 void unary(Unary function, float p, float q, const float* x, float* y, int64_t n) {
-  const int threads = threads_for(static_cast<double>(n) * nanoseconds_per_element(function));
-  parallel_for((n + kBlock - 1) / kBlock, threads, [&](int64_t task) {
-    const int64_t begin = task * kBlock;
-    kernels().pointwise.unary(function, p, q, x + begin, y + begin, std::min(kBlock, n - begin));
+  by_blocks(n, nanoseconds_per_element(function), [=](int64_t at, int64_t count) {
+    kernels().pointwise.unary(function, p, q, x + at, y + at, count);
+  });
+}
+
+void unary_grad(Unary function, float p, float q, const float* g, const float* v, float* y, int64_t n) {
+  by_blocks(n, nanoseconds_per_element(function), [=](int64_t at, int64_t count) {
+    kernels().pointwise.unary_grad(function, p, q, g + at, v + at, y + at, count);
   });
 }
 
@@ -97,17 +107,18 @@ Broadcast::Broadcast(const std::vector<int64_t>& a, const std::vector<int64_t>& 
 void binary_alike(Binary op, int64_t n, const float* a, const float* b, int activation, float slope,
                   float* y) {
   const double each = nanoseconds_per_element(op) + nanoseconds_per_element(activation);
-  const int threads = threads_for(static_cast<double>(n) * each);
-  parallel_for((n + kBlock - 1) / kBlock, threads, [&](int64_t task) {
-    const int64_t begin = task * kBlock;
-    const BinaryRows t{a + begin, b + begin, y + begin,  1,    std::min(kBlock, n - begin), 0, 0,
-                       0,         false,     activation, slope};
+  by_blocks(n, each, [=](int64_t at, int64_t count) {
+    const BinaryRows t{a + at, b + at, y + at, 1, count, 0, 0, 0, false, activation, slope};
     kernels().pointwise.binary(op, &t);
   });
 }
 
-void binary(Binary op, const Broadcast& s, const float* a, const float* b, int activation, float slope,
-            float* y) {
+namespace {
+
+// kernel(rows) for all rows of a broadcast; `each` in nanoseconds of an element.
+template <class Kernel>
+void by_rows(const Broadcast& s, const float* a, const float* b, int activation, float slope, float* y,
+             double each, Kernel&& kernel) {
   if (s.count == 0) return;
   if (s.swapped) std::swap(a, b);
   const Broadcast::Axis inner = s.axes.back(), outer = s.axes[s.axes.size() - 2];
@@ -118,9 +129,7 @@ void binary(Binary op, const Broadcast& s, const float* a, const float* b, int a
   // A short row of b that serves every row of a: repeat it and run along whole stretches of a.
   const bool stretch = inner.size < 256 && inner.b == 1 && outer.b == 0 && outer.a == inner.size && rows > 1;
   const int64_t times = stretch ? std::min(rows, 1024 / inner.size) : 1;
-  const auto kernel = kernels().pointwise.binary;
-  const double each = nanoseconds_per_element(op) + nanoseconds_per_element(activation) +
-                      (inner.size < 16 && !stretch ? 0.5 : 0.0);
+  if (inner.size < 16 && !stretch) each += 0.5;
   parallel_for(planes * down * across, threads_for(static_cast<double>(s.count) * each), [&](int64_t task) {
     const int64_t column = task % across * columns, row = task / across % down * rows,
                   index = task / across / down;
@@ -143,16 +152,35 @@ void binary(Binary op, const Broadcast& s, const float* a, const float* b, int a
                  activation,
                  slope,
                  s.swapped};
-    if (!stretch) return kernel(op, &t);
+    if (!stretch) return kernel(&t);
     const int64_t total = t.rows;
     t.b = repeat_row(t.b, inner.size, times);
     t.n = t.a_step = t.y_step = times * inner.size;
     t.rows = total / times;
-    kernel(op, &t);
+    kernel(&t);
     t.a += t.rows * t.n, t.y += t.rows * t.n;
     t.n = total % times * inner.size, t.rows = 1;
-    if (t.n) kernel(op, &t);
+    if (t.n) kernel(&t);
   });
+}
+
+}  // namespace
+
+void binary(Binary op, const Broadcast& s, const float* a, const float* b, int activation, float slope,
+            float* y) {
+  const double each = nanoseconds_per_element(op) + nanoseconds_per_element(activation);
+  by_rows(s, a, b, activation, slope, y, each,
+          [op](const BinaryRows* t) { kernels().pointwise.binary(op, t); });
+}
+
+void binary_grad(BinaryGrad op, const Broadcast& s, const float* g, const float* a, const float* b,
+                 float* y) {
+  const bool power = op == BinaryGrad::kBase || op == BinaryGrad::kExponent;
+  by_rows(s, a, b, kNone, 0.0f, y, nanoseconds_per_element(power ? Binary::kPow : Binary::kMul),
+          [=](BinaryRows* t) {
+            t->g = g + (t->y - y);
+            kernels().pointwise.binary_grad(op, t);
+          });
 }
 
 }  // namespace cnnfast

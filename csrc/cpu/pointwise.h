@@ -11,6 +11,8 @@ namespace cnnfast {
 void activate(int kind, float slope, const float* x, float* y, int64_t n);
 // y = function(x), with the numbers it takes.
 void unary(Unary function, float p, float q, const float* x, float* y, int64_t n);
+// See PointwiseKernels::unary_grad.
+void unary_grad(Unary function, float p, float q, const float* g, const float* v, float* y, int64_t n);
 
 // Two arrays brought to one shape, as few axes as will do. The second operand is the one that is
 // repeated along the innermost axes; `swapped` says that it was the first.
@@ -29,6 +31,8 @@ struct Broadcast {
 
 void binary(Binary op, const Broadcast& s, const float* a, const float* b, int activation, float slope,
             float* y);
+// Gradients of the shape of the result; what was repeated is not summed up.
+void binary_grad(BinaryGrad op, const Broadcast& s, const float* g, const float* a, const float* b, float* y);
 // The same for n values each of two arrays of one shape.
 void binary_alike(Binary op, int64_t n, const float* a, const float* b, int activation, float slope,
                   float* y);

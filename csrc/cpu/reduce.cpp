@@ -99,6 +99,7 @@ ReduceAxes::ReduceAxes(const std::vector<int64_t>& sizes, const std::vector<int6
   y_steps.assign(order.size(), 1);
   for (size_t i = order.size(); i-- > 1;) y_steps[i - 1] = y_steps[i] * order[i];
   gather.emplace(order, x_steps, y_steps);
+  scatter.emplace(order, y_steps, x_steps);
 }
 
 void reduce(Reduce kind, const ReduceAxes& s, const float* x, float* y) {
@@ -128,6 +129,62 @@ void reduce(Reduce kind, const ReduceAxes& s, const float* x, float* y) {
   }
 }
 
+void reduce_grad(Reduce kind, const ReduceAxes& s, const float* g, const float* x, const float* y,
+                 float* dx) {
+  const int64_t results = s.outer * s.inner, count = results * s.k;
+  if (count == 0) return;
+  const bool extreme = kind == Reduce::kMaximum || kind == Reduce::kMinimum;
+  Buffer moved_x, moved_dx;
+  float* to = dx;
+  if (s.gather) {
+    moved_dx = Buffer(static_cast<size_t>(count) * sizeof(float));
+    to = moved_dx.floats();
+    if (extreme) {
+      moved_x = Buffer(static_cast<size_t>(count) * sizeof(float));
+      s.gather->run(x, moved_x.floats());
+      x = moved_x.floats();
+    }
+  }
+  const int threads = threads_for(static_cast<double>(count) * (extreme ? 0.3 : 0.15));
+  const float share = kind == Reduce::kMean ? static_cast<float>(s.k) : 1.0f;
+  if (s.inner == 1) {
+    // Rows of one result each; a long one in pieces, which share its value.
+    const int64_t piece = extreme ? s.k : std::min<int64_t>(s.k, 16384), pieces = (s.k + piece - 1) / piece;
+    const int64_t band = band_of(s.outer, s.k);
+    parallel_for((s.outer + band - 1) / band * pieces, threads, [&](int64_t task) {
+      const int64_t row = task / pieces * band, rows = std::min(band, s.outer - row);
+      if (extreme) {
+        const ExtremeColumns t{x + row * s.k, y + row, g + row, to + row * s.k, s.k, 1, rows};
+        return kernels().reduce.extreme_grad_rows(&t);
+      }
+      const int64_t begin = task % pieces * piece;
+      for (int64_t r = row; r < row + rows; ++r)
+        kernels().resample.fill(to + r * s.k + begin, g[r] / share, std::min(piece, s.k - begin));
+    });
+  } else if (extreme) {
+    constexpr int64_t kWidth = 256;
+    const int64_t strips = (s.inner + kWidth - 1) / kWidth;
+    parallel_for(s.outer * strips, threads, [&](int64_t task) {
+      const int64_t column = task % strips * kWidth, o = task / strips;
+      const int64_t at = o * s.k * s.inner + column, of = o * s.inner + column;
+      const ExtremeColumns t{
+          x + at, y + of, g + of, to + at, s.k, s.inner, std::min(kWidth, s.inner - column)};
+      kernels().reduce.extreme_grad_columns(&t);
+    });
+  } else {
+    const Buffer shares(static_cast<size_t>(results) * sizeof(float));
+    for (int64_t i = 0; i < results; ++i) shares.floats()[i] = g[i] / share;
+    const int64_t band = band_of(s.k, s.inner), bands = (s.k + band - 1) / band;
+    parallel_for(s.outer * bands, threads, [&](int64_t task) {
+      const int64_t o = task / bands, row = task % bands * band;
+      // Of one row, again and again.
+      kernels().resample.copy_runs(to + (o * s.k + row) * s.inner, s.inner, shares.floats() + o * s.inner, 0,
+                                   s.inner, std::min(band, s.k - row));
+    });
+  }
+  if (s.scatter) s.scatter->run(to, dx);
+}
+
 void l2_normalize(int64_t outer, int64_t k, int64_t inner, double eps, const float* x, float* y) {
   const int64_t count = outer * inner;
   if (count * k == 0) return;
@@ -152,26 +209,106 @@ void l2_normalize(int64_t outer, int64_t k, int64_t inner, double eps, const flo
   });
 }
 
+namespace {
+
+// Of every channel of every picture, in double precision.
+struct PixelStatistics {
+  PixelStatistics(int64_t n, int64_t pixels, int64_t c, const float* x, double eps)
+      : buffer(static_cast<size_t>(2 * n * c) * sizeof(double)),
+        mean(buffer.as<double>()),
+        deviation(mean + n * c) {
+    reduce_middle(Reduction::kSum, n, pixels, c, x, nullptr, mean);
+    for (int64_t i = 0; i < n * c; ++i) mean[i] /= static_cast<double>(pixels);
+    reduce_middle(Reduction::kSquares, n, pixels, c, x, mean, deviation);
+    for (int64_t i = 0; i < n * c; ++i)
+      deviation[i] = std::sqrt(deviation[i] / static_cast<double>(pixels) + eps);
+  }
+  Buffer buffer;
+  double *mean, *deviation;  // the root of the variance and eps
+};
+
+}  // namespace
+
 void instance_norm(int64_t n, int64_t pixels, int64_t c, const float* x, const float* scale,
                    const float* shift, double eps, float* y) {
   const int64_t count = n * c;
   if (count == 0) return;
-  const Buffer statistics(static_cast<size_t>(3 * count) * sizeof(double));
-  double *mean = statistics.as<double>(), *factor = mean + count, *shifts = factor + count;
-  reduce_middle(Reduction::kSum, n, pixels, c, x, nullptr, mean);
-  for (int64_t i = 0; i < count; ++i) mean[i] /= static_cast<double>(pixels);
-  reduce_middle(Reduction::kSquares, n, pixels, c, x, mean, factor);
+  const PixelStatistics of(n, pixels, c, x, eps);
+  const Buffer vectors(static_cast<size_t>(2 * count) * sizeof(double));
+  double *factor = vectors.as<double>(), *shifts = factor + count;
   for (int64_t i = 0; i < count; ++i) {
-    const double deviation = std::sqrt(factor[i] / static_cast<double>(pixels) + eps);
-    factor[i] = (scale ? scale[i % c] : 1.0) / deviation;
+    factor[i] = (scale ? scale[i % c] : 1.0) / of.deviation[i];
     shifts[i] = shift ? shift[i % c] : 0.0;
   }
   const int64_t band = band_of(pixels, c), bands = (pixels + band - 1) / band;
   parallel_for(n * bands, threads_for(static_cast<double>(count * pixels) * 0.3), [&](int64_t task) {
     const int64_t image = task / bands, row = task % bands * band, at = (image * pixels + row) * c;
-    const WideAffine t{x + at, y + at,           std::min(band, pixels - row), c,
-                       c,      mean + image * c, factor + image * c,           shifts + image * c};
+    const WideAffine t{x + at,
+                       y + at,
+                       std::min(band, pixels - row),
+                       c,
+                       c,
+                       of.mean + image * c,
+                       factor + image * c,
+                       shifts + image * c};
     kernels().reduce.affine(&t);
+  });
+}
+
+// With d = x - mean of each picture's channel: dx = factor (g - mean(g) - d mean(g d) / deviation^2). The
+// kernels take d about the mean as a float; what it is beside the mean is put right in the sums.
+void instance_norm_grad(int64_t n, int64_t pixels, int64_t c, const float* g, const float* x,
+                        const float* scale, double eps, float* dx, float* dscale, float* dshift) {
+  std::fill_n(dscale, c, 0.0f), std::fill_n(dshift, c, 0.0f);
+  const int64_t count = n * c;
+  if (count == 0) return;
+  const PixelStatistics of(n, pixels, c, x, eps);
+  const Buffer vectors(static_cast<size_t>(4 * count) * sizeof(float));
+  float *mean = vectors.floats(), *factor = mean + count, *level = factor + count, *slope = level + count;
+  for (int64_t i = 0; i < count; ++i) {
+    mean[i] = static_cast<float>(of.mean[i]);
+    factor[i] = static_cast<float>((scale ? scale[i % c] : 1.0) / of.deviation[i]);
+  }
+  // Few rows at a time: their sums are single floats.
+  const int64_t band = std::min<int64_t>(512, band_of(pixels, c)), bands = (pixels + band - 1) / band;
+  const int threads = threads_for(static_cast<double>(count * pixels) * 0.3);
+  const Buffer parts(static_cast<size_t>(n * bands * 2 * c) * sizeof(float));
+  const auto rows_of = [&](int64_t task) {
+    const int64_t image = task / bands * c, row = task % bands * band;
+    const int64_t at = (task / bands * pixels + row) * c;
+    NormGradRows t{};
+    t.x = x + at, t.g = g + at, t.dx = dx + at;
+    t.mean = mean + image, t.factor = factor + image, t.level = level + image, t.slope = slope + image;
+    t.sums = parts.floats() + task * 2 * c, t.products = t.sums + c;
+    t.rows = std::min(band, pixels - row), t.n = c, t.activation = kNone;
+    return t;
+  };
+  parallel_for(n * bands, threads, [&](int64_t task) {
+    const NormGradRows t = rows_of(task);
+    kernels().train.norm_sums(&t);
+  });
+  for (int64_t k = 0; k < c; ++k) {
+    double all = 0, along = 0;
+    for (int64_t image = 0; image < n; ++image) {
+      const int64_t i = image * c + k;
+      double sum = 0, product = 0;
+      for (int64_t b = 0; b < bands; ++b) {
+        const float* part = parts.floats() + (image * bands + b) * 2 * c;
+        sum += part[k], product += part[c + k];
+      }
+      const double beside = mean[i] - of.mean[i], deviation = of.deviation[i];
+      product += sum * beside;
+      all += sum, along += product / deviation;
+      const double rate = product / (deviation * deviation) / static_cast<double>(pixels);
+      level[i] = static_cast<float>(sum / static_cast<double>(pixels) + beside * rate);
+      slope[i] = static_cast<float>(rate);
+    }
+    dshift[k] = static_cast<float>(all);
+    dscale[k] = static_cast<float>(along);
+  }
+  parallel_for(n * bands, threads, [&](int64_t task) {
+    const NormGradRows t = rows_of(task);
+    kernels().train.norm_grad(&t);
   });
 }
 

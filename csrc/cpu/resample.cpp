@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/arena.h"
+#include "core/epilogue.h"
 #include "core/threads.h"
 #include "kernels/table.h"
 
@@ -130,6 +131,44 @@ void pad2d(const Pad2dSpec& s, const float* x, float* y) {
         kernels().resample.fill(y + l * line, s.value, line);
       else
         pad_row(s, x + (l / height * s.h + row) * s.w * s.c, y + l * line);
+    }
+  });
+}
+
+void pad2d_grad(const Pad2dSpec& s, const float* g, float* dx) {
+  const int64_t height = s.top + s.h + s.bottom, width = s.left + s.w + s.right;
+  const int64_t row = s.w * s.c, line = width * s.c, rows = s.n * s.h;
+  if (rows * row == 0) return;
+  // Lines of the padding that are copies of each row.
+  std::vector<std::vector<int64_t>> copies(static_cast<size_t>(s.h));
+  for (int64_t i = 0; i < height; ++i) {
+    const int64_t from = pad_source(s.mode, i - s.top, s.h);
+    if (from >= 0 && i != from + s.top) copies[static_cast<size_t>(from)].push_back(i);
+  }
+  const auto add = [](const float* more, float* to, int64_t count) {
+    const BinaryRows t{to, more, to, 1, count, 0, 0, 0, false, kNone, 0.0f};
+    kernels().pointwise.binary(Binary::kAdd, &t);
+  };
+  const int threads = threads_for(static_cast<double>(rows) * (static_cast<double>(row) * kMove + 10));
+  const int64_t band = std::max<int64_t>(1, std::min<int64_t>(rows / (4 * threads), 65536 / row));
+  parallel_for((rows + band - 1) / band, threads, [&](int64_t task) {
+    auto* sums = static_cast<float*>(thread_scratch(Slot::kTile, static_cast<size_t>(line) * sizeof(float)));
+    for (int64_t r = task * band; r < std::min(rows, (task + 1) * band); ++r) {
+      const float* picture = g + r / s.h * height * line;
+      const float* whole = picture + (r % s.h + s.top) * line;
+      const auto& others = copies[static_cast<size_t>(r % s.h)];
+      if (!others.empty()) {
+        std::copy_n(whole, line, sums);
+        for (int64_t other : others) add(picture + other * line, sums, line);
+        whole = sums;
+      }
+      float* to = dx + r * row;
+      std::copy_n(whole + s.left * s.c, row, to);
+      for (int64_t j = 0; j < width; ++j) {
+        if (j == s.left) j += s.w;
+        const int64_t from = j < width ? pad_source(s.mode, j - s.left, s.w) : -1;
+        if (from >= 0) add(whole + j * s.c, to + from * s.c, s.c);
+      }
     }
   });
 }

@@ -17,6 +17,8 @@ struct Pad2dSpec {
 };
 
 void pad2d(const Pad2dSpec& s, const float* x, float* y);
+// dx n x h x w x c: every pixel has the sum of g over all places where it was written.
+void pad2d_grad(const Pad2dSpec& s, const float* g, float* dx);
 
 // Arrays as matrices of the same number of rows, put side by side.
 void concat(const std::vector<ConcatPart>& parts, int64_t rows, float* y);

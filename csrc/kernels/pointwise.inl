@@ -144,9 +144,98 @@ static void binary_all(cnnfast::Binary op, const cnnfast::BinaryRows* t) {
   }
 }
 
+// --- gradients --------------------------------------------------------------------------------------
+
+static void unary_grad_all(cnnfast::Unary function, float p, float q, const float* g, const float* v,
+                           float* y, int64_t n) {
+  using cnnfast::Unary;
+  const vf one = splat(1.0f), zero = {};
+#define CNNFAST_SLOPE(expression)                                              \
+  each_vector(y, n, [&](int64_t i, auto read) __attribute__((always_inline)) { \
+    const vf x = read(v + i);                                                  \
+    return read(g + i) * (expression);                                         \
+  })
+  switch (function) {
+    case Unary::kNeg:
+      return CNNFAST_EACH(-read(g + i));
+    case Unary::kAbs:
+      return CNNFAST_SLOPE(select(x > zero, one, select(x < zero, -one, x)));
+    case Unary::kSqrt:
+      return CNNFAST_SLOPE(splat(0.5f) / x);
+    case Unary::kExp:
+      return CNNFAST_SLOPE(x);
+    case Unary::kLog:
+      return CNNFAST_SLOPE(one / x);
+    case Unary::kReciprocal:
+      return CNNFAST_SLOPE(-x * x);
+    case Unary::kFloor:
+    case Unary::kCeil:
+      return CNNFAST_SLOPE(((void)x, zero));
+    case Unary::kClip:
+      return CNNFAST_SLOPE(select((x >= splat(p)) & (x <= splat(q)), one, zero));
+    case Unary::kElu:
+      return CNNFAST_SLOPE(select(x < zero, p * exp(vmin(zero, x)), one));
+    case Unary::kHardSigmoid:
+      return CNNFAST_SLOPE(select((p * x + q > zero) & (p * x + q < one), splat(p), zero));
+    case Unary::kErf:
+      return CNNFAST_SLOPE(splat(1.12837917f) * exp(-x * x));
+  }
+#undef CNNFAST_SLOPE
+}
+
+// f(g, a, b), where `swapped` says that the operands have changed places.
+template <class F>
+CNNFAST_INLINE void gradient_rows(const cnnfast::BinaryRows* t, F f) {
+  const int64_t n = t->n;
+  for (int64_t r = 0; r < t->rows; ++r) {
+    const float *a = t->a + r * t->a_step, *b = t->b + r * t->b_step, *g = t->g + r * t->y_step;
+    float* y = t->y + r * t->y_step;
+    if (t->b_scalar) {
+      const vf s = splat(*b);
+      if (t->swapped)
+        CNNFAST_EACH(f(read(g + i), s, read(a + i)));
+      else
+        CNNFAST_EACH(f(read(g + i), read(a + i), s));
+    } else if (t->swapped) {
+      CNNFAST_EACH(f(read(g + i), read(b + i), read(a + i)));
+    } else {
+      CNNFAST_EACH(f(read(g + i), read(a + i), read(b + i)));
+    }
+  }
+}
+
+// All of the gradient to the winner, half of it each where both are equal; NaN has it too.
+CNNFAST_INLINE vf to_winner(vf g, vi wins, vi loses, vi equal) {
+  return select(wins, g, select(loses, vf{}, select(equal, g * splat(0.5f), g)));
+}
+
+static void binary_grad_all(cnnfast::BinaryGrad op, const cnnfast::BinaryRows* t) {
+  using cnnfast::BinaryGrad;
+#define CNNFAST_GRADIENT(result) CNNFAST_LAMBDA(result, vf g, vf a, vf b)
+  switch (op) {
+    case BinaryGrad::kDivisor:
+      return gradient_rows(t, CNNFAST_GRADIENT(-(g * a) / b));
+    case BinaryGrad::kBase:  // x^0 is 1 everywhere: no power of -1
+      return gradient_rows(t, CNNFAST_GRADIENT(g * (b * power(a, b - select(b != vf{}, splat(1.0f), vf{})))));
+    case BinaryGrad::kExponent:
+      return gradient_rows(t, CNNFAST_GRADIENT(g * select(b == vf{}, vf{}, b * log(a))));
+    case BinaryGrad::kLarger:
+      return gradient_rows(t, CNNFAST_GRADIENT(to_winner(g, a > b, a < b, a == b)));
+    case BinaryGrad::kSmaller:
+      return gradient_rows(t, CNNFAST_GRADIENT(to_winner(g, a<b, a> b, a == b)));
+    case BinaryGrad::kPrelu:
+      return gradient_rows(t, CNNFAST_GRADIENT(select(a > vf{}, g, g * b)));
+    case BinaryGrad::kSlope:
+      return gradient_rows(t, CNNFAST_GRADIENT(((void)b, select(a < vf{}, g * a, vf{}))));
+  }
+#undef CNNFAST_GRADIENT
+}
+
 #undef CNNFAST_LAMBDA
 #undef CNNFAST_EACH
 
-constexpr cnnfast::PointwiseKernels pointwise_kernels() { return {activate_all, unary_all, binary_all}; }
+constexpr cnnfast::PointwiseKernels pointwise_kernels() {
+  return {activate_all, unary_all, binary_all, unary_grad_all, binary_grad_all};
+}
 
 }  // namespace

@@ -13,6 +13,14 @@ struct WideAffine {
   const double *mean, *factor, *shift;  // one per column
 };
 
+// One reduction for every column of `columns` values: k rows, `step` apart. best: its largest or smallest
+// value, g: its gradient, dx: that divided among the values that are the best.
+struct ExtremeColumns {
+  const float *x, *best, *g;
+  float* dx;
+  int64_t k, step, columns;
+};
+
 struct ReduceKernels {
   // y[r] = reduction of x[r * k .. r * k + k), k >= 1.
   void (*rows)(Reduction, const float* x, int64_t rows, int64_t k, double* y);
@@ -20,6 +28,9 @@ struct ReduceKernels {
   void (*columns)(Reduction, const float* x, int64_t k, int64_t step, int64_t columns, const double* mean,
                   double* y);
   void (*affine)(const WideAffine*);
+  // Rows of k values; t.columns is the number of rows.
+  void (*extreme_grad_rows)(const ExtremeColumns*);
+  void (*extreme_grad_columns)(const ExtremeColumns*);
 };
 
 }  // namespace cnnfast

@@ -1,8 +1,10 @@
 // Sums, sums of squares and extremes over rows or columns, in double precision.
 // rows: lanes along the row, four accumulators. columns: lanes across, one accumulator per column.
 // affine: what instance normalisation does with its statistics, rounded once.
+// Gradients of extremes: one pass counts the values that are the extreme, one writes what each of them has.
 #pragma once
 #include "kernels/math.inl"
+#include "kernels/pointwise.inl"
 #include "kernels/reduce.h"
 #include "kernels/simd.h"
 
@@ -144,8 +146,53 @@ static void wide_affine(const cnnfast::WideAffine* t) {
   }
 }
 
+// share where x is the extreme; times it elsewhere, so that NaN comes through.
+CNNFAST_INLINE vf extreme_grad(vf x, vf best, vf share) {
+  return select(x == best, splat(1.0f), vf{}) * share;
+}
+
+static void extreme_grad_rows(const cnnfast::ExtremeColumns* t) {
+  for (int64_t row = 0; row < t->columns; ++row) {
+    const float* x = t->x + row * t->k;
+    const vf best = splat(t->best[row]);
+    vi equal = {};
+    int64_t i = 0;
+    for (; i + VL <= t->k; i += VL) equal -= load(x + i) == best;
+    int32_t count = 0;
+    for (int lane = 0; lane < VL; ++lane) count += equal[lane];
+    for (; i < t->k; ++i) count += x[i] == best[0];
+    const vf share = splat(t->g[row] / static_cast<float>(count));
+    each_vector(t->dx + row * t->k, t->k, [=](int64_t at, auto read) __attribute__((always_inline)) {
+      return extreme_grad(read(x + at), best, share);
+    });
+  }
+}
+
+static void extreme_grad_columns(const cnnfast::ExtremeColumns* t) {
+  const auto strip = [t](int64_t j, auto read, auto write) __attribute__((always_inline)) {
+    const vf best = read(t->best + j);
+    vi equal = {};
+    for (int64_t i = 0; i < t->k; ++i) equal -= read(t->x + i * t->step + j) == best;
+    const vf share = read(t->g + j) / __builtin_convertvector(equal, vf);
+    for (int64_t i = 0; i < t->k; ++i) {
+      const int64_t at = i * t->step + j;
+      write(t->dx + at, extreme_grad(read(t->x + at), best, share));
+    }
+  };
+  int64_t j = 0;
+  for (; j + VL <= t->columns; j += VL)
+    strip(
+        j, [](const float* p) __attribute__((always_inline)) { return load(p); },
+        [](float* p, vf v) __attribute__((always_inline)) { store(p, v); });
+  if (j == t->columns) return;
+  const int lanes = static_cast<int>(t->columns - j);
+  strip(
+      j, [lanes](const float* p) __attribute__((always_inline)) { return load_n(p, lanes); },
+      [lanes](float* p, vf v) __attribute__((always_inline)) { store_n(p, v, lanes); });
+}
+
 constexpr cnnfast::ReduceKernels reduce_kernels() {
-  return {reduce_all_rows, reduce_all_columns, wide_affine};
+  return {reduce_all_rows, reduce_all_columns, wide_affine, extreme_grad_rows, extreme_grad_columns};
 }
 
 }  // namespace

@@ -23,6 +23,16 @@ struct NormGradRows {
   int activation;
 };
 
+// Cross-entropy of the sigmoid of x with a target t, w t softplus(-x) + (1 - t) softplus(x), and its
+// gradients.
+enum class SigmoidLoss : int { kLoss, kByScore, kByTarget };
+struct SigmoidRun {
+  const float *g, *x, *t;  // g: of the loss, for gradients
+  float* y;
+  int64_t n;
+  float weight;
+};
+
 struct TrainKernels {
   void (*moments)(const MomentRows*);
   void (*norm_sums)(const NormGradRows*);
@@ -30,6 +40,7 @@ struct TrainKernels {
   // y = g * derivative of an activation at v: its result for relu, relu6, sigmoid and tanh, its argument for
   // the others.
   void (*activation_grad)(int kind, float slope, const float* g, const float* v, float* y, int64_t n);
+  void (*sigmoid_cross_entropy)(SigmoidLoss what, const SigmoidRun*);
 };
 
 }  // namespace cnnfast

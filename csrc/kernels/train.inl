@@ -1,6 +1,7 @@
-// What training adds to normalisation and activations.
+// What training adds to normalisation, activations and losses.
 // Sums over rows: four rows are added as a tree, then that to the running sum, which lies in memory; callers
-// give few rows at a time and join their sums in double precision. Gradients of activations: one pass.
+// give few rows at a time and join their sums in double precision. Gradients of activations, cross-entropy of
+// sigmoids: one pass.
 #pragma once
 #include "kernels/math.inl"
 #include "kernels/activation.inl"
@@ -136,8 +137,37 @@ static void activation_grad(int kind, float slope, const float* g, const float* 
 #undef CNNFAST_EACH
 }
 
+// --- cross-entropy of sigmoids ----------------------------------------------------------------------
+
+// ln(1 + exp(-|x|)). With u = 1 + e rounded, ln(u) e / (u - 1) has the relative precision of ln.
+CNNFAST_INLINE vf softplus_tail(vf x) {
+  const vf one = splat(1.0f), e = exp(-vabs(x)), u = one + e;
+  return select(u == one, e, log(u) * (e / (u - one)));
+}
+
+static void sigmoid_cross_entropy(cnnfast::SigmoidLoss what, const cnnfast::SigmoidRun* r) {
+  const vf one = splat(1.0f), w = splat(r->weight);
+  switch (what) {
+    case cnnfast::SigmoidLoss::kLoss:
+      return each_vector(r->y, r->n, [r, one, w](int64_t i, auto read) __attribute__((always_inline)) {
+        const vf x = read(r->x + i), t = read(r->t + i), small = softplus_tail(x);
+        return w * t * (small + vmax(vf{}, -x)) + (one - t) * (small + vmax(vf{}, x));
+      });
+    case cnnfast::SigmoidLoss::kByScore:
+      return each_vector(r->y, r->n, [r, one, w](int64_t i, auto read) __attribute__((always_inline)) {
+        const vf x = read(r->x + i), t = read(r->t + i);
+        return read(r->g + i) * ((one - t) * sigmoid(x) - w * t * sigmoid(-x));
+      });
+    case cnnfast::SigmoidLoss::kByTarget:
+      return each_vector(r->y, r->n, [r, w](int64_t i, auto read) __attribute__((always_inline)) {
+        const vf x = read(r->x + i), small = softplus_tail(x);
+        return read(r->g + i) * (w * (small + vmax(vf{}, -x)) - (small + vmax(vf{}, x)));
+      });
+  }
+}
+
 constexpr cnnfast::TrainKernels train_kernels() {
-  return {moment_rows, norm_sums, norm_grad, activation_grad};
+  return {moment_rows, norm_sums, norm_grad, activation_grad, sigmoid_cross_entropy};
 }
 
 }  // namespace

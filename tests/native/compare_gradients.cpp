@@ -8,7 +8,7 @@ CNNFAST_EXPECT_KERNELS(OuterKernels, int64_t widest; int64_t (*rows)(); void (*b
 CNNFAST_EXPECT_KERNELS(DepthwiseGradKernels, void (*weight)(); void (*input)();)
 CNNFAST_EXPECT_KERNELS(PoolGradKernels, void (*max_row)(); void (*average_row)();)
 CNNFAST_EXPECT_KERNELS(TrainKernels, void (*moments)(); void (*norm_sums)(); void (*norm_grad)();
-                       void (*activation_grad)();)
+                       void (*activation_grad)(); void (*sigmoid_cross_entropy)();)
 
 namespace compare {
 
@@ -175,6 +175,22 @@ void compare_train(const KernelTable& base, const KernelTable& level, Guard guar
       // Results far outside 0 .. 1, which sigmoid and tanh never give, make large products.
       const std::vector<double> bounds(static_cast<size_t>(n), 1200 * kUnit);
       report.same("activation", y[0].data(), y[1].data(), n, kind <= cnnfast::kTanh ? nullptr : &bounds);
+    }
+  for (int64_t n : {1, 7, 16, 17, 63, 130})
+    for (auto what :
+         {cnnfast::SigmoidLoss::kLoss, cnnfast::SigmoidLoss::kByScore, cnnfast::SigmoidLoss::kByTarget}) {
+      const Floats x = random.floats(n, guard, -30, 30), t = random.floats(n, guard, 0, 1);
+      const Floats g = random.floats(n, guard);
+      x[random.below(n)] = random.below(2) ? INFINITY : NAN;
+      Floats y[2] = {Floats(n, guard), Floats(n, guard)};
+      std::vector<double> bounds;
+      for (int k = 0; k < 2; ++k) {
+        const cnnfast::SigmoidRun run{g.data(), x.data(), t.data(), y[k].data(), n, 0.75f};
+        tables[k]->train.sigmoid_cross_entropy(what, &run);
+      }
+      // Terms of at most |x| + ln 2, each within an exponential and eight roundings, on both sides.
+      for (float v : x) bounds.push_back(2 * (4e-7 + 8 * kUnit) * (std::fabs(v) + 0.7));
+      report.same("sigmoids", y[0].data(), y[1].data(), n, &bounds);
     }
 }
 

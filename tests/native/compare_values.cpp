@@ -1,17 +1,20 @@
 // Element-by-element operators, normalisations, softmax, reductions.
 #include "harness.h"
 
-CNNFAST_EXPECT_KERNELS(PointwiseKernels, void (*activate)(); void (*unary)(); void (*binary)();)
+CNNFAST_EXPECT_KERNELS(PointwiseKernels, void (*activate)(); void (*unary)(); void (*binary)();
+                       void (*unary_grad)(); void (*binary_grad)();)
 CNNFAST_EXPECT_KERNELS(NormKernels, void (*affine)(); int64_t (*response_scratch)(); void (*response)();
                        void (*response_grad)(); void (*softmax_rows)(); void (*softmax_columns)();
                        void (*softmax_grad_rows)(); void (*softmax_grad_columns)();)
 
-CNNFAST_EXPECT_KERNELS(ReduceKernels, void (*rows)(); void (*columns)(); void (*affine)();)
+CNNFAST_EXPECT_KERNELS(ReduceKernels, void (*rows)(); void (*columns)(); void (*affine)();
+                       void (*extreme_grad_rows)(); void (*extreme_grad_columns)();)
 
 namespace compare {
 namespace {
 
 using cnnfast::Binary;
+using cnnfast::BinaryGrad;
 using cnnfast::Reduction;
 using cnnfast::Unary;
 
@@ -78,6 +81,35 @@ void compare_pointwise(const KernelTable& base, const KernelTable& level, Guard 
           std::snprintf(what, sizeof what, "binary %d of %d values", op, static_cast<int>(n));
           report.same(what, expected.data(), got.data(), 2 * n,
                       static_cast<Binary>(op) == Binary::kPow ? &bounds : nullptr);
+        }
+    for (int function = 0; function <= static_cast<int>(Unary::kErf); ++function) {
+      const Floats v = wide_values(n, guard, random), g = random.floats(n, guard);
+      Floats expected(n, guard), got(n, guard);
+      const auto f = static_cast<Unary>(function);
+      base.pointwise.unary_grad(f, 0.25f, 0.5f, g.data(), v.data(), expected.data(), n);
+      level.pointwise.unary_grad(f, 0.25f, 0.5f, g.data(), v.data(), got.data(), n);
+      const bool smooth = f == Unary::kElu || f == Unary::kErf;
+      const std::vector<double> bounds = relative_bounds(expected, 4e-7 + 2 * kUnit);
+      char what[50];
+      std::snprintf(what, sizeof what, "gradient of function %d of %d values", function, static_cast<int>(n));
+      report.same(what, expected.data(), got.data(), n, smooth ? &bounds : nullptr);
+    }
+    for (int op = 0; op <= static_cast<int>(BinaryGrad::kSlope); ++op)
+      for (bool scalar : {false, true})
+        for (bool swapped : {false, true}) {
+          const Floats a = wide_values(2 * n, guard, random), g = random.floats(2 * n, guard),
+                       b = wide_values(scalar ? 2 : 2 * n, guard, random);
+          Floats expected(2 * n, guard), got(2 * n, guard);
+          cnnfast::BinaryRows t{a.data(), b.data(), expected.data(), 2,       n, n, scalar ? 1 : n, n, scalar,
+                                0,        0.0f,     swapped,         g.data()};
+          base.pointwise.binary_grad(static_cast<BinaryGrad>(op), &t);
+          t.y = got.data();
+          level.pointwise.binary_grad(static_cast<BinaryGrad>(op), &t);
+          const std::vector<double> bounds = relative_bounds(expected, 4e-7 + 2 * kUnit);
+          char what[50];
+          std::snprintf(what, sizeof what, "gradient of binary %d of %d values", op, static_cast<int>(n));
+          const bool exact = op >= static_cast<int>(BinaryGrad::kLarger) || op == 0;
+          report.same(what, expected.data(), got.data(), 2 * n, exact ? nullptr : &bounds);
         }
     for (bool scalar : {false, true})
       for (int activation = 0; activation < 8; ++activation) {
@@ -243,6 +275,29 @@ void compare_reduce(const KernelTable& base, const KernelTable& level, Guard gua
     level.reduce.affine(&t);
     report.same("affine in double precision", expected.data(), got.data(), count);
   }
+  for (int64_t k : {1, 3, 16, 40})
+    for (int64_t columns : {1, 5, 16, 17, 70}) {
+      // Whole numbers have ties.
+      const auto whole = [&](int64_t n) {
+        Floats made = random.floats(n, guard, -3, 3);
+        for (float& v : made) v = std::floor(v);
+        return made;
+      };
+      const int64_t step = columns + 1, across = (k - 1) * step + columns;
+      const Floats best = whole(columns), g = random.floats(columns, guard);
+      const Floats tall = whole(across), rows = whole(k * columns);
+      for (bool by_rows : {false, true}) {
+        const int64_t n = by_rows ? k * columns : across;
+        Floats dx[2] = {Floats(n, guard), Floats(n, guard)};
+        const KernelTable* tables[2] = {&base, &level};
+        for (int i = 0; i < 2; ++i) {
+          const cnnfast::ExtremeColumns t{
+              (by_rows ? rows : tall).data(), best.data(), g.data(), dx[i].data(), k, step, columns};
+          (by_rows ? tables[i]->reduce.extreme_grad_rows : tables[i]->reduce.extreme_grad_columns)(&t);
+        }
+        report.same("gradient of an extreme", dx[0].data(), dx[1].data(), n);
+      }
+    }
 }
 
 }  // namespace compare

@@ -13,11 +13,13 @@ from .conv import conv2d, depthwise_conv2d, pack_conv2d
 from .conv_grad import bias_grad, conv2d_grad_input, conv2d_grad_weight
 from .conv_transpose import conv2d_transpose, pack_conv2d_transpose
 from .cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
+from .instance_norm import instance_norm
 from .l2_pool import l2_pool2d
 from .linear import gram_matrix, linear, matmul, pack_linear
 from .linear_grad import linear_grad_input, linear_grad_weight
+from .local_response_norm import local_response_norm
 from .nms import batched_nms, nms, soft_nms, weighted_nms
-from .norm import batch_norm, instance_norm, local_response_norm
+from .norm import batch_norm
 from .normalize import l2_normalize
 from .packed import PackedWeights
 from .pad import pad2d

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import cuda
 from .activations import ACTIVATION_CODES, apply_activation
-from .norm import _finite, buffer, cuda_normalize, cuda_statistics, narrow
+from .norm import buffer, cuda_normalize, cuda_statistics, finite, narrow
 from .registry import (
     NO_GRADIENT,
     Array,
@@ -52,7 +52,7 @@ def _check(op: str, x: tuple[int, ...], eps: Any, activation: Any, **vectors: An
     for name, shape in vectors.items():
         if shape is not None and shape != x[-1:]:
             fail(op, f"{name} must have shape ({x[-1]},)", **{name: shape}, x=x)
-    eps = _finite(op, "eps", eps)
+    eps = finite(op, "eps", eps)
     if eps < 0:
         fail(op, f"eps must not be negative, got {eps}")
     if activation is not None:

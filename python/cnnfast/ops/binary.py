@@ -13,9 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from .arithmetic import BINARY_CODES, broadcast_shape, cuda_binary, unbroadcast
+from ..errors import BackendError
+from .arithmetic import BINARY_CODES, broadcast_shape, cuda_binary, mul, unbroadcast
 from .operands import operands
-from .registry import RESULT, Array, Cost, Lower, Op, Vjp, cached, elements, fail, native, reads_all
+from .registry import (
+    NO_GRADIENT,
+    RESULT,
+    Array,
+    Cost,
+    Lower,
+    Op,
+    Vjp,
+    cached,
+    choice,
+    elements,
+    fail,
+    native,
+    reads_all,
+)
+from .unary import neg
 
 
 @dataclass(frozen=True)
@@ -48,53 +64,130 @@ _PAIRS: dict[str, Callable[..., Array]] = {
 }
 
 
-def _sides(ga: Callable[..., Array], gb: Callable[..., Array]) -> Callable[..., Any]:
-    """Gradients of both operands, each a function of (g, a, b, result), summed over what was broadcast."""
+# --- gradients -------------------------------------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class PairGradSpec:
+    """The gradient of a result, and the two arrays that it is multiplied with or compared by."""
+
+    out: tuple[int, ...]
+    kind: str
+    native: Any
+
+
+def _to_winner(g: Array, wins: Array, loses: Array, equal: Array) -> Array:
+    """All of the gradient to the winner, half of it each where both are equal; NaN has it too."""
+    return np.where(wins, g, np.where(loses, 0, np.where(equal, g / 2, g)))
+
+
+# Functions of (gradient, a, b), the result of the operator in place of one of them where "y" stands for it.
+_GRADIENTS: dict[str, Callable[..., Array]] = {
+    "divisor": lambda g, y, b: -(g * y) / b,
+    "base": lambda g, a, b: g * (b * np.power(a, b - (b != 0))),  # x^0 is 1 everywhere: no power of -1
+    "exponent": lambda g, a, y: g * np.where(y == 0, 0, y * np.log(a)),
+    "larger": lambda g, a, b: _to_winner(g, a > b, a < b, a == b),
+    "smaller": lambda g, a, b: _to_winner(g, a < b, a > b, a == b),
+    "prelu": lambda g, x, slope: np.where(x > 0, g, g * slope),
+    "slope": lambda g, x, slope: np.where(x < 0, g * x, 0),
+}
+# Codes shared with csrc/kernels/pointwise.h.
+_GRADIENT_CODES = {name: code for code, name in enumerate(_GRADIENTS)}
+
+
+@cached
+def infer_pair_grad(g: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], kind: str) -> PairGradSpec:
+    """Validate the gradient of an operator on two arrays."""
+    choice("pair_grad", "kind", kind, tuple(_GRADIENTS))
+    s = infer_pair(a, b, "pair_grad")
+    if g != s.out:
+        fail("pair_grad", "the gradient must have the shape of the result", g=g, a=a, b=b)
+    return PairGradSpec(g, kind, s.native)
+
+
+def reference_pair_grad(s: PairGradSpec, g: Array, a: Array, b: Array) -> Array:
+    """The gradient before it is summed over what was broadcast."""
+    with np.errstate(all="ignore"):
+        return np.asarray(_GRADIENTS[s.kind](g, a, b), g.dtype)
+
+
+def _cuda_pair_grad(s: PairGradSpec, g: Any, a: Any, b: Any) -> Any:
+    """Of other operators, where there are some."""
+    if s.kind != "divisor":
+        raise BackendError(f"pair_grad: there is no CUDA kernel for {s.kind!r}")
+    return -(g * a) / b
+
+
+PAIR_GRAD = Op(
+    "pair_grad",
+    infer_pair_grad,
+    reference_pair_grad,
+    lambda s, g, a, b: native().binary_grad(_GRADIENT_CODES[s.kind], s.native, g, a, b),
+    lambda s: Cost(3 * float(np.prod(s.out, dtype=float)), 16 * float(np.prod(s.out, dtype=float))),
+    vjp=NO_GRADIENT,
+    settings=lambda s: {"kind": s.kind},
+    cuda=_cuda_pair_grad,
+    on_host=True,
+)
+
+
+def _gradient(kind: str, g: Array, a: Array, b: Array, shape: tuple[int, ...]) -> Array:
+    """Of an operand of that shape."""
+    return unbroadcast(PAIR_GRAD.compute(infer_pair_grad(g.shape, a.shape, b.shape, kind), g, a, b), shape)
+
+
+def _vjp_sub(s: PairSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    return unbroadcast(g, s.a) if needs[0] else None, neg(unbroadcast(g, s.b)) if needs[1] else None
+
+
+def _vjp_div(s: PairSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    b = inputs[1]
+    return (
+        unbroadcast(div(g, b), s.a) if needs[0] else None,
+        _gradient("divisor", g, results[0], b, s.b) if needs[1] else None,
+    )
+
+
+def _vjp_pow(s: PairSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    a, b = inputs
+    if needs == (True, False) and b.size == 1 and b.reshape(()) == 2:  # squares, as losses have them
+        return (unbroadcast(mul(g, mul(a, b)), s.a),)
+    return (
+        _gradient("base", g, a, b, s.a) if needs[0] else None,
+        _gradient("exponent", g, a, results[0], s.b) if needs[1] else None,
+    )
+
+
+def _vjp_extreme(kind: str) -> Callable[..., Any]:
     def vjp(s: PairSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return (
-                unbroadcast(ga(g, *inputs, *results), s.a) if needs[0] else None,
-                unbroadcast(gb(g, *inputs, *results), s.b) if needs[1] else None,
-            )
+        a, b = inputs
+        return (
+            _gradient(kind, g, a, b, s.a) if needs[0] else None,
+            _gradient(kind, g, b, a, s.b) if needs[1] else None,
+        )
 
     return vjp
 
 
-def _winner(g: Array, mine: Array, other: Array) -> Array:
-    """All of the gradient to the larger one, half of it each where both are equal."""
-    return np.where(mine > other, g, np.where(mine < other, 0, np.where(mine == other, g / 2, g)))
+def _vjp_prelu(s: PairSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    x, slope = inputs
+    return (
+        _gradient("prelu", g, x, slope, s.a) if needs[0] else None,
+        _gradient("slope", g, x, x if slope is None else slope, s.b) if needs[1] else None,
+    )
 
 
-def _power(x: Array, y: Array) -> Array:
-    return y * np.power(x, y - (y != 0))  # x^0 is 1 everywhere: no power of -1
-
-
-def _log_power(x: Array, p: Array) -> Array:
-    return np.where(p == 0, 0, p * np.log(x))
-
-
-_PAIR_VJPS = {
-    "sub": Vjp(_sides(lambda g, a, b, y: g, lambda g, a, b, y: -g)),
-    "div": Vjp(
-        _sides(lambda g, a, b, y: g / b, lambda g, a, b, y: -g * y / b),
-        lambda s, needs: (1, RESULT) if needs[1] else (1,),
-    ),
-    "pow": Vjp(
-        _sides(lambda g, a, b, y: g * _power(a, b), lambda g, a, b, y: g * _log_power(a, y)),
-        lambda s, needs: ((0, 1) if needs[0] else (0,)) + ((RESULT,) if needs[1] else ()),
-    ),
-    "maximum": Vjp(
-        _sides(lambda g, a, b, y: _winner(g, a, b), lambda g, a, b, y: _winner(g, b, a)), reads_all
-    ),
-    "minimum": Vjp(
-        _sides(lambda g, a, b, y: _winner(g, -a, -b), lambda g, a, b, y: _winner(g, -b, -a)), reads_all
-    ),
-    "prelu": Vjp(
-        _sides(lambda g, a, b, y: np.where(a > 0, g, g * b), lambda g, a, b, y: np.where(a < 0, g * a, 0)),
-        lambda s, needs: (0, 1) if needs[0] else (0,),
-    ),
+_VJPS = {
+    "sub": Vjp(_vjp_sub),
+    "div": Vjp(_vjp_div, lambda s, needs: (1, RESULT) if needs[1] else (1,)),
+    "pow": Vjp(_vjp_pow, lambda s, needs: ((0, 1) if needs[0] else (0,)) + ((RESULT,) if needs[1] else ())),
+    "maximum": Vjp(_vjp_extreme("larger"), reads_all),
+    "minimum": Vjp(_vjp_extreme("smaller"), reads_all),
+    "prelu": Vjp(_vjp_prelu, lambda s, needs: (0, 1) if needs[0] else (0,)),
 }
+
+
+# --- operators -------------------------------------------------------------------------------------
 
 
 def _make_pair(name: str) -> Op:
@@ -120,7 +213,7 @@ def _make_pair(name: str) -> Op:
         reference,
         run,
         cost_pair,
-        vjp=_PAIR_VJPS[name],
+        vjp=_VJPS[name],
         lower=Lower(lower, in_place=(0, 1)),
         cuda=functools.partial(cuda_binary, name),
     )

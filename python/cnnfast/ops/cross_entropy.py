@@ -11,9 +11,9 @@ import numpy as np
 from .. import cuda
 from ..errors import DTypeError, GradientError
 from ..tensor import Tensor
-from .activations import sigmoid
+from .activations import apply_activation
 from .arithmetic import mul
-from .registry import Array, Cost, Op, Vjp, array, cached, fail, integer, native, number
+from .registry import NO_GRADIENT, Array, Cost, Op, Vjp, array, cached, fail, integer, native, number
 from .softmax import log_softmax
 
 
@@ -189,31 +189,81 @@ def infer_sigmoid_cross_entropy(
     return SigmoidCrossEntropySpec(x, weight)
 
 
+def _softplus(x: Array) -> tuple[Array, Array]:
+    """log(1 + exp(-x)) and log(1 + exp(x)), without overflow."""
+    small = np.log1p(np.exp(-np.abs(x)))
+    return small + np.maximum(-x, 0), small + np.maximum(x, 0)
+
+
 def reference_sigmoid_cross_entropy(s: SigmoidCrossEntropySpec, x: Array, target: Array) -> Array:
-    """w t log(1 + exp(-x)) + (1 - t) log(1 + exp(x)), without overflow."""
+    """w t log(1 + exp(-x)) + (1 - t) log(1 + exp(x))."""
     with np.errstate(all="ignore"):
-        small = np.log1p(np.exp(-np.abs(x)))
-        weight = x.dtype.type(s.pos_weight)
-        return weight * target * (small + np.maximum(-x, 0)) + (1 - target) * (small + np.maximum(x, 0))
+        of_one, of_zero = _softplus(x)
+        return x.dtype.type(s.pos_weight) * target * of_one + (1 - target) * of_zero
+
+
+@dataclass(frozen=True)
+class SigmoidGradSpec:
+    """Whether the gradient is that of the target, or of the score."""
+
+    out: tuple[int, ...]
+    pos_weight: float
+    by_target: bool
+
+
+def infer_sigmoid_cross_entropy_grad(
+    g: tuple[int, ...],
+    x: tuple[int, ...],
+    target: tuple[int, ...],
+    pos_weight: Any = 1.0,
+    by_target: bool = False,
+) -> SigmoidGradSpec:
+    """Validate the gradient of a cross-entropy of sigmoids."""
+    if g != x:
+        fail("sigmoid_cross_entropy_grad", "the gradient must have the shape of x", g=g, x=x)
+    return SigmoidGradSpec(x, infer_sigmoid_cross_entropy(x, target, pos_weight).pos_weight, by_target)
+
+
+def reference_sigmoid_cross_entropy_grad(s: SigmoidGradSpec, g: Array, x: Array, target: Array) -> Array:
+    """g ((1 - t) sigmoid(x) - w t sigmoid(-x)), or g (w log(1 + exp(-x)) - log(1 + exp(x)))."""
+    weight = x.dtype.type(s.pos_weight)
+    with np.errstate(all="ignore"):
+        if s.by_target:
+            of_one, of_zero = _softplus(x)
+            return g * (weight * of_one - of_zero)
+        positive, negative = apply_activation("sigmoid", x), apply_activation("sigmoid", -x)
+        return g * ((1 - target) * positive - weight * target * negative)
 
 
 def _vjp_sigmoid(s: SigmoidCrossEntropySpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
-    x, target = inputs
-    p, weight = sigmoid(x), x.dtype.type(s.pos_weight)
-    gx = g * ((1 - target) * p - weight * target * (1 - p)) if needs[0] else None
-    if not needs[1]:
-        return gx, None
-    with np.errstate(all="ignore"):
-        small = np.log1p(np.exp(-np.abs(x)))
-    return gx, g * (weight * (small + np.maximum(-x, 0)) - (small + np.maximum(x, 0)))
+    specs = [SigmoidGradSpec(s.out, s.pos_weight, by_target) for by_target in (False, True)]
+    return [
+        SIGMOID_CROSS_ENTROPY_GRAD.compute(spec, g, *inputs) if need else None
+        for need, spec in zip(needs, specs, strict=True)
+    ]
 
 
+def _cost_sigmoid(s: Any) -> Cost:
+    return Cost(12 * float(np.prod(s.out, dtype=float)), 16 * float(np.prod(s.out, dtype=float)))
+
+
+# Numbers of the native function: the loss, its gradient by the score, and by the target.
+SIGMOID_CROSS_ENTROPY_GRAD = Op(
+    "sigmoid_cross_entropy_grad",
+    infer_sigmoid_cross_entropy_grad,
+    reference_sigmoid_cross_entropy_grad,
+    lambda s, g, x, target: native().sigmoid_cross_entropy(1 + s.by_target, g, x, target, s.pos_weight),
+    _cost_sigmoid,
+    vjp=NO_GRADIENT,
+    settings=lambda s: {"pos_weight": s.pos_weight, "by_target": s.by_target},
+    on_host=True,
+)
 SIGMOID_CROSS_ENTROPY = Op(
     "sigmoid_cross_entropy",
     infer_sigmoid_cross_entropy,
     reference_sigmoid_cross_entropy,
-    reference_sigmoid_cross_entropy,
-    lambda s: Cost(12 * float(np.prod(s.out, dtype=float)), 12 * float(np.prod(s.out, dtype=float))),
+    lambda s, x, target: native().sigmoid_cross_entropy(0, None, x, target, s.pos_weight),
+    _cost_sigmoid,
     vjp=Vjp(_vjp_sigmoid, lambda s, needs: (0, 1)),
     settings=lambda s: {"pos_weight": s.pos_weight},
 )
@@ -227,7 +277,7 @@ def sigmoid_cross_entropy(x: Any, target: Any, *, pos_weight: float = 1.0) -> Ar
     Parameters
     ----------
     x : array_like, any shape
-        Scores before the sigmoid; float32 or float64.
+        Scores before the sigmoid; float32 (native kernels) or float64 (NumPy reference).
     target : array_like, shape and type of x
         Probabilities in 0 .. 1.
     pos_weight : float

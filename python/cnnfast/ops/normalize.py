@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 
 from .. import cuda
+from .arithmetic import mul
+from .binary import div, sub
+from .reduce import reduce_l2, reduce_sum
 from .registry import (
+    RESULT,
     Array,
     Cost,
     Lower,
@@ -22,7 +26,6 @@ from .registry import (
     integer,
     native,
     number,
-    reads_all,
 )
 
 
@@ -81,13 +84,12 @@ def _lower(steps: Any, s: L2NormalizeSpec, inputs: Any, outputs: Any) -> None:
 
 def _vjp(s: L2NormalizeSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
     """(g - y <g, y>) / |x|; g / eps where the vector is shorter than eps."""
-    (x,) = inputs
-    with np.errstate(all="ignore"):
-        length = _length(s, x)
-        y = x / np.maximum(length, s.eps)
-        along = y * (g * y).sum(axis=s.axis, keepdims=True)
-        gx = (g - np.where(length < s.eps, 0, along)) / np.maximum(length, s.eps)
-        return (gx.astype(x.dtype),)
+    x, y = inputs[0], results[0]
+    length = reduce_l2(x, s.axis, keepdims=True)
+    along = reduce_sum(mul(g, y), s.axis, keepdims=True)
+    short = length < s.eps
+    rest = sub(g, mul(y, np.where(short, x.dtype.type(0), along)))
+    return (div(rest, np.where(short, x.dtype.type(s.eps), length)),)
 
 
 def _cost(s: L2NormalizeSpec) -> Cost:
@@ -101,7 +103,7 @@ L2_NORMALIZE = Op(
     reference_l2_normalize,
     _native,
     _cost,
-    vjp=Vjp(_vjp, reads_all),
+    vjp=Vjp(_vjp, lambda s, needs: (0, RESULT)),
     lower=Lower(_lower, in_place=(0,)),
     settings=lambda s: {"axis": s.axis, "eps": s.eps},
     cuda=_cuda,

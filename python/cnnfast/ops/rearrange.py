@@ -1,4 +1,4 @@
-"""Repetition, picking by index, and pixels exchanged for channels. NumPy moves memory as fast as we could."""
+"""Repetition, picking by index, and pixels exchanged for channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,22 @@ from ..errors import DTypeError
 from ..tensor import Tensor
 from .arithmetic import broadcast_shape, unbroadcast
 from .cast import cuda_cast
-from .registry import Array, Cost, Lower, Op, Vjp, cached, choice, elements, fail, hashable, integer, rank
+from .registry import (
+    NO_GRADIENT,
+    Array,
+    Cost,
+    Lower,
+    Op,
+    Vjp,
+    cached,
+    choice,
+    elements,
+    fail,
+    hashable,
+    integer,
+    native,
+    rank,
+)
 from .views import any_array, cuda_copy, reshape, steps, transpose
 
 
@@ -177,13 +192,49 @@ def reference_gather(s: GatherSpec, x: Array, indices: Array) -> Array:
     return np.ascontiguousarray(np.take(x, indices, axis=s.axis)).reshape(s.out)
 
 
-def _vjp_gather(s: GatherSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+@dataclass(frozen=True)
+class GatherGradSpec:
+    """The array that was picked from, and the axis."""
+
+    out: tuple[int, ...]
+    axis: int
+
+
+def infer_gather_grad(g: tuple[int, ...], indices: tuple[int, ...], x: Any, axis: Any = 0) -> GatherGradSpec:
+    """Validate the gradient of a picking by index from an array of shape x."""
+    s = infer_gather(hashable(x), indices, axis)
+    if g != s.out:
+        fail("gather_grad", "the gradient must have the shape of what was picked", g=g, picked=s.out)
+    return GatherGradSpec(s.x, s.axis)
+
+
+def reference_gather_grad(s: GatherGradSpec, g: Array, indices: Array) -> Array:
     """What was taken several times has the sum of its gradients, added in the order of the indices."""
-    indices = inputs[1].ravel()
-    gx = np.zeros(s.x, g.dtype)
-    flat = g.reshape((*s.x[: s.axis], indices.size, *s.x[s.axis + 1 :]))
-    np.add.at(np.moveaxis(gx, s.axis, 0), indices, np.moveaxis(flat, s.axis, 0))
-    return (gx,)
+    gx = np.zeros(s.out, g.dtype)
+    flat = g.reshape((*s.out[: s.axis], indices.size, *s.out[s.axis + 1 :]))
+    np.add.at(np.moveaxis(gx, s.axis, 0), indices.ravel(), np.moveaxis(flat, s.axis, 0))
+    return gx
+
+
+def _native_gather_grad(s: GatherGradSpec, g: Array, indices: Array) -> Array:
+    sizes = math.prod(s.out[: s.axis]), s.out[s.axis], math.prod(s.out[s.axis + 1 :])
+    return native().gather_grad(g, np.ascontiguousarray(indices, np.int64), *sizes, s.out)
+
+
+GATHER_GRAD = Op(
+    "gather_grad",
+    infer_gather_grad,
+    reference_gather_grad,
+    _native_gather_grad,
+    lambda s: Cost(0.0, 8 * float(np.prod(s.out, dtype=float))),
+    vjp=NO_GRADIENT,
+    settings=lambda s: {"x": s.out, "axis": s.axis},
+    on_host=True,
+)
+
+
+def _vjp_gather(s: GatherSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    return (GATHER_GRAD.compute(GatherGradSpec(s.x, s.axis), g, inputs[1]),)
 
 
 def host_values(array: Any) -> Array:

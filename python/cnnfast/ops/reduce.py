@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import cuda
+from .arithmetic import mul
 from .operands import values
 from .registry import (
     NO_GRADIENT,
@@ -23,6 +24,7 @@ from .registry import (
     Op,
     Vjp,
     cached,
+    choice,
     elements,
     fail,
     integer,
@@ -132,38 +134,88 @@ def cuda_reduce(name: str, out: tuple[int, ...], passes: list[Pass], x: Any) -> 
     return y.astype(x.dtype).reshape(out)
 
 
+# --- gradients -------------------------------------------------------------------------------------
+
+_EXTREMES = ("reduce_max", "reduce_min")
+
+
+@dataclass(frozen=True)
+class ReduceGradSpec:
+    """The reduction that a gradient is of, and its name."""
+
+    reduction: ReduceSpec
+    name: str
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        return self.reduction.x
+
+
+@cached
+def infer_reduce_grad(
+    g: tuple[int, ...], x: tuple[int, ...], axes: Any = None, keepdims: bool = False, name: str = "reduce_sum"
+) -> ReduceGradSpec:
+    """Validate the gradient of a reduction of an array of shape x."""
+    op = "reduce_grad"
+    choice(op, "name", name, tuple(n for n in _REDUCTIONS if n != "reduce_l2"))
+    s = infer_reduce(x, axes, keepdims, name)
+    if g != s.out:
+        fail(op, "the gradient must have the shape of the result", g=g, x=x, axes=s.axes)
+    return ReduceGradSpec(s, name)
+
+
 def _spread(s: ReduceSpec, a: Array) -> Array:
     """What belongs to a result, at each of the elements that it was made of (a view)."""
     return np.broadcast_to(a.reshape(s.kept), s.x)
 
 
-def _repeated(s: ReduceSpec, a: Array) -> Array:
-    """:func:`_spread`, written out."""
-    y = np.empty(s.x, a.dtype)
-    y[...] = a.reshape(s.kept)
-    return y
-
-
-def _vjp_sum(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
-    return (_repeated(s, g),)
-
-
-def _vjp_mean(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
-    return (_repeated(s, g / g.dtype.type(math.prod(s.x[a] for a in s.axes))),)
-
-
-def _vjp_extreme(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
-    """To the largest or smallest one; of several equal ones each has its share, as in torch's amax."""
-    best = (inputs[0] == _spread(s, results[0])).astype(g.dtype)
+def reference_reduce_grad(
+    spec: ReduceGradSpec, g: Array, x: Array | None = None, y: Array | None = None
+) -> Array:
+    """g at every element, over their number for means; for extremes to those that are y, each its share."""
+    s = spec.reduction
     with np.errstate(all="ignore"):
-        return (best * _spread(s, g / _sum(best, s.axes, s.keepdims)),)
+        if spec.name in _EXTREMES:
+            best = (x == _spread(s, y)).astype(g.dtype)  # type: ignore[arg-type]
+            return best * _spread(s, g / _sum(best, s.axes, s.keepdims))
+        share = g / g.dtype.type(math.prod(s.x[a] for a in s.axes)) if spec.name == "reduce_mean" else g
+        return np.ascontiguousarray(_spread(s, share)).reshape(s.x)
+
+
+def _native_reduce_grad(
+    spec: ReduceGradSpec, g: Array, x: Array | None = None, y: Array | None = None
+) -> Array:
+    s = spec.reduction
+    return native().reduce_grad(_CODES[spec.name], s.native, s.x, g, x, y)
+
+
+REDUCE_GRAD = Op(
+    "reduce_grad",
+    infer_reduce_grad,
+    reference_reduce_grad,
+    _native_reduce_grad,
+    lambda s: Cost(float(np.prod(s.out, dtype=float)), 8 * float(np.prod(s.out, dtype=float))),
+    vjp=NO_GRADIENT,
+    settings=lambda s: {**_axes(s.reduction), "name": s.name},
+    on_host=True,
+)
+
+
+def _vjp_of(name: str) -> Vjp:
+    """Of a sum, a mean, or an extreme, which is shared out among equal values as in torch's amax."""
+
+    def vjp(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+        return (REDUCE_GRAD.compute(ReduceGradSpec(s, name), g, inputs[0], results[0]),)
+
+    return Vjp(vjp, _reads_both) if name in _EXTREMES else Vjp(vjp)
 
 
 def _vjp_l2(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
     """x / |x|, and 0 where the length is 0."""
     (y,) = results
     with np.errstate(all="ignore"):
-        return (inputs[0] * _spread(s, np.where(y == 0, 0, g / y)),)
+        share = np.where(y == 0, 0, g / y)
+    return (mul(inputs[0], share.reshape(s.kept)),)
 
 
 def _reads_both(s: ReduceSpec, needs: Any) -> tuple[int, ...]:
@@ -171,12 +223,12 @@ def _reads_both(s: ReduceSpec, needs: Any) -> tuple[int, ...]:
 
 
 _VJPS = {
-    "reduce_sum": Vjp(_vjp_sum),
-    "reduce_mean": Vjp(_vjp_mean),
-    "reduce_max": Vjp(_vjp_extreme, _reads_both),
-    "reduce_min": Vjp(_vjp_extreme, _reads_both),
+    **{name: _vjp_of(name) for name in _REDUCTIONS if name != "reduce_l2"},
     "reduce_l2": Vjp(_vjp_l2, _reads_both),
 }
+
+
+# --- operators -------------------------------------------------------------------------------------
 
 
 def _cost(s: ReduceSpec) -> Cost:

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from .. import cuda
+from ..errors import BackendError
 from .operands import values
 from .registry import (
     F32,
+    NO_GRADIENT,
+    RESULT,
     Array,
     Cost,
     Lower,
@@ -20,10 +23,9 @@ from .registry import (
     Vjp,
     cached,
     elements,
+    fail,
     native,
     number,
-    reads_all,
-    reads_results,
 )
 
 
@@ -117,18 +119,7 @@ def cost_unary(s: UnarySpec) -> Cost:
     return Cost(n, 8 * n)
 
 
-def _slope(derivative: Callable[..., Array], of_result: bool = False) -> Vjp:
-    """The gradient of a function whose derivative is one of its argument, or of its result, and numbers."""
-
-    def vjp(s: UnarySpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return (g * derivative(results[0] if of_result else inputs[0], *s.numbers),)
-
-    return Vjp(vjp, reads_results if of_result else reads_all)
-
-
-def _d_clip(x: Array, low: float, high: float) -> Array:
-    return ((x >= low) & (x <= high)).astype(x.dtype)
+# --- gradients -------------------------------------------------------------------------------------
 
 
 def _d_elu(x: Array, alpha: float) -> Array:
@@ -140,22 +131,79 @@ def _d_hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
     return np.where((y > 0) & (y < 1), x.dtype.type(alpha), 0)
 
 
-_STAIRS = Vjp(lambda s, needs, g, inputs, results: (np.zeros_like(g),))  # flat but for their edges
-# At corners: 0 for abs, hard_sigmoid and elu's left side; 1 for clip, as torch has it.
-_UNARY_VJPS = {
-    "neg": Vjp(lambda s, needs, g, inputs, results: (-g,)),
-    "abs": _slope(np.sign),
-    "sqrt": _slope(lambda y: y.dtype.type(0.5) / y, of_result=True),
-    "exp": _slope(lambda y: y, of_result=True),
-    "log": _slope(lambda x: 1 / x),
-    "reciprocal": _slope(lambda y: -y * y, of_result=True),
-    "floor": _STAIRS,
-    "ceil": _STAIRS,
-    "clip": _slope(_d_clip),
-    "elu": _slope(_d_elu),
-    "hard_sigmoid": _slope(_d_hard_sigmoid),
-    "erf": _slope(lambda x: x.dtype.type(2 / math.sqrt(math.pi)) * np.exp(-x * x)),
+# Derivatives at the argument, of those in _OF_RESULT at the result. At corners: 0 for abs, hard_sigmoid and
+# elu's left side; 1 for clip, as torch has it. Stairs are flat but for their edges.
+_DERIVATIVES: dict[str, Callable[..., Array]] = {
+    "neg": lambda x: np.full_like(x, -1),
+    "abs": np.sign,
+    "sqrt": lambda y: y.dtype.type(0.5) / y,
+    "exp": lambda y: y,
+    "log": lambda x: 1 / x,
+    "reciprocal": lambda y: -y * y,
+    "floor": np.zeros_like,
+    "ceil": np.zeros_like,
+    "clip": lambda x, low, high: ((x >= low) & (x <= high)).astype(x.dtype),
+    "elu": _d_elu,
+    "hard_sigmoid": _d_hard_sigmoid,
+    "erf": lambda x: x.dtype.type(2 / math.sqrt(math.pi)) * np.exp(-x * x),
 }
+_OF_RESULT = ("sqrt", "exp", "reciprocal")
+_CONSTANT = ("neg", "floor", "ceil")
+
+
+@cached
+def infer_unary_grad(g: tuple[int, ...], v: tuple[int, ...], name: str, numbers: Any = ()) -> UnarySpec:
+    """Validate the gradient of a function of that name."""
+    if g != v:
+        fail("unary_grad", "the gradient must have the shape of the value", g=g, v=v)
+    return infer_unary(g, name, numbers)
+
+
+def reference_unary_grad(s: UnarySpec, g: Array, v: Array) -> Array:
+    """g times the derivative at v: the argument, or the result of a root, an exponential or a reciprocal."""
+    with np.errstate(all="ignore"):
+        return np.asarray(g * _DERIVATIVES[s.name](v, *s.numbers))
+
+
+# The same for device arrays, of other operators.
+_ON_DEVICE: dict[str, Callable[..., Any]] = {
+    "neg": lambda g, v: -g,
+    "sqrt": lambda g, y: g * 0.5 / y,
+    "exp": lambda g, y: g * y,
+    "log": lambda g, x: g / x,
+    "reciprocal": lambda g, y: -(g * y * y),
+}
+
+
+def _cuda_unary_grad(s: UnarySpec, g: Any, v: Any) -> Any:
+    if s.name not in _ON_DEVICE:
+        raise BackendError(f"unary_grad: there is no CUDA kernel for the gradient of {s.name}")
+    return _ON_DEVICE[s.name](g, v)
+
+
+UNARY_GRAD = Op(
+    "unary_grad",
+    infer_unary_grad,
+    reference_unary_grad,
+    lambda s, g, v: native().unary_grad(g, v, *_native_numbers(s)),
+    lambda s: Cost(2 * float(np.prod(s.out, dtype=float)), 12 * float(np.prod(s.out, dtype=float))),
+    vjp=NO_GRADIENT,
+    settings=lambda s: {"name": s.name, "numbers": s.numbers},
+    cuda=_cuda_unary_grad,
+    on_host=True,
+)
+
+
+def _vjp(s: UnarySpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    value = g if s.name in _CONSTANT else results[0] if s.name in _OF_RESULT else inputs[0]
+    return (UNARY_GRAD.compute(s, g, value),)
+
+
+def _reads(s: UnarySpec, needs: Any) -> tuple[int, ...]:
+    return () if s.name in _CONSTANT else (RESULT,) if s.name in _OF_RESULT else (0,)
+
+
+# --- operators -------------------------------------------------------------------------------------
 
 
 def _make_unary(name: str) -> Op:
@@ -168,7 +216,7 @@ def _make_unary(name: str) -> Op:
         reference_unary,
         _native_unary,
         cost_unary,
-        vjp=_UNARY_VJPS[name],
+        vjp=Vjp(_vjp, _reads),
         lower=Lower(_lower_unary, in_place=(0,)),
         settings=lambda s: {"numbers": s.numbers},
         cuda=_cuda_unary,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,21 @@ import numpy as np
 
 from .. import cuda
 from ..tensor import Tensor
-from .registry import Array, Cost, Lower, Op, Vjp, cached, elements, fail, hashable, integer
+from .registry import (
+    NO_GRADIENT,
+    Array,
+    Cost,
+    Lower,
+    Op,
+    Vjp,
+    cached,
+    elements,
+    fail,
+    hashable,
+    integer,
+    is_plain,
+    native,
+)
 
 Index = tuple[tuple[int, int, int], ...]  # first, stop and step of every axis
 
@@ -143,12 +158,79 @@ def _vjp_transpose(s: TransposeSpec, needs: Any, g: Array, inputs: Any, results:
     return (transpose(g, [s.axes.index(i) for i in range(len(s.axes))]),)
 
 
-def _vjp_slice(s: SliceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+@functools.lru_cache(maxsize=1024)
+def _strides(s: SliceSpec) -> tuple[int, list[int], list[int]]:
+    """Of a dense array, in elements: where the slice begins, and sizes and steps along all axes."""
+    start, sizes, steps, inner = 0, [], [], 1
+    for (first, stop, step), size in zip(reversed(s.index), reversed(s.x), strict=True):
+        sizes.append(len(range(first, stop, step)))
+        steps.append(step * inner)
+        start += first * inner
+        inner *= size
+    return start, sizes[::-1], steps[::-1]
+
+
+def _native_slice(s: SliceSpec, x: Array) -> Array:
+    """Memory in one piece stays a view, as in the definition."""
+    part = x[_parts(s.index)]
+    if part.flags.c_contiguous or not is_plain(x):
+        return np.ascontiguousarray(part).reshape(s.out)
+    return native().strided_copy(x, *_strides(s), s.out)
+
+
+# --- gradients -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SliceGradSpec:
+    """The slice that a gradient is of."""
+
+    of: SliceSpec
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        return self.of.x
+
+
+@cached
+def infer_slice_grad(
+    g: tuple[int, ...], x: Any, index: Index, dropped: tuple[int, ...] = ()
+) -> SliceGradSpec:
+    """Validate the gradient of a slice of an array of shape x."""
+    s = infer_slice(x, index, dropped)
+    if g != s.out:
+        fail("slice_grad", "the gradient must have the shape of the slice", g=g, slice=s.out)
+    return SliceGradSpec(s)
+
+
+def reference_slice_grad(s: SliceGradSpec, g: Array) -> Array:
     """Zeros wherever the slice did not look."""
-    gx = np.zeros(s.x, g.dtype)
-    part = gx[_parts(s.index)]
+    gx = np.zeros(s.out, g.dtype)
+    part = gx[_parts(s.of.index)]
     part[...] = g.reshape(part.shape)
-    return (gx,)
+    return gx
+
+
+def _native_slice_grad(s: SliceGradSpec, g: Array) -> Array:
+    if 0 in g.shape:
+        return np.zeros(s.out, g.dtype)
+    return native().strided_scatter(g, *_strides(s.of), s.out)
+
+
+SLICE_GRAD = Op(
+    "slice_grad",
+    infer_slice_grad,
+    reference_slice_grad,
+    _native_slice_grad,
+    lambda s: Cost(0.0, 4 * float(np.prod(s.out, dtype=float) + np.prod(s.of.out, dtype=float))),
+    vjp=NO_GRADIENT,
+    settings=lambda s: {"x": s.out, "index": s.of.index, "dropped": s.of.dropped},
+    on_host=True,
+)
+
+
+def _vjp_slice(s: SliceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
+    return (SLICE_GRAD.compute(SliceGradSpec(s), g),)
 
 
 def _cost(s: Any) -> Cost:
@@ -210,13 +292,11 @@ def _cuda_transpose(s: TransposeSpec, x: Any) -> Any:
 
 
 def _cuda_slice(s: SliceSpec, x: Any) -> Any:
-    along, sizes = steps(s.x), [len(range(*part)) for part in s.index]
-    start = sum(first * n for (first, _, _), n in zip(s.index, along, strict=True))
-    x_steps = [step * n for (_, _, step), n in zip(s.index, along, strict=True)]
-    return cuda_copy(x, cuda.empty(s.out, x.dtype), sizes, x_steps, steps(tuple(sizes)), start)
+    start, sizes, along = _strides(s)
+    return cuda_copy(x, cuda.empty(s.out, x.dtype), sizes, along, steps(tuple(sizes)), start)
 
 
-# NumPy moves memory as fast as we could: these have no kernels of their own.
+# NumPy transposes as fast as we could.
 RESHAPE = Op(
     "reshape",
     infer_reshape,
@@ -243,7 +323,7 @@ SLICE = Op(
     "slice",
     infer_slice,
     reference_slice,
-    reference_slice,
+    _native_slice,
     _cost,
     vjp=Vjp(_vjp_slice),
     lower=_copies(_lower_slice),
