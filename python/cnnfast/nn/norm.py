@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..cuda import DeviceArray
 from ..ops.registry import fail, integer
 from ..tensor import Parameter, Tensor
 from .module import Module
@@ -58,7 +59,12 @@ class BatchNorm2d(Module):
     def _follow(self, name: str, batch: Any, factor: float) -> None:
         """Move a running statistic towards that of a batch; arrays that others hold do not change."""
         running, kind = self._buffers[name], self._buffers[name].dtype
-        new = np.asarray(batch.data if isinstance(batch, Tensor) else batch, kind)
+        new = batch.data if isinstance(batch, Tensor) else batch
+        if isinstance(new, DeviceArray):
+            step = self.momentum
+            setattr(self, name, ops.add(ops.mul(running, 1 - step), ops.mul(new, step * factor)))
+            return
+        new = np.asarray(new, kind)
         step = kind.type(self.momentum)
         setattr(self, name, (1 - step) * running + step * kind.type(factor) * new)
 
