@@ -122,11 +122,14 @@ void bind_graph(py::module_& m);
 
 // One function per operator family; module.cpp calls them all.
 void bind_conv_mma(py::module_& m);
+void bind_boxes(py::module_& m);
 void bind_copy(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_norm(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_reduce(py::module_& m);
+void bind_resize(py::module_& m);
+void bind_roi(py::module_& m);
 void bind_select(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_conv(py::module_& m);

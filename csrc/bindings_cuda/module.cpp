@@ -116,11 +116,14 @@ PYBIND11_MODULE(CNNFAST_MODULE, m) {
 #endif
   bind_dlpack(m);
   bind_graph(m);
+  bind_boxes(m);
   bind_copy(m);
   bind_elementwise(m);
   bind_norm(m);
   bind_pool(m);
   bind_reduce(m);
+  bind_resize(m);
+  bind_roi(m);
   bind_select(m);
   bind_softmax(m);
   bind_conv(m);

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import cuda
 from ..tensor import Tensor
 from .arithmetic import add, mul
 from .binary import sub
@@ -123,6 +124,13 @@ def reference_box_iou(spec: IouSpec, a: Array, b: Array) -> Array:
 
 def _native_box_iou(spec: IouSpec, a: Array, b: Array) -> Array:
     return native().box_iou(a, b, KINDS[spec.kind])
+
+
+def _cuda_box_iou(spec: IouSpec, a: Any, b: Any) -> Any:
+    y = cuda.empty((spec.n, spec.m))
+    boxes = a.astype("float32").buffer, b.astype("float32").buffer
+    cuda.module().box_iou(KINDS[spec.kind], spec.n, spec.m, *boxes, y.buffer)
+    return y.astype(a.dtype)
 
 
 # --- work ------------------------------------------------------------------------------------------
@@ -257,6 +265,7 @@ BOX_IOU = Op(
     vjp=Vjp(lambda s, needs, g, inputs, results: BOX_IOU_GRAD(s, *inputs, g), reads_all),
     settings=lambda s: {"kind": s.kind},
     results=lambda s, dtype: (((s.n, s.m), dtype),),
+    cuda=_cuda_box_iou,
 )
 
 

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import cuda
 from ..errors import DTypeError, ShapeError
 from ..tensor import Tensor
 from .boxes import _overlap
-from .cast import cast
+from .cast import cast, cuda_cast
 from .registry import (
     F32,
     NO_GRADIENT,
@@ -238,6 +239,44 @@ def _native_weighted_nms(spec: NmsSpec, boxes: Array, scores: Array) -> tuple[Ar
     return native().weighted_nms(boxes, scores, spec.threshold)
 
 
+# --- CUDA: sorted and suppressed on the device; how many are kept comes back ------------------------
+
+
+def _cuda_suppress(spec: NmsSpec, boxes: Any, scores: Any, classes: Any, fused: Any) -> Any:
+    """Numbers of the kept boxes."""
+    kept, count = cuda.empty((spec.n,), np.int64), cuda.empty((1,), np.int64)
+    arrays = boxes.astype("float32").buffer, scores.astype("float32").buffer
+    optional = [None if a is None else a.buffer for a in (classes, fused)]
+    threshold = float(np.float32(spec.threshold))
+    cuda.module().nms(spec.n, *arrays, optional[0], threshold, kept.buffer, count.buffer, optional[1])
+    return kept.part(0, int(count.numpy()[0]))
+
+
+def _cuda_nms(spec: NmsSpec, boxes: Any, scores: Any) -> Any:
+    return _cuda_suppress(spec, boxes, scores, None, None)
+
+
+def _cuda_batched_nms(spec: NmsSpec, boxes: Any, scores: Any, classes: Any) -> Any:
+    return _cuda_suppress(spec, boxes, scores, classes, None)
+
+
+def _cuda_weighted_nms(spec: NmsSpec, boxes: Any, scores: Any) -> tuple[Any, Any]:
+    fused = cuda.empty((spec.n, 4))
+    kept = _cuda_suppress(spec, boxes, scores, None, fused)
+    return kept, fused.part(0, len(kept)).astype(boxes.dtype)
+
+
+def _cuda_soft_nms(spec: SoftNmsSpec, boxes: Any, scores: Any) -> tuple[Any, Any]:
+    kept, kept_scores = cuda.empty((spec.n,), np.int64), cuda.empty((spec.n,))
+    count = cuda.empty((1,), np.int64)
+    arrays = boxes.astype("float32").buffer, scores.astype("float32").buffer
+    least = float(_as_real(np.float32, spec.score_threshold))
+    numbers = spec.method == "gaussian", spec.threshold, spec.sigma, least
+    cuda.module().soft_nms(spec.n, *arrays, *numbers, kept.buffer, kept_scores.buffer, count.buffer)
+    left = int(count.numpy()[0])
+    return kept.part(0, left), kept_scores.part(0, left).astype(boxes.dtype)
+
+
 # --- operators -----------------------------------------------------------------------------------
 
 
@@ -264,6 +303,7 @@ NMS = Op(
     NO_GRADIENT,
     results=lambda s, dtype: (_KEPT,),
     settings=_threshold,
+    cuda=_cuda_nms,
 )
 
 
@@ -276,6 +316,7 @@ BATCHED_NMS = Op(
     NO_GRADIENT,
     results=lambda s, dtype: (_KEPT,),
     settings=_threshold,
+    cuda=_cuda_batched_nms,
 )
 
 
@@ -290,6 +331,7 @@ SOFT_NMS = Op(
     settings=lambda s: {
         **_threshold(s), "sigma": s.sigma, "score_threshold": s.score_threshold, "method": s.method
     },
+    cuda=_cuda_soft_nms,
 )  # fmt: skip
 
 
@@ -302,6 +344,7 @@ WEIGHTED_NMS = Op(
     NO_GRADIENT,
     results=lambda s, dtype: (_KEPT, ((-1, 4), dtype)),
     settings=_threshold,
+    cuda=_cuda_weighted_nms,
 )
 
 
@@ -374,7 +417,10 @@ def batched_nms(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> 
     """
     boxes = array("batched_nms", "boxes", boxes)
     scores = array("batched_nms", "scores", scores, boxes)
-    if not isinstance(classes, Tensor):
+    on_device = isinstance(boxes, cuda.DeviceArray)
+    if isinstance(classes, cuda.DeviceArray):
+        classes = cuda_cast(classes, np.int64)
+    elif not isinstance(classes, Tensor):
         try:
             classes = np.asarray(classes)
         except ValueError as error:
@@ -384,8 +430,9 @@ def batched_nms(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> 
     # Unsigned numbers past 2^63 wrap round, which keeps different classes different.
     if isinstance(classes, Tensor):
         classes = cast(classes, np.int64)
-    else:
+    elif not isinstance(classes, cuda.DeviceArray):
         classes = np.ascontiguousarray(classes, np.int64).reshape(classes.shape)
+        classes = cuda.asarray(classes) if on_device else classes
     spec = infer_batched_nms(boxes.shape, scores.shape, classes.shape, iou_threshold)
     return BATCHED_NMS(spec, boxes, scores, classes)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .registry import (
     NO_GRADIENT,
     Array,
@@ -220,6 +221,26 @@ def _native_resize(s: ResizeSpec, x: Array) -> Array:
     return native().resize(x, vertical.native, horizontal.native, s.columns_first)
 
 
+@functools.cache  # for good: captured launches read the tables where they lie
+def _device_table(module: Any, adjoint: bool, *kind: Any) -> tuple[Any, Any, Any, int]:
+    """The table for one axis in device memory: first input, inputs and weights of every output."""
+    table = (adjoint_axis if adjoint else axis)(*kind)
+    start, count = (cuda.asarray(a, np.int32).buffer for a in (table.start, table.count))
+    return start, count, cuda.asarray(table.weights, np.float32).buffer, table.weights.shape[1]
+
+
+def _cuda_resize(s: ResizeSpec, x: Any, adjoint: bool = False) -> Any:
+    shape, out = (s.out, s.x) if adjoint else (s.x, s.out)
+    y = cuda.empty(out, x.dtype)
+    if 0 in out:
+        return y
+    kind, module = (s.mode, s.align_corners, s.antialias), cuda.module()
+    tables = [_device_table(module, adjoint, s.x[i], s.out[i], *kind) for i in (1, 2)]
+    columns_first = s.columns_first != adjoint
+    module.resize(x.code, *shape, *out[1:3], *tables, columns_first, x.buffer, y.buffer)
+    return y
+
+
 def _cost_resize(s: ResizeSpec) -> Cost:
     n, h, w, c = s.x
     _, p, q, _ = s.out
@@ -282,6 +303,7 @@ RESIZE_GRAD = Op(
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
     settings=lambda s: {"mode": s.mode, "align_corners": s.align_corners, "antialias": s.antialias},
+    cuda=functools.partial(_cuda_resize, adjoint=True),
 )
 RESIZE = Op(
     "resize",
@@ -297,6 +319,7 @@ RESIZE = Op(
         "align_corners": s.align_corners,
         "antialias": s.antialias,
     },
+    cuda=_cuda_resize,
 )
 
 

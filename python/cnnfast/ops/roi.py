@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from .registry import (
     NO_GRADIENT,
     Array,
@@ -314,6 +315,48 @@ def _native_roi_align_grad(spec: RoiSpec, boxes: Array, g: Array) -> Array:
     return native().roi_align_grad(spec.x, boxes, g, spec.scale, spec.sampling_ratio, spec.aligned)
 
 
+# --- CUDA ------------------------------------------------------------------------------------------
+
+
+def _cuda_boxes(op: str, spec: RoiSpec, boxes: Any) -> Any:
+    """Memory of checked boxes in float32. Values are looked at on the host, once where they never change."""
+    host = boxes.form("host", boxes.numpy).astype(np.float32)
+    _check_values(op, spec, host) if op.startswith("roi_pool") else _check_align(spec, host)
+    return boxes.astype("float32").buffer
+
+
+def _shape_numbers(spec: RoiSpec) -> list[int]:
+    """In the order of csrc/bindings_cuda/roi.cpp."""
+    return [*spec.x, spec.out[0], *spec.out[1:3]]
+
+
+def _cuda_roi_pool(spec: RoiSpec, x: Any, boxes: Any) -> Any:
+    y, rows = cuda.empty(spec.out, x.dtype), _cuda_boxes("roi_pool", spec, boxes)
+    cuda.module().roi_pool(x.code, _shape_numbers(spec), spec.scale, x.buffer, rows, y.buffer)
+    return y
+
+
+def _cuda_roi_align(spec: RoiSpec, x: Any, boxes: Any) -> Any:
+    y, rows = cuda.empty(spec.out, x.dtype), _cuda_boxes("roi_align", spec, boxes)
+    settings = spec.scale, spec.sampling_ratio, spec.aligned
+    cuda.module().roi_align(x.code, _shape_numbers(spec), *settings, x.buffer, rows, y.buffer)
+    return y
+
+
+def _cuda_roi_pool_grad(spec: RoiSpec, x: Any, boxes: Any, g: Any) -> Any:
+    gx, rows = cuda.empty(spec.x, g.dtype), _cuda_boxes("roi_pool_grad", spec, boxes)
+    numbers = _shape_numbers(spec)
+    cuda.module().roi_pool_grad(g.code, numbers, spec.scale, x.buffer, rows, g.buffer, gx.buffer)
+    return gx
+
+
+def _cuda_roi_align_grad(spec: RoiSpec, boxes: Any, g: Any) -> Any:
+    gx, rows = cuda.empty(spec.x, g.dtype), _cuda_boxes("roi_align_grad", spec, boxes)
+    settings = spec.scale, spec.sampling_ratio, spec.aligned
+    cuda.module().roi_align_grad(g.code, _shape_numbers(spec), *settings, rows, g.buffer, gx.buffer)
+    return gx
+
+
 ROI_POOL_GRAD = Op(
     "roi_pool_grad",
     infer_roi_pool_grad,
@@ -323,6 +366,7 @@ ROI_POOL_GRAD = Op(
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
     settings=lambda s: {"spatial_scale": s.scale},
+    cuda=_cuda_roi_pool_grad,
 )
 ROI_ALIGN_GRAD = Op(
     "roi_align_grad",
@@ -333,6 +377,7 @@ ROI_ALIGN_GRAD = Op(
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.x, dtype),),
     settings=lambda s: {"spatial_scale": s.scale, "sampling_ratio": s.sampling_ratio, "aligned": s.aligned},
+    cuda=_cuda_roi_align_grad,
 )
 
 
@@ -399,6 +444,7 @@ ROI_POOL = Op(
     ),
     lower=Lower(_lower_roi_pool, accepts=_has_known_boxes),
     settings=lambda s: {"output_size": s.out[1:3], "spatial_scale": s.scale},
+    cuda=_cuda_roi_pool,
 )
 ROI_ALIGN = Op(
     "roi_align",
@@ -417,6 +463,7 @@ ROI_ALIGN = Op(
         "sampling_ratio": s.sampling_ratio,
         "aligned": s.aligned,
     },
+    cuda=_cuda_roi_align,
 )
 
 
