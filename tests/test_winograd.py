@@ -21,8 +21,8 @@ _cpu: Any = config._cpu
 pytestmark = pytest.mark.usefixtures("native")
 
 ACTIVATIONS = (None, "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "hard_swish")
-Form = tuple[int, int]  # sides of a tile of outputs and of the kernel
-FORMS: tuple[Form, ...] = ((2, 3), (4, 3), (6, 3), (2, 5))
+Form = tuple[int, int, int]  # sides of a tile of outputs and of the kernel, stride
+FORMS: tuple[Form, ...] = ((2, 3, 1), (4, 3, 1), (6, 3, 1), (2, 5, 1), (2, 3, 2))
 UNITS = {2: 64, 4: 64, 6: 192}  # of 2**-24 of the sum of absolute products, by the tile
 # Channels in and out, size of the picture: layers of real networks.
 LAYERS = [
@@ -52,12 +52,11 @@ LARGE_LAYERS = [
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
-def spec(x: np.ndarray, o: int, pads: Pads, k: int = 3) -> Any:
+def spec(x: np.ndarray, o: int, pads: Pads, k: int = 3, stride: int = 1) -> Any:
     n, h, w, c = x.shape
     (top, bottom), (left, right) = pads
-    return _cpu.Conv2dSpec(
-        [n, h, w, c, k, k, o, 1, 1, 1, 1, 1, top, left, h + top + bottom - k + 1, w + left + right - k + 1]
-    )
+    p, q = (h + top + bottom - k) // stride + 1, (w + left + right - k) // stride + 1
+    return _cpu.Conv2dSpec([n, h, w, c, k, k, o, 1, stride, stride, 1, 1, top, left, p, q])
 
 
 def run(
@@ -70,19 +69,23 @@ def run(
     activation: str | None = None,
     slope: float = 0.0,
 ) -> np.ndarray:
-    packed, pads = _cpu.pack_winograd(w, form[0]), pads or same(form)
-    number, s = ACTIVATIONS.index(activation), spec(x, w.shape[3], pads, form[1])
+    tile, taps, stride = form
+    packed, pads = _cpu.pack_winograd(w, tile, stride), pads or same(form)
+    number, s = ACTIVATIONS.index(activation), spec(x, w.shape[3], pads, taps, stride)
     return _cpu.conv2d_winograd(s, x, packed, bias, residual, number, slope)
 
 
-def exact(x: np.ndarray, w: np.ndarray, pads: Pads) -> tuple[np.ndarray, np.ndarray]:
+def exact(
+    x: np.ndarray, w: np.ndarray, form: Form, pads: Pads | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The sums and the sums of absolute values in float64."""
+    pads, stride = pads or same(form), form[2]
     x64, w64 = np.pad(x, ((0, 0), *pads, (0, 0))).astype(np.float64), w.astype(np.float64)
     n, h, width, _ = x64.shape
-    p, q = h - w.shape[0] + 1, width - w.shape[1] + 1
+    p, q = (h - w.shape[0]) // stride + 1, (width - w.shape[1]) // stride + 1
     y = np.zeros((2, n, p, q, w.shape[3]))
     for i, j in itertools.product(range(w.shape[0]), range(w.shape[1])):
-        part = x64[:, i : p + i, j : q + j]
+        part = x64[:, i:, j:][:, ::stride, ::stride][:, :p, :q]
         y[0] += part @ w64[i, j]
         y[1] += np.abs(part) @ np.abs(w64[i, j])
     return y[0], y[1]
@@ -101,7 +104,7 @@ def draw(
 
 
 def check(got: np.ndarray, x: np.ndarray, w: np.ndarray, form: Form, pads: Pads | None = None) -> None:
-    y, scale = exact(x, w, pads or same(form))
+    y, scale = exact(x, w, form, pads)
     assert got.shape == y.shape
     error = np.abs(got - y)
     # With few channels single large values count, wherever they lie in the tile; layers meet the bound below.
@@ -150,9 +153,9 @@ def test_epilogue(
 ) -> None:
     x, w = draw(rng, form, 2, 13, 14, 24, o)
     bias = rng.standard_normal(o).astype(np.float32)
-    residual = rng.standard_normal((2, 13, 14, o)).astype(np.float32) if with_residual else None
+    y, _ = exact(x, w, form)
+    residual = rng.standard_normal(y.shape).astype(np.float32) if with_residual else None
     got = run(x, w, form, bias=bias, residual=residual, activation=activation, slope=0.3)
-    y, _ = exact(x, w, same(form))
     y += bias
     if residual is not None:
         y += residual
@@ -163,7 +166,7 @@ def test_epilogue(
             y = getattr(cf.ops, activation)(y)
     assert np.allclose(got, y, rtol=5e-5, atol=5e-5)
     without = run(x, w, form, residual=residual)
-    assert np.allclose(without, exact(x, w, same(form))[0] + (0 if residual is None else residual), atol=5e-5)
+    assert np.allclose(without, exact(x, w, form)[0] + (0 if residual is None else residual), atol=5e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -214,7 +217,7 @@ def test_whole_numbers(rng: np.random.Generator, form: Form) -> None:
     """Exact but for the rounding of the transformed weights: no tile may be mixed up with another."""
     x = rng.integers(-8, 9, (2, 19, 23, 40)).astype(np.float32)
     w = rng.integers(-8, 9, (form[1], form[1], 40, 72)).astype(np.float32)
-    assert np.array_equal(np.rint(run(x, w, form)), exact(x, w, same(form))[0])
+    assert np.array_equal(np.rint(run(x, w, form)), exact(x, w, form)[0])
 
 
 def layer_error(c: int, o: int, size: int, form: Form, positive: bool) -> tuple[float, float]:
@@ -223,7 +226,7 @@ def layer_error(c: int, o: int, size: int, form: Form, positive: bool) -> tuple[
     if positive:  # what follows a ReLU
         x = np.maximum(x, 0)
     columns = rng.choice(o, min(o, 32), replace=False)
-    y, scale = exact(x, w[..., columns], same(form))
+    y, scale = exact(x, w[..., columns], form)
     error = np.abs(run(x, w, form)[..., columns] - y)
     return float(np.linalg.norm(error) / np.linalg.norm(y)), float((error / scale).max() / problems.U)
 
@@ -243,7 +246,7 @@ def test_error_of_layers(c: int, o: int, size: int, form: Form, positive: bool) 
 @pytest.mark.parametrize("tile", [4, 6])
 @pytest.mark.parametrize(("c", "o", "size"), LARGE_LAYERS)
 def test_error_of_large_layers(c: int, o: int, size: int, tile: int) -> None:
-    norm, units = layer_error(c, o, size, (tile, 3), True)
+    norm, units = layer_error(c, o, size, (tile, 3, 1), True)
     assert norm <= 2e-5
     assert units <= UNITS[tile]
 
@@ -256,7 +259,19 @@ def test_choice() -> None:
     few = np.zeros((1, 7, 7, 512), np.float32)  # larger tiles would wait for their weights
     assert _cpu.winograd_tile(spec(few, 512, ((1, 1), (1, 1))), 2, 6) == 2
     assert _cpu.winograd_tile(spec(x, 64, ((2, 2), (2, 2)), 5), 1, 4) == 2
-    for change in ({4: 1}, {7: 2}, {8: 2}, {9: 2}, {10: 2}, {11: 2}):  # kernel, groups, strides, dilations
+    assert _cpu.winograd_tile(spec(x, 128, ((1, 1), (1, 1)), 3, 2), 1, 4) == 2
+    assert (
+        _cpu.winograd_tile(spec(few, 512, ((1, 1), (1, 1)), 3, 2), 1, 4) == 0
+    )  # half of the last tiles is cut
+    for change in (
+        {4: 1},
+        {7: 2},
+        {8: 2},
+        {8: 3, 9: 3},
+        {9: 2},
+        {10: 2},
+        {11: 2},
+    ):  # kernel, groups, strides, dilations
         numbers = [1, 56, 56, 64, 3, 3, 64, 1, 1, 1, 1, 1, 1, 1, 56, 56]
         for place, value in change.items():
             numbers[place] = value
@@ -270,3 +285,6 @@ def test_wrong_weights(rng: np.random.Generator) -> None:
     for shape, tile in wrong:
         with pytest.raises(ValueError, match="3x3"):
             _cpu.pack_winograd(np.zeros(shape, np.float32), tile)
+    for tile, stride in ((4, 2), (2, 3)):
+        with pytest.raises(ValueError, match="3x3"):
+            _cpu.pack_winograd(np.zeros((3, 3, 4, 4), np.float32), tile, stride)

@@ -246,7 +246,9 @@ void bind_plan(py::module_& m) {
       .value("winograd2", ConvKind::kWinograd2)
       .value("winograd4", ConvKind::kWinograd4)
       .value("winograd6", ConvKind::kWinograd6)
-      .value("strassen", ConvKind::kStrassen);
+      .value("winograd_strided", ConvKind::kWinogradStrided)
+      .value("strassen1", ConvKind::kStrassen1)
+      .value("strassen2", ConvKind::kStrassen2);
   m.def("choose_conv", choose_conv);
   m.attr("packing_version") = kPackingVersion;
   py::class_<ConvWeights, std::shared_ptr<ConvWeights>>(m, "ConvWeights")

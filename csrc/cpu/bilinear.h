@@ -118,9 +118,10 @@ class BilinearRun {
 
   static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
   static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-  // From tile to tile and from plane to plane: no multiple of 4096 bytes, or the lines of a tile would share
-  // a few sets of the cache.
+  // From tile to tile: no multiple of 2048 bytes, or their lines would share a few sets of the cache. From
+  // plane to plane: an odd number of lines, as the transforms go through all planes at once.
   static int64_t spread(int64_t floats) { return floats % 512 == 0 ? floats + 16 : floats; }
+  static int64_t spread_planes(int64_t floats) { return (ceil_div(floats, 16) | 1) * 16; }
 
   // Every thread takes runs of blocks of tiles through all three stages.
   void each_alone(int64_t block) const {
@@ -128,7 +129,7 @@ class BilinearRun {
     const int64_t runs = round_up(std::min(blocks, int64_t{8} * threads_), threads_);
     blocks = round_up(blocks, runs);
     const int64_t most = ceil_div(t_.tiles, blocks);
-    const int64_t v_plane = spread(most * v_row_), m_plane = spread(most * m_row_);
+    const int64_t v_plane = spread_planes(most * v_row_), m_plane = spread_planes(most * m_row_);
     parallel_for(runs, threads_, [&](int64_t run) {
       auto* v = static_cast<float*>(
           thread_scratch(Slot::kTile, static_cast<size_t>(t_.planes * (v_plane + m_plane)) * sizeof(float)));
@@ -153,7 +154,7 @@ class BilinearRun {
   void together(int64_t most, int64_t block) const {
     const int64_t passes = ceil_div(t_.tiles, most);
     most = ceil_div(t_.tiles, passes);
-    const int64_t v_plane = spread(most * v_row_);
+    const int64_t v_plane = spread_planes(most * v_row_);
     const Buffer v(static_cast<size_t>(t_.planes * v_plane) * sizeof(float));
     for (int64_t pass = 0; pass < passes; ++pass) {
       const int64_t begin = share(pass, passes, t_.tiles), end = share(pass + 1, passes, t_.tiles);
@@ -185,7 +186,7 @@ class BilinearRun {
       else
         parts = std::min<int64_t>(columns_.vectors, threads_);
     }
-    const int64_t m_plane = spread(ceil_div(tiles, rows) * m_row_);
+    const int64_t m_plane = spread_planes(ceil_div(tiles, rows) * m_row_);
     parallel_for(rows * parts, threads_, [&](int64_t task) {
       const int64_t part = task / rows, row = task % rows;
       const int64_t first = share(row, rows, tiles), count = share(row + 1, rows, tiles) - first;

@@ -8,109 +8,163 @@ namespace {
 // Pictures beyond this are fetched ahead.
 constexpr int64_t kFarPicture = 1 << 20;
 
-// What BilinearRun asks for; its tiles are pairs of pixels.
+// What BilinearRun asks for.
 class StrassenTransforms {
  public:
-  StrassenTransforms(const Conv2dSpec& s, const float* x, const float* packed, const Epilogue& epilogue,
-                     float* y)
-      : depth(s.c / 2), columns(s.o / 2), weights(packed), s_(s), x_(x), epilogue_(epilogue), y_(y) {
-    tiles = s.n * pairs({0, 0}).per_image();
+  StrassenTransforms(const Conv2dSpec& s, const float* x, const float* packed, int levels,
+                     const Epilogue& epilogue, float* y)
+      : planes(strassen_planes(levels)),
+        depth(s.c / strassen_side(levels)),
+        columns(s.o / strassen_side(levels)),
+        weights(packed),
+        s_(s),
+        x_(x),
+        zero_(zeros(static_cast<size_t>(s.c))),
+        levels_(levels),
+        epilogue_(epilogue),
+        y_(y) {
+    tiles = s.n * of({0, 0}).per_image();
   }
 
   void input_ahead(int64_t first, int64_t end, Aheads* aheads) const {
     if (s_.h * s_.w * s_.ldx * 4 > kFarPicture && s_.sh == 1 && s_.sw == 1)
-      add(x_, s_.ldx, first, end, aheads);
+      add_ahead(x_, s_.ldx, first, end, aheads);
   }
   void output_ahead(int64_t first, int64_t end, Aheads* aheads) const {
-    if (s_.p * s_.q * s_.ldy * 4 > kFarPicture) add(y_, s_.ldy, first, end, aheads);
+    if (s_.p * s_.q * s_.ldy * 4 > kFarPicture) add_ahead(y_, s_.ldy, first, end, aheads);
   }
 
   void input(const BilinearTiles& tiles, int64_t k_first, int64_t k_last, float* v, int64_t v_row,
              int64_t v_plane) const {
-    const int64_t line = s_.w * s_.ldx;
-    const StrassenInput g{pairs(tiles), x_,      s_.q,   s_.h * line, s_.sh * line, s_.sw * s_.ldx,
-                          depth,        k_first, k_last, v,           v_row,        v_plane};
+    StrassenInput g{};
+    g.tiles = of(tiles);
+    g.x = x_, g.zero = zero_;
+    g.line = s_.q;
+    g.image_stride = s_.h * s_.w * s_.ldx;
+    g.line_stride = s_.sh * s_.w * s_.ldx;
+    g.pixel_stride = s_.sw * s_.ldx;
+    g.block = depth;
+    g.k_first = k_first, g.k_last = k_last;
+    g.v = v;
+    g.v_row = v_row, g.v_plane = v_plane;
     kernels().strassen.input(&g);
   }
 
   void output(const BilinearTiles& tiles, int64_t column, int64_t count, const float* m, int64_t m_row,
               int64_t m_plane) const {
-    const StrassenOutput g{pairs(tiles),
-                           m,
-                           m_row,
-                           m_plane,
-                           y_ + column,
-                           s_.ldy,
-                           columns,
-                           count,
-                           epilogue_.bias ? epilogue_.bias + column : nullptr,
-                           epilogue_.residual ? epilogue_.residual + column : nullptr,
-                           epilogue_.activation,
-                           epilogue_.slope};
+    StrassenOutput g{};
+    g.tiles = of(tiles);
+    g.m = m;
+    g.m_row = m_row, g.m_plane = m_plane;
+    g.y = y_ + column;
+    g.row_stride = s_.ldy;
+    g.block = columns, g.columns = count;
+    g.bias = epilogue_.bias ? epilogue_.bias + column : nullptr;
+    g.residual = epilogue_.residual ? epilogue_.residual + column : nullptr;
+    g.activation = epilogue_.activation;
+    g.slope = epilogue_.slope;
     kernels().strassen.output(&g);
   }
 
-  static constexpr int64_t planes = kStrassenPlanes;
-  int64_t tiles, depth, columns;
+  int64_t planes, tiles, depth, columns;
   const float* weights;
 
  private:
-  StrassenPairs pairs(const BilinearTiles& tiles) const { return {s_.p * s_.q, tiles.first, tiles.count}; }
+  StrassenTiles of(const BilinearTiles& tiles) const {
+    return {levels_, s_.p * s_.q, tiles.first, tiles.count};
+  }
 
-  // The pixels of pairs first .. end lie one after the other, but for those of the last image at most.
-  void add(const float* pixels, int64_t ld, int64_t first, int64_t end, Aheads* aheads) const {
-    const int64_t rows = s_.p * s_.q, per_image = (rows + 1) / 2;
-    const int64_t image = first / per_image, r = first % per_image * 2;
-    const int64_t count = std::min(2 * (end - first), rows - r);
+  // The pixels of tiles first .. end lie one after the other in an image.
+  void add_ahead(const float* pixels, int64_t ld, int64_t first, int64_t end, Aheads* aheads) const {
+    const int64_t side = strassen_side(levels_), rows = s_.p * s_.q, per_image = of({0, 0}).per_image();
+    const int64_t image = first / per_image, r = first % per_image * side;
     if (aheads->count < Aheads::kMost)
-      aheads->runs[aheads->count++] = {pixels + (image * rows + r) * ld, count * ld};
+      aheads->runs[aheads->count++] = {pixels + (image * rows + r) * ld,
+                                       std::min(side * (end - first), rows - r) * ld};
   }
 
   const Conv2dSpec& s_;
   const float* x_;
+  const float* zero_;
+  int levels_;
   const Epilogue& epilogue_;
   float* y_;
 };
 
-}  // namespace
-
-bool strassen_pays(const Conv2dSpec& s) {
-  if (s.kh != 1 || s.kw != 1 || s.groups != 1 || s.pt != 0 || s.pl != 0) return false;
-  if ((s.p - 1) * s.sh >= s.h || (s.q - 1) * s.sw >= s.w) return false;  // padded below or to the right
-  if (s.c % kStrassenUnit || s.o % kStrassenUnit) return false;
-  // Loading, transforming and storing a value of V or M takes about as long as some FLOPs of a product. Small
-  // products gain less than a further meeting of threads costs.
-  constexpr double kTransform = 6, kGain = 0.95, kLeastFlops = 4e7;
-  Conv2dSpec image = s;
-  image.n = 1;
-  const double pairs = static_cast<double>((s.p * s.q + 1) / 2);
-  const double c = static_cast<double>(s.c / 2), o = static_cast<double>(s.o / 2);
-  const double work = kStrassenPlanes * pairs * (2 * c * o + kTransform * (c + o));
-  return image.flops() >= kLeastFlops && work < kGain * image.flops();
+// Sums and differences of blocks of weights, one value of each block: b side x side, planes in their order.
+void split_weights(const double* b, int levels, double* planes) {
+  if (levels == 0) {
+    *planes = *b;
+    return;
+  }
+  const int64_t side = strassen_side(levels), half = side / 2;
+  const int64_t step = levels == 1 ? 1 : strassen_planes(levels - 1);
+  double parts[7][4];  // of blocks of 2x2 values at most
+  static_assert(kMostStrassenLevels == 2);
+  for (int64_t r = 0; r < half; ++r)
+    for (int64_t j = 0; j < half; ++j) {
+      const double *upper = b + r * side + j, *lower = upper + half * side;
+      const double b11 = upper[0], b12 = upper[half], b21 = lower[0], b22 = lower[half];
+      const double t1 = b12 - b11, t2 = b22 - t1;
+      const double values[7] = {b11, b21, b22, t2 - b21, t1, t2, b22 - b12};
+      for (int64_t e = 0; e < 7; ++e) parts[e][r * half + j] = values[e];
+    }
+  for (int64_t e = 0; e < 7; ++e) split_weights(parts[e], levels - 1, planes + e * step);
 }
 
-int64_t strassen_floats(int64_t c, int64_t o) { return bilinear_floats(kStrassenPlanes, c / 2, o / 2); }
+}  // namespace
 
-void pack_strassen(const float* w, int64_t c, int64_t o, float* packed, int threads) {
-  const int64_t depth = c / 2, columns = o / 2;
-  pack_bilinear(kStrassenPlanes, depth, columns, packed, threads,
+int strassen_levels(const Conv2dSpec& s) {
+  if (s.kh != 1 || s.kw != 1 || s.groups != 1 || s.pt != 0 || s.pl != 0) return 0;
+  if ((s.p - 1) * s.sh >= s.h || (s.q - 1) * s.sw >= s.w) return 0;  // padded below or to the right
+  // Transforming a value of V or M takes about as long as some FLOPs of a product. Small products gain less
+  // than a further meeting of threads costs. Weights of two levels are three times as large: that wants some
+  // rows.
+  constexpr double kInput = 9, kOutput = 6, kLeastFlops = 4e7;
+  constexpr int64_t kTwoLevelRows = 96;
+  Conv2dSpec image = s;
+  image.n = 1;
+  const int64_t rows = s.p * s.q;
+  double best = image.flops();
+  int choice = 0;
+  if (best < kLeastFlops) return 0;
+  for (int levels = 1; levels <= (rows < kTwoLevelRows ? 1 : kMostStrassenLevels); ++levels) {
+    const int64_t side = strassen_side(levels), tiles = (rows + side - 1) / side;
+    if (s.c % strassen_unit(levels) || s.o % strassen_unit(levels)) break;
+    const double c = static_cast<double>(s.c / side), o = static_cast<double>(s.o / side);
+    const double work =
+        static_cast<double>(strassen_planes(levels) * tiles) * (2 * c * o + kInput * c + kOutput * o);
+    const double gain = levels == 1 ? 0.96 : 0.93;
+    if (work < gain * best) best = work, choice = levels;
+  }
+  return choice;
+}
+
+int64_t strassen_floats(int64_t c, int64_t o, int levels) {
+  return bilinear_floats(strassen_planes(levels), c / strassen_side(levels), o / strassen_side(levels));
+}
+
+void pack_strassen(const float* w, int64_t c, int64_t o, int levels, float* packed, int threads) {
+  const int64_t side = strassen_side(levels), planes = strassen_planes(levels);
+  const int64_t depth = c / side, columns = o / side;
+  pack_bilinear(planes, depth, columns, packed, threads,
                 [&](int64_t k, int64_t column, int64_t count, float* u) {
-                  const float *upper = w + k * o + column, *lower = upper + depth * o;
                   for (int64_t i = 0; i < count; ++i) {
-                    const double b11 = upper[i], b12 = upper[columns + i];
-                    const double b21 = lower[i], b22 = lower[columns + i];
-                    const double t1 = b12 - b11, t2 = b22 - t1;
-                    const double planes[kStrassenPlanes] = {b11, b21, b22, t2 - b21, t1, t2, b22 - b12};
-                    for (int64_t e = 0; e < kStrassenPlanes; ++e)
-                      u[e * kBilinearStrip + i] = static_cast<float>(planes[e]);
+                    double b[16], split[49];
+                    for (int64_t r = 0; r < side; ++r)
+                      for (int64_t j = 0; j < side; ++j)
+                        b[r * side + j] = w[(r * depth + k) * o + j * columns + column + i];
+                    split_weights(b, levels, split);
+                    for (int64_t e = 0; e < planes; ++e)
+                      u[e * kBilinearStrip + i] = static_cast<float>(split[e]);
                   }
                 });
 }
 
-void conv2d_strassen(const Conv2dSpec& s, const float* x, const float* packed, const Epilogue& epilogue,
-                     float* y) {
+void conv2d_strassen(const Conv2dSpec& s, const float* x, const float* packed, int levels,
+                     const Epilogue& epilogue, float* y) {
   if (s.n * s.p * s.q * s.o == 0) return;
-  const StrassenTransforms transforms(s, x, packed, epilogue, y);
+  const StrassenTransforms transforms(s, x, packed, levels, epilogue, y);
   BilinearRun<StrassenTransforms>{transforms}();
 }
 

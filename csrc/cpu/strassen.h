@@ -1,25 +1,27 @@
-// 1x1 convolutions by Strassen's product, one level of it: 7 instead of 8 products of blocks of pixel pairs
-// by halves of the channels. An error is relative to all the values of a pair of pixels, and a NaN or an
-// infinity spreads over the pair: used in compiled plans only, where it can be switched off.
+// 1x1 convolutions by Strassen's product, one or two levels of it: 7 instead of 8 products of blocks of
+// pixels by blocks of channels. An error is relative to all the values of a tile of 2 or 4 neighbouring
+// pixels, and a NaN or an infinity spreads over it: used in compiled plans only, where it can be switched
+// off.
 #pragma once
 #include <cstdint>
 
 #include "core/epilogue.h"
 #include "core/spec.h"
+#include "kernels/strassen.h"
 
 namespace cnnfast {
 
-// Channels in and out come in multiples of this: blocks are whole vectors of any level.
-constexpr int64_t kStrassenUnit = 32;
+// Blocks of channels, in and out, are whole vectors of any level of instructions.
+constexpr int64_t strassen_unit(int levels) { return 16 * strassen_side(levels); }
 
-// Whether it applies, and is expected to be quicker by enough. The same for every batch.
-bool strassen_pays(const Conv2dSpec& spec);
+// The number of levels that is expected to be quickest, by enough; 0 for none. The same for every batch.
+int strassen_levels(const Conv2dSpec& spec);
 
-int64_t strassen_floats(int64_t c, int64_t o);
+int64_t strassen_floats(int64_t c, int64_t o, int levels);
 // w c x o -> the form that the products read, strassen_floats of it.
-void pack_strassen(const float* w, int64_t c, int64_t o, float* packed, int threads);
+void pack_strassen(const float* w, int64_t c, int64_t o, int levels, float* packed, int threads);
 
-void conv2d_strassen(const Conv2dSpec& spec, const float* x, const float* packed, const Epilogue& epilogue,
-                     float* y);
+void conv2d_strassen(const Conv2dSpec& spec, const float* x, const float* packed, int levels,
+                     const Epilogue& epilogue, float* y);
 
 }  // namespace cnnfast

@@ -1,5 +1,5 @@
 // Winograd convolution F(2x2,3x3), F(4x4,3x3), F(6x6,3x3) and F(2x2,5x5): 3x3 and 5x5 kernels, stride 1, no
-// dilation, no groups.
+// dilation, no groups; and F(2x2,3x3) for stride 2.
 // A NaN or an infinity of the input spreads over its whole tile of outputs, and rounding errors are larger
 // than those of direct arithmetic: used in compiled plans only, where it can be switched off.
 #pragma once

@@ -5,39 +5,42 @@
 
 namespace cnnfast {
 
-// Planes of a product of 2x2 blocks.
-constexpr int kStrassenPlanes = 7;
+// One level cuts both matrices into 2x2 blocks, two levels these blocks once more.
+constexpr int kMostStrassenLevels = 2;
+constexpr int64_t strassen_side(int levels) { return int64_t{1} << levels; }
+constexpr int64_t strassen_planes(int levels) { return levels == 1 ? 7 : 49; }
 
-// Rows 2t and 2t + 1 of a matrix are pair t of an image; behind an odd number of them a row of zeros is
-// thought.
-struct StrassenPairs {
+// Tile t of an image is its rows side t .. side (t + 1); behind the last row rows of zeros are thought.
+struct StrassenTiles {
+  int levels;
   int64_t rows;  // of one image
   int64_t first, count;
-  constexpr int64_t per_image() const { return (rows + 1) / 2; }
+  constexpr int64_t per_image() const { return (rows + strassen_side(levels) - 1) / strassen_side(levels); }
 };
 
-// V[e][t][k] = sums and differences of the four blocks of a pair, for k_first <= k < k_last; the left blocks
-// begin at channel 0, the right ones at channel `half`. k_first and k_last are multiples of 16.
+// V[e][t][k] = sums and differences of the blocks of a tile, for k_first <= k < k_last, both multiples of 16;
+// block j of a row begins at channel j * block.
 struct StrassenInput {
-  StrassenPairs pairs;
+  StrassenTiles tiles;
   const float* x;
+  const float* zero;  // side * block zeros
   // Row r of an image is pixel (r / line, r % line).
   int64_t line, image_stride, line_stride, pixel_stride;
-  int64_t half;
+  int64_t block;
   int64_t k_first, k_last;
-  float* v;  // of pair `first`
+  float* v;  // of tile `first`
   int64_t v_row, v_plane;
 };
 
-// y = epilogue of the blocks that follow from M, for columns 0 .. columns (a multiple of 16) of M, which are
-// those of the left blocks; the right ones lie `half` columns after them.
+// y = epilogue of the blocks that follow from M, for columns 0 .. columns (a multiple of 16) of every block;
+// block j of a row begins at column j * block.
 struct StrassenOutput {
-  StrassenPairs pairs;
+  StrassenTiles tiles;
   const float* m;
   int64_t m_row, m_plane;
   float* y;  // of the first column
   int64_t row_stride;
-  int64_t half, columns;
+  int64_t block, columns;
   const float* bias;      // of the first column, or null
   const float* residual;  // likewise, with the stride of y
   int activation;

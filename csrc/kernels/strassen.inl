@@ -1,11 +1,12 @@
 // Strassen's product in Winograd's form: seven products of blocks instead of eight, with eight additions of
 // blocks of the input and the weights and seven of the products (S. Winograd, 1971; Higham, "Accuracy and
-// Stability of Numerical Algorithms", section 23.1). Vectors over channels. A pair of rows [a11 a12; a21 a22]
-// times [b11 b12; b21 b22]:
+// Stability of Numerical Algorithms", section 23.1). Vectors over channels. [a11 a12; a21 a22] times
+// [b11 b12; b21 b22]:
 //   s1 = a21 + a22, s2 = s1 - a11, s3 = a11 - a21, s4 = a12 - s2
 //   t1 = b12 - b11, t2 = b22 - t1, t3 = b22 - b12, t4 = t2 - b21
 //   planes p0 = a11 b11, p1 = a12 b21, p2 = s4 b22, p3 = a22 t4, p4 = s1 t1, p5 = s2 t2, p6 = s3 t3
 //   c11 = p0 + p1, c12 = (p0 + p5) + p4 + p2, c21 = (p0 + p5) + p6 - p3, c22 = (p0 + p5) + p6 + p4
+// Two levels do the same with every product: plane 7 i + j is product j of product i.
 #pragma once
 #include "kernels/activation.inl"
 #include "kernels/simd.h"
@@ -13,70 +14,139 @@
 
 namespace {
 
-static void strassen_input(const cnnfast::StrassenInput* g) {
-  const int64_t per_image = g->pairs.per_image();
-  for (int64_t t = 0; t < g->pairs.count; ++t) {
-    const int64_t pair = g->pairs.first + t, r = pair % per_image * 2;
-    const float* image = g->x + pair / per_image * g->image_stride;
-    auto pixel = [&](int64_t row) {
-      return image + row / g->line * g->line_stride + row % g->line * g->pixel_stride;
-    };
-    const float* top = pixel(r);
-    const bool whole = r + 1 < g->pairs.rows;
-    const float* bottom = whole ? pixel(r + 1) : top;
-    float* to = g->v + t * g->v_row;
-    const int64_t plane = g->v_plane;
-    for (int64_t k = g->k_first; k < g->k_last; k += VL) {
-      const vf a11 = load(top + k), a12 = load(top + g->half + k);
-      const vf a21 = whole ? load(bottom + k) : vf{}, a22 = whole ? load(bottom + g->half + k) : vf{};
-      const vf s1 = a21 + a22, s2 = s1 - a11;
-      float* v = to + k;
-      store(v, a11);
-      store(v + plane, a12);
-      store(v + 2 * plane, a12 - s2);
-      store(v + 3 * plane, a22);
-      store(v + 4 * plane, s1);
-      store(v + 5 * plane, s2);
-      store(v + 6 * plane, a11 - a21);
-    }
+// a(r, j): the vector of row r and block j.
+template <int Levels, class Get>
+CNNFAST_INLINE void strassen_split(Get a, float* v, int64_t plane) {
+  if constexpr (Levels == 1) {
+    const vf a11 = a(0, 0), a12 = a(0, 1), a21 = a(1, 0), a22 = a(1, 1);
+    const vf s1 = a21 + a22, s2 = s1 - a11;
+    store(v, a11);
+    store(v + plane, a12);
+    store(v + 2 * plane, a12 - s2);
+    store(v + 3 * plane, a22);
+    store(v + 4 * plane, s1);
+    store(v + 5 * plane, s2);
+    store(v + 6 * plane, a11 - a21);
+  } else {
+    constexpr int kHalf = 1 << (Levels - 1);
+    const int64_t step = cnnfast::strassen_planes(Levels - 1) * plane;
+    const auto a11 = [&](int r, int j) __attribute__((always_inline)) { return a(r, j); };
+    const auto a12 = [&](int r, int j) __attribute__((always_inline)) { return a(r, kHalf + j); };
+    const auto a22 = [&](int r, int j) __attribute__((always_inline)) { return a(kHalf + r, kHalf + j); };
+    const auto s1 = [&](int r, int j) __attribute__((always_inline)) { return a(kHalf + r, j) + a22(r, j); };
+    const auto s2 = [&](int r, int j) __attribute__((always_inline)) { return s1(r, j) - a(r, j); };
+    const auto s3 = [&](int r, int j) __attribute__((always_inline)) { return a(r, j) - a(kHalf + r, j); };
+    const auto s4 = [&](int r, int j) __attribute__((always_inline)) { return a12(r, j) - s2(r, j); };
+    strassen_split<Levels - 1>(a11, v, plane);
+    strassen_split<Levels - 1>(a12, v + step, plane);
+    strassen_split<Levels - 1>(s4, v + 2 * step, plane);
+    strassen_split<Levels - 1>(a22, v + 3 * step, plane);
+    strassen_split<Levels - 1>(s1, v + 4 * step, plane);
+    strassen_split<Levels - 1>(s2, v + 5 * step, plane);
+    strassen_split<Levels - 1>(s3, v + 6 * step, plane);
   }
 }
 
-static void strassen_output(const cnnfast::StrassenOutput* g) {
-  const int64_t per_image = g->pairs.per_image(), plane = g->m_plane, half = g->half;
+template <int Levels>
+static void strassen_input_of(const cnnfast::StrassenInput* g) {
+  constexpr int kSide = 1 << Levels;
+  const int64_t per_image = g->tiles.per_image(), block = g->block;
+  for (int64_t t = 0; t < g->tiles.count; ++t) {
+    const int64_t tile = g->tiles.first + t, first = tile % per_image * kSide;
+    const float* image = g->x + tile / per_image * g->image_stride;
+    const float* rows[kSide];
+    for (int i = 0; i < kSide; ++i) {
+      const int64_t r = first + i;
+      const float* pixel = image + r / g->line * g->line_stride + r % g->line * g->pixel_stride;
+      rows[i] = r < g->tiles.rows ? pixel : g->zero;
+    }
+    float* v = g->v + t * g->v_row;
+    for (int64_t k = g->k_first; k < g->k_last; k += VL)
+      strassen_split<Levels>([&](int r, int j)
+                                 __attribute__((always_inline)) { return load(rows[r] + j * block + k); },
+                             v + k, g->v_plane);
+  }
+}
+
+static void strassen_input(const cnnfast::StrassenInput* g) {
+  g->tiles.levels == 1 ? strassen_input_of<1>(g) : strassen_input_of<2>(g);
+}
+
+// put(r, j, value) is called once for every row and block.
+template <int Levels, class Put>
+CNNFAST_INLINE void strassen_join(const float* m, int64_t plane, Put put) {
+  if constexpr (Levels == 1) {
+    const vf p0 = load(m), p4 = load(m + 4 * plane);
+    const vf u2 = p0 + load(m + 5 * plane), u3 = u2 + load(m + 6 * plane);
+    put(0, 0, p0 + load(m + plane));
+    put(0, 1, u2 + p4 + load(m + 2 * plane));
+    put(1, 0, u3 - load(m + 3 * plane));
+    put(1, 1, u3 + p4);
+  } else {
+    constexpr int kHalf = 1 << (Levels - 1), kCount = kHalf * kHalf;
+    const int64_t step = cnnfast::strassen_planes(Levels - 1) * plane;
+    vf a[kCount], b[kCount], u[kCount];
+    const auto product = [&](int e, vf* to) __attribute__((always_inline)) {
+      strassen_join<Levels - 1>(m + e * step, plane, [&](int r, int j, vf x) __attribute__((always_inline)) {
+        to[r * kHalf + j] = x;
+      });
+    };
+    product(0, a);
+    product(1, b);
+    CNNFAST_UNROLL
+    for (int i = 0; i < kCount; ++i) put(i / kHalf, i % kHalf, a[i] + b[i]);
+    product(5, b);
+    CNNFAST_UNROLL
+    for (int i = 0; i < kCount; ++i) u[i] = a[i] + b[i];
+    product(4, a);
+    product(2, b);
+    CNNFAST_UNROLL
+    for (int i = 0; i < kCount; ++i) put(i / kHalf, kHalf + i % kHalf, u[i] + a[i] + b[i]);
+    product(6, b);
+    CNNFAST_UNROLL
+    for (int i = 0; i < kCount; ++i) u[i] += b[i];
+    CNNFAST_UNROLL
+    for (int i = 0; i < kCount; ++i) put(kHalf + i / kHalf, kHalf + i % kHalf, u[i] + a[i]);
+    product(3, b);
+    CNNFAST_UNROLL
+    for (int i = 0; i < kCount; ++i) put(kHalf + i / kHalf, i % kHalf, u[i] - b[i]);
+  }
+}
+
+template <int Levels>
+static void strassen_output_of(const cnnfast::StrassenOutput* g) {
+  constexpr int kSide = 1 << Levels;
+  const int64_t per_image = g->tiles.per_image(), block = g->block;
   const int64_t delta = g->residual
                             ? (reinterpret_cast<intptr_t>(g->residual) - reinterpret_cast<intptr_t>(g->y)) /
                                   static_cast<intptr_t>(sizeof(float))
                             : 0;
   const bool relu = g->activation == cnnfast::kRelu || g->activation == cnnfast::kRelu6;
-  const vf top_value = splat(g->activation == cnnfast::kRelu6 ? 6.0f : __builtin_inff());
-  for (int64_t t = 0; t < g->pairs.count; ++t) {
-    const int64_t pair = g->pairs.first + t, r = pair % per_image * 2;
-    float* top = g->y + (pair / per_image * g->pairs.rows + r) * g->row_stride;
-    float* bottom = top + g->row_stride;
-    const bool whole = r + 1 < g->pairs.rows;
+  const vf top = splat(g->activation == cnnfast::kRelu6 ? 6.0f : __builtin_inff());
+  for (int64_t t = 0; t < g->tiles.count; ++t) {
+    const int64_t tile = g->tiles.first + t, first = tile % per_image * kSide;
+    const int64_t rows = min_int(kSide, g->tiles.rows - first);
+    float* y = g->y + (tile / per_image * g->tiles.rows + first) * g->row_stride;
     const float* m = g->m + t * g->m_row;
-    for (int64_t c = 0; c < g->columns; c += VL, m += VL) {
-      auto finish = [&](float* y, vf value, vf bias) __attribute__((always_inline)) {
-        value += bias;
-        if (g->residual) value += load(y + delta);
-        if (relu) value = vmin(top_value, vmax(vf{}, value));
-        store(y, value);
-      };
-      const vf left = g->bias ? load(g->bias + c) : vf{}, right = g->bias ? load(g->bias + half + c) : vf{};
-      const vf p0 = load(m), p4 = load(m + 4 * plane);
-      const vf u2 = p0 + load(m + 5 * plane), u3 = u2 + load(m + 6 * plane);
-      finish(top + c, p0 + load(m + plane), left);
-      finish(top + half + c, u2 + p4 + load(m + 2 * plane), right);
-      if (!whole) continue;
-      finish(bottom + c, u3 - load(m + 3 * plane), left);
-      finish(bottom + half + c, u3 + p4, right);
-    }
+    for (int64_t c = 0; c < g->columns; c += VL)
+      strassen_join<Levels>(m + c, g->m_plane, [&](int r, int j, vf x) __attribute__((always_inline)) {
+        if (r >= rows) return;
+        float* to = y + r * g->row_stride + j * block + c;
+        if (g->bias) x += load(g->bias + j * block + c);
+        if (g->residual) x += load(to + delta);
+        if (relu) x = vmin(top, vmax(vf{}, x));
+        store(to, x);
+      });
     if (g->activation > cnnfast::kRelu6) {
-      float* rows[4] = {top, top + half, bottom, bottom + half};
-      activate_rows(g->activation, g->slope, rows, whole ? 4 : 2, g->columns);
+      float* parts[kSide * kSide];
+      for (int64_t i = 0; i < rows * kSide; ++i) parts[i] = y + i / kSide * g->row_stride + i % kSide * block;
+      activate_rows(g->activation, g->slope, parts, static_cast<int>(rows * kSide), g->columns);
     }
   }
+}
+
+static void strassen_output(const cnnfast::StrassenOutput* g) {
+  g->tiles.levels == 1 ? strassen_output_of<1>(g) : strassen_output_of<2>(g);
 }
 
 constexpr cnnfast::StrassenKernels strassen_kernels() { return {strassen_input, strassen_output}; }

@@ -1,5 +1,5 @@
-// The table of the Winograd kernels F(2x2,3x3), F(4x4,3x3), F(6x6,3x3) and F(2x2,5x5), for each instruction
-// level.
+// The table of the Winograd kernels F(2x2,3x3), F(4x4,3x3), F(6x6,3x3) and F(2x2,5x5), and F(2x2,3x3) with
+// stride 2, for each instruction level.
 #pragma once
 #include "core/epilogue.h"
 #include <cstdint>
@@ -15,11 +15,13 @@ constexpr double kWinogradPoints8[] = {0.5, 1.0, 2.0};
 
 // F(tile x tile, taps x taps).
 struct WinogradForm {
-  int tile, taps;                                           // sides of a tile of outputs and of the kernel
-  constexpr int side() const { return tile + taps - 1; }    // of the input that a tile reads
-  constexpr int planes() const { return side() * side(); }  // products of a tile
+  int tile, taps;  // sides of a tile of outputs and of the kernel
+  int stride = 1;
+  constexpr int side() const { return (tile - 1) * stride + taps; }  // of the input that a tile reads
+  constexpr int planes() const { return side() * side(); }           // products of a tile
 };
 constexpr bool is_known(WinogradForm f) {
+  if (f.stride != 1) return f.stride == 2 && f.tile == 2 && f.taps == 3;
   return f.tile == 2 ? f.taps == 3 || f.taps == 5 : (f.tile == 4 || f.tile == 6) && f.taps == 3;
 }
 

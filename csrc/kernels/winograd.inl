@@ -74,7 +74,11 @@ constexpr Powers powers_of_points(int parity) {
 }
 
 // Transforms from kReads to kSide values in each dimension. Their rows fall into groups: 0, the pairs (1, 2),
-// (3, 4), ..., and the last.
+// (3, 4), ..., and the last where their number is even.
+template <class Rows, int Group>
+constexpr bool kIsPair = Group > 0 && 2 * Group < Rows::kSide;
+template <class Rows, int Group>
+constexpr bool kIsLast = Group == (Rows::kSide - 1) / 2 + (Rows::kSide + 1) % 2;
 
 // B^T: products of all points but one.
 template <int Side>
@@ -94,6 +98,23 @@ struct InputRows {
       const vf e = polynomial(even, 2, d), o = polynomial(odd, 1, d);
       out[0] = e + o;
       out[1] = e - o;
+    }
+  }
+};
+
+// A stride of 2: pixels 0, 2, 4 meet taps 0 and 2, pixels 1 and 3 tap 1.
+//   y0 = w0 d0 + w1 d1 + w2 d2 = w0 (d0 - d2) + (w0 + w2) d2 + w1 d1
+//   y1 = w0 d2 + w1 d3 + w2 d4 = (w0 + w2) d2 - w2 (d2 - d4) + w1 d3
+template <>
+struct InputRows<5> {
+  static constexpr int kSide = 5, kReads = 5;
+  template <int Group, class Get>
+  static CNNFAST_INLINE_MEMBER void group(Get d, vf* out) {
+    if constexpr (Group == 0) {
+      out[0] = d(0) - d(2);
+    } else {
+      out[0] = Group == 1 ? d(2) : d(1);
+      out[1] = Group == 1 ? d(2) - d(4) : d(3);
     }
   }
 };
@@ -128,18 +149,18 @@ CNNFAST_INLINE void transform_row(const vf* t, float* v, int64_t plane) {
   Rows::template group<Group>([&](int j) __attribute__((always_inline)) { return t[j]; }, out);
   store(v, out[0]);
   v += plane;
-  if constexpr (Group > 0 && Group < Rows::kSide / 2) {
+  if constexpr (kIsPair<Rows, Group>) {
     store(v, out[1]);
     v += plane;
   }
-  if constexpr (Group < Rows::kSide / 2) transform_row<Rows, Group + 1>(t, v, plane);
+  if constexpr (!kIsLast<Rows, Group>) transform_row<Rows, Group + 1>(t, v, plane);
 }
 
 template <class Rows, int Group = 0>
 CNNFAST_INLINE void transform_rows(const float* x, int64_t row_stride, int64_t pixel_stride, float* v,
                                    int64_t plane) {
   constexpr int kSide = Rows::kSide;
-  constexpr bool kPair = Group > 0 && Group < kSide / 2;
+  constexpr bool kPair = kIsPair<Rows, Group>;
   vf t[2][Rows::kReads];
   CNNFAST_UNROLL
   for (int j = 0; j < Rows::kReads; ++j) {
@@ -152,7 +173,7 @@ CNNFAST_INLINE void transform_rows(const float* x, int64_t row_stride, int64_t p
   }
   transform_row<Rows>(t[0], v, plane);
   if (kPair) transform_row<Rows>(t[1], v + kSide * plane, plane);
-  if constexpr (Group < kSide / 2)
+  if constexpr (!kIsLast<Rows, Group>)
     transform_rows<Rows, Group + 1>(x, row_stride, pixel_stride, v + (kPair ? 2 : 1) * kSide * plane, plane);
 }
 
@@ -176,7 +197,7 @@ CNNFAST_INLINE TilePlace place_of(const cnnfast::WinogradTiles& t, int64_t index
 template <class Rows>
 static void transform_tiles(const cnnfast::WinogradInput* g) {
   constexpr int kReads = Rows::kReads;
-  const int64_t tile = g->tiles.form.tile;
+  const int64_t tile = g->tiles.form.tile * g->tiles.form.stride;  // pixels from tile to tile
   alignas(64) float patch[kReads * kReads * VL];
   for (int64_t t = 0; t < g->tiles.count; ++t) {
     const TilePlace at = place_of(g->tiles, g->tiles.first + t);
@@ -213,6 +234,8 @@ static void winograd_input(const cnnfast::WinogradInput* g) {
   switch (g->tiles.form.side()) {
     case 4:
       return transform_tiles<InputRows<4>>(g);
+    case 5:
+      return transform_tiles<InputRows<5>>(g);
     case 6:
       return transform_tiles<InputRows<6>>(g);
     default:
@@ -361,6 +384,11 @@ static void winograd_products(const cnnfast::WinogradProducts* g) {
 // `start` is added to all of them.
 template <int Tile, int Side, int Parity, bool Start, class Get>
 CNNFAST_INLINE void output_group(Get m, vf start, vf* out) {
+  if constexpr (Side == 5) {
+    const vf sum = Parity ? m(1) - m(2) + m(4) : m(0) + m(1) + m(3);
+    out[0] = Start ? start + sum : sum;
+    return;
+  }
   constexpr int kPairs = Side / 2 - 1, kHalf = Tile / 2;
   constexpr Powers powers = powers_of_points<Tile, Side>(Parity);
   vf pair[kPairs];
@@ -475,6 +503,7 @@ static void winograd_output_of(const cnnfast::WinogradOutput* g) {
 
 static void winograd_output(const cnnfast::WinogradOutput* g) {
   const cnnfast::WinogradForm form = g->tiles.form;
+  if (form.stride == 2) return winograd_output_of<2, 5>(g);
   if (form.tile == 2) return form.taps == 3 ? winograd_output_of<2, 4>(g) : winograd_output_of<2, 6>(g);
   return form.tile == 4 ? winograd_output_of<4, 6>(g) : winograd_output_of<6, 8>(g);
 }
@@ -511,6 +540,11 @@ typedef float vf_half_unaligned __attribute__((vector_size(HL * 4), aligned(4), 
 // G of the taps of a row or a column: rows of a pair share their even and their odd half.
 template <int Side, int Taps, class Get>
 CNNFAST_INLINE void weight_values(Get w, vd* out) {
+  if constexpr (Side == 5) {  // see InputRows<5>
+    out[0] = w(0), out[1] = w(0) + w(2), out[2] = w(2);
+    out[3] = out[4] = w(1);
+    return;
+  }
   constexpr WeightColumns<Side, Taps> g;
   out[0] = g.origin * w(0);
   CNNFAST_UNROLL
@@ -571,6 +605,8 @@ static void winograd_weights(const cnnfast::WinogradWeights* g) {
   switch (g->form.side()) {
     case 4:
       return weights_of<4, 3>(g);
+    case 5:
+      return weights_of<5, 3>(g);
     case 6:
       return g->form.taps == 3 ? weights_of<6, 3>(g) : weights_of<6, 5>(g);
     default:

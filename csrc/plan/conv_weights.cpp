@@ -7,8 +7,26 @@
 namespace cnnfast {
 namespace {
 
-int tile_of(ConvKind kind) { return kind == ConvKind::kWinograd2 ? 2 : kind == ConvKind::kWinograd4 ? 4 : 6; }
-WinogradForm form_of(ConvKind kind, const Conv2dSpec& s) { return {tile_of(kind), static_cast<int>(s.kh)}; }
+// The form of Winograd's algorithm, of a tile of 0 for other kinds.
+WinogradForm form_of(ConvKind kind, const Conv2dSpec& s) {
+  const int taps = static_cast<int>(s.kh);
+  switch (kind) {
+    case ConvKind::kWinograd2:
+      return {2, taps, 1};
+    case ConvKind::kWinograd4:
+      return {4, taps, 1};
+    case ConvKind::kWinograd6:
+      return {6, taps, 1};
+    case ConvKind::kWinogradStrided:
+      return {2, taps, 2};
+    default:
+      return {0, taps, 1};
+  }
+}
+
+int levels_of(ConvKind kind) {
+  return kind == ConvKind::kStrassen1 ? 1 : kind == ConvKind::kStrassen2 ? 2 : 0;
+}
 
 // One thread waits less for weights than it computes, many wait for nothing else: something between.
 constexpr int kUsualThreads = 2;
@@ -17,13 +35,14 @@ constexpr int kUsualThreads = 2;
 
 ConvKind choose_conv(const Conv2dSpec& s, int winograd) {
   if (channels_across_lanes(s)) return ConvKind::kDepthwise;
-  if (winograd > 0 && strassen_pays(s)) return ConvKind::kStrassen;
+  const int levels = winograd > 0 ? strassen_levels(s) : 0;
+  if (levels) return levels == 1 ? ConvKind::kStrassen1 : ConvKind::kStrassen2;
   Conv2dSpec picture = s;
   picture.n = 1;
   const int tile = winograd_tile(picture, kUsualThreads, winograd);
-  for (ConvKind kind : {ConvKind::kWinograd2, ConvKind::kWinograd4, ConvKind::kWinograd6})
-    if (tile == tile_of(kind)) return kind;
-  return ConvKind::kDirect;
+  if (tile == 0) return ConvKind::kDirect;
+  if (s.sh == 2) return ConvKind::kWinogradStrided;
+  return tile == 2 ? ConvKind::kWinograd2 : tile == 4 ? ConvKind::kWinograd4 : ConvKind::kWinograd6;
 }
 
 int64_t ConvWeights::floats(ConvKind kind, const Conv2dSpec& s) {
@@ -35,9 +54,11 @@ int64_t ConvWeights::floats(ConvKind kind, const Conv2dSpec& s) {
     case ConvKind::kWinograd2:
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
+    case ConvKind::kWinogradStrided:
       return static_cast<int64_t>(winograd_bytes(s.c, s.o, form_of(kind, s)) / sizeof(float));
-    case ConvKind::kStrassen:
-      return strassen_floats(s.c, s.o);
+    case ConvKind::kStrassen1:
+    case ConvKind::kStrassen2:
+      return strassen_floats(s.c, s.o, levels_of(kind));
   }
   return s.depth() * s.o;
 }
@@ -58,11 +79,13 @@ ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, const float* w)
     case ConvKind::kWinograd2:
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
+    case ConvKind::kWinogradStrided:
       winograd_.emplace(w, s.c, s.o, form_of(kind, s), num_threads());
       break;
-    case ConvKind::kStrassen:
+    case ConvKind::kStrassen1:
+    case ConvKind::kStrassen2:
       copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float));
-      pack_strassen(w, s.c, s.o, copy_.floats(), num_threads());
+      pack_strassen(w, s.c, s.o, levels_of(kind), copy_.floats(), num_threads());
       plain_ = copy_.floats();
   }
 }
@@ -72,7 +95,7 @@ ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, bool finite, const 
     : kind_(kind), plain_(made), owner_(std::move(owner)), floats_(floats(kind, s)), finite_(finite) {
   if (kind == ConvKind::kDirect)
     packed_.emplace(s.groups, s.depth(), s.o / s.groups, finite, made, owner_);
-  else if (kind != ConvKind::kDepthwise && kind != ConvKind::kStrassen)
+  else if (form_of(kind, s).tile)
     winograd_.emplace(s.c, s.o, form_of(kind, s), made, owner_);
 }
 
@@ -88,8 +111,12 @@ const char* ConvWeights::algorithm(const Conv2dSpec& s) const {
       return "Winograd F(4,3)";
     case ConvKind::kWinograd6:
       return "Winograd F(6,3)";
-    case ConvKind::kStrassen:
+    case ConvKind::kWinogradStrided:
+      return "Winograd F(2,3), stride 2";
+    case ConvKind::kStrassen1:
       return "Strassen";
+    case ConvKind::kStrassen2:
+      return "Strassen, two levels";
     case ConvKind::kDepthwise:
     case ConvKind::kDirect:
       break;
@@ -106,9 +133,11 @@ void ConvWeights::run(const Conv2dSpec& s, const float* x, const Epilogue& epilo
     case ConvKind::kWinograd2:
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
+    case ConvKind::kWinogradStrided:
       return conv2d_winograd(s, x, *winograd_, epilogue, y);
-    case ConvKind::kStrassen:
-      return conv2d_strassen(s, x, plain_, epilogue, y);
+    case ConvKind::kStrassen1:
+    case ConvKind::kStrassen2:
+      return conv2d_strassen(s, x, plain_, levels_of(kind_), epilogue, y);
   }
 }
 

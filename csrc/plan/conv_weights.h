@@ -13,7 +13,16 @@ namespace cnnfast {
 // Raise it whenever weights of any kind are packed in another way: files hold them as they are.
 constexpr int kPackingVersion = 4;
 
-enum class ConvKind { kDirect, kDepthwise, kWinograd2, kWinograd4, kWinograd6, kStrassen };
+enum class ConvKind {
+  kDirect,
+  kDepthwise,
+  kWinograd2,
+  kWinograd4,
+  kWinograd6,
+  kWinogradStrided,
+  kStrassen1,
+  kStrassen2
+};
 
 // The same for every batch and number of threads, so that neither changes the bits. winograd: the largest
 // tile that may be used; 0 leaves out Strassen's product too.
