@@ -151,3 +151,21 @@ def test_gradients_of_activations(device: Any, rng: np.random.Generator, name: s
         np.testing.assert_array_equal(
             ops.activation_grad(asarray(g), asarray(v), name).numpy(), ops.activation_grad(g, v, name)
         )
+
+
+def test_gradients_of_slices_and_picking(device: Any, rng: np.random.Generator) -> None:
+    gradient = ops.OPERATORS["slice_grad"]
+    for index, dropped in [
+        (((1, 6, 2), (0, 5, 1)), ()),
+        (((6, -1, -3), (4, 5, 1)), (1,)),
+        (((3, 3, 1), (0, 5, 1)), ()),
+    ]:
+        shape = ops.OPERATORS["slice"].infer((7, 5), index, dropped).out
+        g = rng.integers(-9, 9, shape).astype(np.float32)
+        spec = gradient.infer(shape, (7, 5), index, dropped)
+        _same(gradient(spec, asarray(g)), gradient.reference(spec, g))
+    gradient = ops.OPERATORS["gather_grad"]
+    indices = np.array([[2, -1, 0], [0, 0, 2]])
+    g = rng.integers(-9, 9, (4, 2, 3, 5)).astype(np.float32)
+    spec = gradient.infer(g.shape, indices.shape, (4, 3, 5), 1)
+    _same(gradient(spec, asarray(g), asarray(indices)), gradient.reference(spec, g, indices))

@@ -137,3 +137,15 @@ def test_the_same_bits_under_every_schedule(shim: Any, rng: np.random.Generator)
         found.append(np.concatenate([ops.reduce_sum(x, 1).numpy(), ops.softmax(x).numpy().ravel()]))
     assert (found[0] == found[1]).all()
     assert (found[0] == found[2]).all()
+
+
+@pytest.mark.parametrize("name", ["reduce_sum", "reduce_mean", "reduce_max", "reduce_min"])
+def test_gradients_of_reductions(device: Any, rng: np.random.Generator, name: str) -> None:
+    gradient = ops.OPERATORS["reduce_grad"]
+    for shape, axes in [((3, 17), 1), ((2, 7, 5, 4), (0, 2)), ((4, 9), None)]:
+        wide = rng.integers(-2, 3, shape).astype(np.float64)  # with ties
+        x = asarray(wide.astype(np.float32))
+        y, wide_y = getattr(ops, name)(x, axes), getattr(ops, name)(wide, axes)
+        g, wide_g = given(rng, wide_y.shape)
+        spec = gradient.infer(wide_y.shape, shape, axes, False, name)
+        near(gradient(spec, g, x, y), gradient(spec, wide_g, wide, wide_y), "float32", 4, abs(wide_g).max())

@@ -221,6 +221,13 @@ def _native_gather_grad(s: GatherGradSpec, g: Array, indices: Array) -> Array:
     return native().gather_grad(g, np.ascontiguousarray(indices, np.int64), *sizes, s.out)
 
 
+def _cuda_gather_grad(s: GatherGradSpec, g: Any, indices: Any) -> Any:
+    gx, wide = cuda.empty(s.out, g.dtype), cuda_cast(indices, np.int64)
+    sizes = math.prod(s.out[: s.axis]), s.out[s.axis], indices.size, math.prod(s.out[s.axis + 1 :])
+    cuda.module().gather_grad(g.code, *sizes, g.buffer, wide.buffer, gx.buffer)
+    return gx
+
+
 GATHER_GRAD = Op(
     "gather_grad",
     infer_gather_grad,
@@ -229,7 +236,7 @@ GATHER_GRAD = Op(
     lambda s: Cost(0.0, 8 * float(np.prod(s.out, dtype=float))),
     vjp=NO_GRADIENT,
     settings=lambda s: {"x": s.out, "axis": s.axis},
-    on_host=True,
+    cuda=_cuda_gather_grad,
 )
 
 

@@ -14,7 +14,11 @@ import numpy as np
 
 from .. import cuda
 from .arithmetic import mul
+from .binary import div
+from .cast import cuda_cast
+from .comparison import equal
 from .operands import values
+from .rearrange import expand
 from .registry import (
     NO_GRADIENT,
     RESULT,
@@ -189,6 +193,17 @@ def _native_reduce_grad(
     return native().reduce_grad(_CODES[spec.name], s.native, s.x, g, x, y)
 
 
+def _cuda_reduce_grad(spec: ReduceGradSpec, g: Any, x: Any = None, y: Any = None) -> Any:
+    s = spec.reduction
+    g = g.reshape(s.kept)
+    if spec.name not in _EXTREMES:
+        share = div(g, float(math.prod(s.x[a] for a in s.axes))) if spec.name == "reduce_mean" else g
+        return expand(share, s.x)
+    best = cuda_cast(equal(x, y.reshape(s.kept)), g.dtype)
+    counts = cuda_reduce("reduce_sum", s.kept, _passes(s), best) if s.axes else best
+    return mul(best, div(g, counts))
+
+
 REDUCE_GRAD = Op(
     "reduce_grad",
     infer_reduce_grad,
@@ -197,7 +212,7 @@ REDUCE_GRAD = Op(
     lambda s: Cost(float(np.prod(s.out, dtype=float)), 8 * float(np.prod(s.out, dtype=float))),
     vjp=NO_GRADIENT,
     settings=lambda s: {**_axes(s.reduction), "name": s.name},
-    on_host=True,
+    cuda=_cuda_reduce_grad,
 )
 
 

@@ -217,6 +217,11 @@ def _native_slice_grad(s: SliceGradSpec, g: Array) -> Array:
     return native().strided_scatter(g, *_strides(s.of), s.out)
 
 
+def _cuda_slice_grad(s: SliceGradSpec, g: Any) -> Any:
+    gx, (start, sizes, along) = cuda.zeros(s.out, g.dtype), _strides(s.of)
+    return cuda_copy(g, gx, sizes, steps(tuple(sizes)), along, y_start=start)
+
+
 SLICE_GRAD = Op(
     "slice_grad",
     infer_slice_grad,
@@ -225,7 +230,7 @@ SLICE_GRAD = Op(
     lambda s: Cost(0.0, 4 * float(np.prod(s.out, dtype=float) + np.prod(s.of.out, dtype=float))),
     vjp=NO_GRADIENT,
     settings=lambda s: {"x": s.out, "index": s.of.index, "dropped": s.of.dropped},
-    on_host=True,
+    cuda=_cuda_slice_grad,
 )
 
 
