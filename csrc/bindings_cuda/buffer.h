@@ -126,6 +126,7 @@ void bind_boxes(py::module_& m);
 void bind_copy(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_norm(py::module_& m);
+void bind_optim(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_reduce(py::module_& m);
 void bind_resize(py::module_& m);

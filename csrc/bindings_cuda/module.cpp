@@ -120,6 +120,7 @@ PYBIND11_MODULE(CNNFAST_MODULE, m) {
   bind_copy(m);
   bind_elementwise(m);
   bind_norm(m);
+  bind_optim(m);
   bind_pool(m);
   bind_reduce(m);
   bind_resize(m);

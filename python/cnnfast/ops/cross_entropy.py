@@ -72,7 +72,7 @@ def _vjp(s: CrossEntropySpec, needs: Any, g: Any, inputs: Any, results: Any) -> 
     """The gradient that was worked out with the loss, times that of each row's loss."""
     if g[1] is not None:
         raise GradientError("softmax_cross_entropy: the gradient that it gives has no gradient itself")
-    return (mul(results[1], g[0][..., None]),)
+    return (mul(results[1], g[0].reshape(*g[0].shape, 1)),)
 
 
 def _cuda_softmax_cross_entropy(s: CrossEntropySpec, x: Any, labels: Any) -> Any:

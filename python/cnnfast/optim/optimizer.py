@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import config
+from .. import config, cuda
 from ..config import current_backend
-from ..errors import DTypeError, ShapeError
+from ..cuda import DeviceArray
+from ..cuda.optim import STEPS
+from ..errors import BackendError, DTypeError, ShapeError
 from ..ops.registry import F32, F64, is_plain
 from ..tensor import Tensor
 
@@ -24,14 +26,19 @@ Array = np.ndarray
 __all__ = ["Optimizer"]
 
 
-def gradient(op: str, parameter: Any) -> Array | None:
+def gradient(op: str, parameter: Any) -> Any:
     """The gradient of a parameter as a C-contiguous array of its type, or None where there is none to use."""
     if not parameter.requires_grad or parameter.grad is None:
         return None
     grad = parameter.grad
-    if is_plain(grad) and parameter.dtype is F32 and grad.shape == parameter.shape:
+    here = type(parameter.data) is Array
+    if here and is_plain(grad) and parameter.dtype is F32 and grad.shape == parameter.shape:
         return grad
-    grad = grad.data if isinstance(grad, Tensor) else np.asarray(grad)
+    grad = grad.data if isinstance(grad, Tensor) else grad
+    on_device = isinstance(grad, DeviceArray)
+    if on_device != isinstance(parameter.data, DeviceArray):
+        raise BackendError(f"{op}: a parameter and its gradient are not both on the device")
+    grad = grad if on_device else np.asarray(grad)
     if grad.dtype != parameter.dtype or parameter.dtype not in (F32, F64):
         raise DTypeError(
             f"{op}: expected float32 or float64 parameters with gradients of their type, got {grad.dtype} "
@@ -42,18 +49,27 @@ def gradient(op: str, parameter: Any) -> Array | None:
             f"{op}: expected a gradient of the parameter's shape, got {grad.shape} "
             f"(parameter {parameter.shape})"
         )
-    return np.ascontiguousarray(grad).reshape(grad.shape)
+    return grad if on_device else np.ascontiguousarray(grad).reshape(grad.shape)
 
 
-def native_for(array: Array) -> Any:
-    """The native module where it steps arrays of this type: float32 on the backend ``"cpu"``."""
+def native_for(array: Any) -> Any:
+    """What steps arrays of this type natively: float32 on the backend ``"cpu"``, and device arrays."""
+    if isinstance(array, DeviceArray):
+        return STEPS
     return config._cpu if array.dtype == F32 and current_backend() == "cpu" else None
 
 
-def zeros_once(state: dict[str, Any], name: str, like: Array) -> Array:
+def zeros_once(state: dict[str, Any], name: str, like: Any) -> Any:
     """An array of a parameter's state, zero when it is asked for the first time."""
-    if name not in state:
+    if isinstance(like, DeviceArray):
+        if name not in state:
+            state[name] = cuda.zeros(like.shape)
+        elif not isinstance(state[name], DeviceArray):  # loaded, or of before the parameter moved
+            state[name] = cuda.asarray(state[name])
+    elif name not in state:
         state[name] = np.zeros_like(like)
+    elif isinstance(state[name], DeviceArray):
+        state[name] = state[name].numpy()
     return state[name]
 
 
@@ -158,11 +174,11 @@ class Optimizer:
                 self._update(group, state, self._own(state, parameter), grad)
         return loss
 
-    def _own(self, state: dict[str, Any], parameter: Any) -> Array:
+    def _own(self, state: dict[str, Any], parameter: Any) -> Any:
         """The parameter's data, in memory that only this optimiser writes."""
         data = parameter.data
         if data is not state.get("data"):
-            state["data"] = data = np.array(data, order="C")
+            state["data"] = data = data.copy() if isinstance(data, DeviceArray) else np.array(data, order="C")
             parameter.data = data
         return data
 
@@ -183,7 +199,11 @@ class Optimizer:
         """
         number = {id(p): i for i, p in enumerate(self._parameters())}
         state = {
-            number[key]: {name: copy.deepcopy(value) for name, value in held.items() if name != "data"}
+            number[key]: {
+                name: value.numpy() if isinstance(value, DeviceArray) else copy.deepcopy(value)
+                for name, value in held.items()
+                if name != "data"
+            }
             for key, held in self._state.items()
         }
         groups = [
