@@ -134,5 +134,6 @@ void bind_roi(py::module_& m);
 void bind_select(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_conv(py::module_& m);
+void bind_wrappers(py::module_& m);
 
 }  // namespace cnnfast::cuda::bindings

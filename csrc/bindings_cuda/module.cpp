@@ -128,4 +128,5 @@ PYBIND11_MODULE(CNNFAST_MODULE, m) {
   bind_select(m);
   bind_softmax(m);
   bind_conv(m);
+  bind_wrappers(m);
 }

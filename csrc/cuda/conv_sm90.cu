@@ -15,10 +15,6 @@
 #include "cuda/conv_mma_arguments.h"
 #include "cuda/hopper.h"
 
-#if !defined(CNNFAST_SHIM)
-#include <cudaTypedefs.h>
-#endif
-
 namespace cnnfast::cuda {
 namespace {
 
@@ -163,90 +159,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// --- tensor maps -----------------------------------------------------------------------------------
-
-#if defined(CNNFAST_SHIM)
-TensorMap tiled_map(bool, const void* data, int rank, const int64_t (&size)[4], int rows) {
-  TensorMap map{};
-  map.data = static_cast<const char*>(data), map.rank = rank, map.rows = rows;
-  int64_t bytes = 2;
-  for (int d = 0; d < rank; ++d) {
-    map.size[d] = size[d], map.stride[d] = bytes;
-    bytes *= size[d];
-  }
-  return map;
-}
-TensorMap window_map(bool half, const void* data, const int64_t (&size)[4], const int (&lower)[2],
-                     const int (&upper)[2], const int (&step)[2]) {
-  TensorMap map = tiled_map(half, data, 4, size, kRows);
-  std::copy_n(lower, 2, map.lower);
-  std::copy_n(upper, 2, map.upper);
-  std::copy_n(step, 2, map.step);
-  return map;
-}
-#else
-template <class F>
-F driver_function(const char* name) {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-  CNNFAST_CUDA_CHECK(cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &found));
-  if (found != cudaDriverEntryPointSuccess)
-    throw CudaError("cudaErrorNotSupported", "the driver lacks a function", name);
-  return reinterpret_cast<F>(function);
-}
-
-void check_map(CUresult result, const char* name) {
-  if (result != CUDA_SUCCESS)
-    throw CudaError("cudaErrorInvalidValue", "tensor map refused with error " + std::to_string(result), name);
-}
-
-struct Extent {
-  cuuint64_t size[4], stride[3];  // bytes; none for the innermost
-  Extent(int rank, const int64_t (&sizes)[4]) {
-    cuuint64_t bytes = 2;
-    for (int d = 0; d < rank; ++d) {
-      size[d] = static_cast<cuuint64_t>(sizes[d]);
-      if (d > 0) stride[d - 1] = bytes;
-      bytes *= size[d];
-    }
-  }
-};
-
-CUtensorMapDataType element_type(bool half) {
-  return half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-}
-
-// Boxes of 64 elements, one tap where there are taps, and so many rows.
-TensorMap tiled_map(bool half, const void* data, int rank, const int64_t (&size)[4], int rows) {
-  static const auto encode = driver_function<PFN_cuTensorMapEncodeTiled_v12000>("cuTensorMapEncodeTiled");
-  const Extent extent(rank, size);
-  cuuint32_t box[3] = {kStep, 1, 1};
-  box[rank - 1] = static_cast<cuuint32_t>(rows);
-  const cuuint32_t steps[3] = {1, 1, 1};
-  TensorMap map;
-  check_map(
-      encode(&map, element_type(half), static_cast<cuuint32_t>(rank), const_cast<void*>(data), extent.size,
-             extent.stride, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
-      "cuTensorMapEncodeTiled");
-  return map;
-}
-
-// Windows of pictures (c, w, h, n): their first pixels lie in a box, columns then rows, `step` apart.
-TensorMap window_map(bool half, const void* data, const int64_t (&size)[4], const int (&lower)[2],
-                     const int (&upper)[2], const int (&step)[2]) {
-  static const auto encode = driver_function<PFN_cuTensorMapEncodeIm2col_v12000>("cuTensorMapEncodeIm2col");
-  const Extent extent(4, size);
-  const cuuint32_t steps[4] = {1, static_cast<cuuint32_t>(step[0]), static_cast<cuuint32_t>(step[1]), 1};
-  TensorMap map;
-  check_map(encode(&map, element_type(half), 4, const_cast<void*>(data), extent.size, extent.stride, lower,
-                   upper, kStep, kRows, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
-            "cuTensorMapEncodeIm2col");
-  return map;
-}
-#endif
-
 // Last first pixel of a window from the last pixel on: what the map's upper corner is.
 int upper_corner(int64_t first, int64_t count, int64_t step, int64_t size) {
   return static_cast<int>(first + (count - 1) * step - (size - 1));
@@ -274,7 +186,7 @@ void launch(const ConvMma& s, Arguments<T> a, cudaStream_t stream) {
   const int lower[2] = {static_cast<int>(-s.pl), static_cast<int>(-s.pt)};
   const int upper[2] = {upper_corner(-s.pl, s.q, s.sw, s.w), upper_corner(-s.pt, s.p, s.sh, s.h)};
   const int step[2] = {static_cast<int>(s.sw), static_cast<int>(s.sh)};
-  const TensorMap windows = window_map(kHalf, a.x, {s.c, s.w, s.h, s.n}, lower, upper, step);
+  const TensorMap windows = window_map(kHalf, a.x, {s.c, s.w, s.h, s.n}, lower, upper, step, kRows);
   CNNFAST_LAUNCH((conv_wgmma_kernel<T, BN, false>), grid, dim3(kThreads), Sizes<BN>::kShared, stream, windows,
                  weights, a);
 }

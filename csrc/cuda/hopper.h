@@ -27,6 +27,14 @@ struct TensorMap {
 using TensorMap = CUtensorMap;
 #endif
 
+// Of a dense array of bfloat16 or float16, sizes innermost first: tiles of so many rows of the outermost
+// axis, one tap where there are three axes.
+TensorMap tiled_map(bool half, const void* data, int rank, const int64_t (&size)[4], int rows);
+// Of pictures (c, w, h, n): tiles of one tap of so many windows. Their first pixels lie in a box, from
+// `lower` to `upper` beyond the last pixel, columns then rows, `step` apart.
+TensorMap window_map(bool half, const void* data, const int64_t (&size)[4], const int (&lower)[2],
+                     const int (&upper)[2], const int (&step)[2], int rows);
+
 }  // namespace cnnfast::cuda
 
 namespace cnnfast::cuda::ptx {
