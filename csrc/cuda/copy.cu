@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads) pad_grad_kernel(PadShape s, Decoder in, const T* g, T* dx) {
+__global__ void __launch_bounds__(kThreads, 2) pad_grad_kernel(PadShape s, Decoder in, const T* g, T* dx) {
   const int64_t wide = s.left + s.w + s.right, tall = s.top + s.h + s.bottom;
   CNNFAST_EACH(i, in.count) {
     const Divided c = in.groups.divide(i), column = in.columns.divide(c.quotient);
