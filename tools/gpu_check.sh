@@ -45,7 +45,7 @@ tail -n 12 "$out/tests.log"
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     phase "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-regex kns=cnnfast \
-      "$PYTHON" -m pytest -q -x -p no:cacheprovider -m gpu tests/cuda/test_elementwise.py
+      "$PYTHON" -m pytest -q -x -p no:cacheprovider -m gpu tests/cuda/test_cuda_elementwise.py
   done
 fi
 # Each prints JSON lines of its own, against torch and cuDNN at the same precision.
