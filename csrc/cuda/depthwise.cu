@@ -177,7 +177,7 @@ constexpr int kLanes = 32, kWarps = 8;
 // what blocks have by a second kernel in theirs. 2 K K FLOPs for each element of g; reads g once and x K / S
 // times, of which L1 keeps all but one; limit: loads, K S + 1 for K K FMAs.
 template <class T, int K, int S>
-__global__ void __launch_bounds__(kLanes* kWarps)
+__global__ void __launch_bounds__(kLanes* kWarps, K == 3 ? 2 : 1)
     grad_weight_kernel(const T* x, const T* g, Shape s, int share, float* partial) {
   CNNFAST_SHARED(float, held, [kWarps][kLanes]);
   const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;

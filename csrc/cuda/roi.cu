@@ -174,7 +174,7 @@ struct Sample {
 };
 
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     roi_align_kernel(RoiShape s, Bins bins, const T* x, const float* boxes, T* y) {
   CNNFAST_EACH(at, bins.count) {
     const Bin bin(at, bins, V);
