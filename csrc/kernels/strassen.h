@@ -7,15 +7,17 @@ namespace cnnfast {
 
 // One level cuts both matrices into 2x2 blocks, two levels these blocks once more.
 constexpr int kMostStrassenLevels = 2;
-constexpr int64_t strassen_side(int levels) { return int64_t{1} << levels; }
-constexpr int64_t strassen_planes(int levels) { return levels == 1 ? 7 : 49; }
+static constexpr int64_t strassen_side(int levels) { return int64_t{1} << levels; }
+static constexpr int64_t strassen_planes(int levels) { return levels == 1 ? 7 : 49; }
 
 // Tile t of an image is its rows side t .. side (t + 1); behind the last row rows of zeros are thought.
 struct StrassenTiles {
   int levels;
   int64_t rows;  // of one image
   int64_t first, count;
-  constexpr int64_t per_image() const { return (rows + strassen_side(levels) - 1) / strassen_side(levels); }
+  __attribute__((always_inline)) constexpr int64_t per_image() const {
+    return (rows + strassen_side(levels) - 1) / strassen_side(levels);
+  }
 };
 
 // V[e][t][k] = sums and differences of the blocks of a tile, for k_first <= k < k_last, both multiples of 16;

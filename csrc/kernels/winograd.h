@@ -17,8 +17,10 @@ constexpr double kWinogradPoints8[] = {0.5, 1.0, 2.0};
 struct WinogradForm {
   int tile, taps;  // sides of a tile of outputs and of the kernel
   int stride = 1;
-  constexpr int side() const { return (tile - 1) * stride + taps; }  // of the input that a tile reads
-  constexpr int planes() const { return side() * side(); }           // products of a tile
+  // Of the input that a tile reads.
+  __attribute__((always_inline)) constexpr int side() const { return (tile - 1) * stride + taps; }
+  // Products of a tile.
+  __attribute__((always_inline)) constexpr int planes() const { return side() * side(); }
 };
 constexpr bool is_known(WinogradForm f) {
   if (f.stride != 1) return f.stride == 2 && f.tile == 2 && f.taps == 3;
