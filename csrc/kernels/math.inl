@@ -224,7 +224,8 @@ CNNFAST_INLINE vf log1p_of_sum(vf a, vf b) {
 CNNFAST_INLINE vf log(vf x) {
   const vf infinity = splat(__builtin_inff());
   const vi subnormal = x < splat(1.17549435e-38f), below = splat_int(0x3f3504f3);  // bits of sqrt(1/2)
-  const vi from = bits_of(select(subnormal, x * splat(8388608.0f), x)) - below;
+  // Without the sign, so that numbers below zero overflow nothing.
+  const vi from = (bits_of(select(subnormal, x * splat(8388608.0f), x)) & splat_int(0x7fffffff)) - below;
   const vf f = from_bits((from & splat_int(0x7fffff)) + below) - splat(1.0f);
   const vf e = __builtin_convertvector((from >> 23) - (subnormal & splat_int(23)), vf);
   vf p = fma(splat(-7.645075e-2f), f, splat(1.2773577e-1f));

@@ -314,7 +314,7 @@ def _finishing(steps: Any, s: Conv2dSpec, inputs: Any) -> tuple[Any, Any, int, f
 
 def by_strassen(s: Conv2dSpec, winograd: int) -> bool:
     """Whether a convolution by known weights, when it stands alone, takes Strassen's product."""
-    return config._cpu.choose_conv(s.native, winograd).name in ("strassen1", "strassen2")
+    return winograd > 0 and config._cpu.choose_conv(s.native, winograd).name in ("strassen1", "strassen2")
 
 
 def packed_weights(steps: Any, s: Conv2dSpec, w: Any, direct: bool = False) -> Any:
