@@ -125,87 +125,44 @@ __device__ __forceinline__ void take_registers() {
 
 // d (64 x 2 |d|) = x w, or += where `add` is set: x 64 x 16 and w by columns, both by descriptor. Warp i of
 // the four holds rows 16 i on, laid out as by mma.
-#define CNNFAST_SUMS4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define CNNFAST_SUMS16(d, i) \
-  CNNFAST_SUMS4(d, i), CNNFAST_SUMS4(d, i + 4), CNNFAST_SUMS4(d, i + 8), CNNFAST_SUMS4(d, i + 12)
+#define CNNFAST_SUMS4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define CNNFAST_SUMS16(i) CNNFAST_SUMS4(i), CNNFAST_SUMS4(i + 4), CNNFAST_SUMS4(i + 8), CNNFAST_SUMS4(i + 12)
+#define CNNFAST_SUMS32(i) CNNFAST_SUMS16(i), CNNFAST_SUMS16(i + 16)
+#define CNNFAST_SUMS64(i) CNNFAST_SUMS32(i), CNNFAST_SUMS32(i + 32)
+#define CNNFAST_SUMS128(i) CNNFAST_SUMS64(i), CNNFAST_SUMS64(i + 64)
 // clang-format off
-__device__ __forceinline__ void wgmma(float (&d)[32], uint64_t x, uint64_t w, bool add, BFloat16) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
-      "%32, %33, p, 1, 1, 0, 0;\n}\n"
-      : CNNFAST_SUMS16(d, 0), CNNFAST_SUMS16(d, 16)
-      : "l"(x), "l"(w), "r"(static_cast<int>(add)));
-}
-__device__ __forceinline__ void wgmma(float (&d)[32], uint64_t x, uint64_t w, bool add, Half) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
-      "%32, %33, p, 1, 1, 0, 0;\n}\n"
-      : CNNFAST_SUMS16(d, 0), CNNFAST_SUMS16(d, 16)
-      : "l"(x), "l"(w), "r"(static_cast<int>(add)));
-}
-__device__ __forceinline__ void wgmma(float (&d)[64], uint64_t x, uint64_t w, bool add, BFloat16) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-      "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-      "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-      "%64, %65, p, 1, 1, 0, 0;\n}\n"
-      : CNNFAST_SUMS16(d, 0), CNNFAST_SUMS16(d, 16), CNNFAST_SUMS16(d, 32), CNNFAST_SUMS16(d, 48)
-      : "l"(x), "l"(w), "r"(static_cast<int>(add)));
-}
-__device__ __forceinline__ void wgmma(float (&d)[64], uint64_t x, uint64_t w, bool add, Half) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-      "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-      "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-      "%64, %65, p, 1, 1, 0, 0;\n}\n"
-      : CNNFAST_SUMS16(d, 0), CNNFAST_SUMS16(d, 16), CNNFAST_SUMS16(d, 32), CNNFAST_SUMS16(d, 48)
-      : "l"(x), "l"(w), "r"(static_cast<int>(add)));
-}
-__device__ __forceinline__ void wgmma(float (&d)[128], uint64_t x, uint64_t w, bool add, BFloat16) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-      "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-      "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
-      "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
-      "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
-      "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,"
-      "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}, "
-      "%128, %129, p, 1, 1, 0, 0;\n}\n"
-      : CNNFAST_SUMS16(d, 0), CNNFAST_SUMS16(d, 16), CNNFAST_SUMS16(d, 32), CNNFAST_SUMS16(d, 48), CNNFAST_SUMS16(d, 64), CNNFAST_SUMS16(d, 80), CNNFAST_SUMS16(d, 96), CNNFAST_SUMS16(d, 112)
-      : "l"(x), "l"(w), "r"(static_cast<int>(add)));
-}
-__device__ __forceinline__ void wgmma(float (&d)[128], uint64_t x, uint64_t w, bool add, Half) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-      "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-      "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
-      "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
-      "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
-      "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,"
-      "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}, "
-      "%128, %129, p, 1, 1, 0, 0;\n}\n"
-      : CNNFAST_SUMS16(d, 0), CNNFAST_SUMS16(d, 16), CNNFAST_SUMS16(d, 32), CNNFAST_SUMS16(d, 48), CNNFAST_SUMS16(d, 64), CNNFAST_SUMS16(d, 80), CNNFAST_SUMS16(d, 96), CNNFAST_SUMS16(d, 112)
-      : "l"(x), "l"(w), "r"(static_cast<int>(add)));
-}
+#define CNNFAST_NAMES32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"\
+  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define CNNFAST_NAMES64 CNNFAST_NAMES32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"\
+  "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define CNNFAST_NAMES128 CNNFAST_NAMES64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"\
+  "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"\
+  "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,"\
+  "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 // clang-format on
+// x, w and `add` are the operands after the sums.
+#define CNNFAST_WGMMA(sums, columns, x_, w_, add_, type, T)                                     \
+  __device__ __forceinline__ void wgmma(float(&d)[sums], uint64_t x, uint64_t w, bool add, T) { \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add_                                       \
+                 ", 0;\n"                                                                       \
+                 "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type           \
+                 " {" CNNFAST_NAMES##sums "}, " x_ ", " w_ ", p, 1, 1, 0, 0;\n}\n"              \
+                 : CNNFAST_SUMS##sums(0)                                                        \
+                 : "l"(x), "l"(w), "r"(static_cast<int>(add)));                                 \
+  }
+CNNFAST_WGMMA(32, "64", "%32", "%33", "%34", "bf16", BFloat16)
+CNNFAST_WGMMA(32, "64", "%32", "%33", "%34", "f16", Half)
+CNNFAST_WGMMA(64, "128", "%64", "%65", "%66", "bf16", BFloat16)
+CNNFAST_WGMMA(64, "128", "%64", "%65", "%66", "f16", Half)
+CNNFAST_WGMMA(128, "256", "%128", "%129", "%130", "bf16", BFloat16)
+CNNFAST_WGMMA(128, "256", "%128", "%129", "%130", "f16", Half)
+#undef CNNFAST_WGMMA
+#undef CNNFAST_NAMES128
+#undef CNNFAST_NAMES64
+#undef CNNFAST_NAMES32
+#undef CNNFAST_SUMS128
+#undef CNNFAST_SUMS64
+#undef CNNFAST_SUMS32
 #undef CNNFAST_SUMS16
 #undef CNNFAST_SUMS4
 #else

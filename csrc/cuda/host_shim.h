@@ -318,14 +318,10 @@ inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 
 namespace cnnfast::cuda::ptx {
 
-inline void cp_async16(void* shared, const void* global, bool valid = true) {
-  shim::copy_async(shared, global, 16, valid);
-}
-inline void cp_async8(void* shared, const void* global, bool valid = true) {
-  shim::copy_async(shared, global, 8, valid);
-}
-inline void cp_async4(void* shared, const void* global, bool valid = true) {
-  shim::copy_async(shared, global, 4, valid);
+template <int Bytes>
+void cp_async(void* shared, const void* global, bool valid = true) {
+  static_assert(Bytes == 16 || Bytes == 8 || Bytes == 4, "sizes of cp.async");
+  shim::copy_async(shared, global, Bytes, valid);
 }
 inline void cp_commit() { shim::copy_commit(); }
 template <int N>

@@ -11,34 +11,21 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 
 // --- cp.async: global to shared memory without registers (sm_80) -----------------------------------
 
-// 16 bytes, or zeros where `valid` is false; `global` is not read then. Both addresses are multiples of 16.
-__device__ __forceinline__ void cp_async16(void* shared, const void* global, bool valid = true) {
+// 16 bytes, past the first level of cache, or 8 or 4, for channels that are no multiple of 16 bytes; zeros
+// where `valid` is false: `global` is not read then. Both addresses are multiples of the size.
+template <int Bytes>
+__device__ __forceinline__ void cp_async(void* shared, const void* global, bool valid = true) {
+  static_assert(Bytes == 16 || Bytes == 8 || Bytes == 4, "sizes of cp.async");
 #if __CUDA_ARCH__ >= 800
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)), "l"(global),
-               "r"(bytes)
-               : "memory");
-#else
-  __trap();
-#endif
-}
-// 8 or 4 bytes, for channels that are no multiple of 16 bytes.
-__device__ __forceinline__ void cp_async8(void* shared, const void* global, bool valid = true) {
-#if __CUDA_ARCH__ >= 800
-  const int bytes = valid ? 8 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(shared_address(shared)), "l"(global),
-               "r"(bytes)
-               : "memory");
-#else
-  __trap();
-#endif
-}
-__device__ __forceinline__ void cp_async4(void* shared, const void* global, bool valid = true) {
-#if __CUDA_ARCH__ >= 800
-  const int bytes = valid ? 4 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(shared_address(shared)), "l"(global),
-               "r"(bytes)
-               : "memory");
+  const int bytes = valid ? Bytes : 0;
+  if constexpr (Bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)), "l"(global),
+                 "r"(bytes)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;\n" ::"r"(shared_address(shared)), "l"(global),
+                 "r"(bytes), "n"(Bytes)
+                 : "memory");
 #else
   __trap();
 #endif
@@ -84,42 +71,23 @@ __device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* row) {
 // a is row-major 16 x K, b column-major K x 8. Lane l holds d at rows l / 4 and l / 4 + 8, columns
 // 2 (l % 4) and the next.
 
-__device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
-                                                  const uint32_t (&b)[2]) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#define CNNFAST_MMA(name, shape, type)                                                               \
+  __device__ __forceinline__ void name(float(&d)[4], const uint32_t(&a)[4], const uint32_t(&b)[2]) { \
+    asm volatile("mma.sync.aligned." shape ".row.col.f32." type "." type                             \
+                 ".f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};\n"                         \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                    \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                \
+  }
 #else
-  __trap();
+#define CNNFAST_MMA(name, shape, type) \
+  __device__ __forceinline__ void name(float(&)[4], const uint32_t(&)[4], const uint32_t(&)[2]) { __trap(); }
 #endif
-}
-__device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4],
-                                                 const uint32_t (&b)[2]) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-  __trap();
-#endif
-}
+CNNFAST_MMA(mma_m16n8k16_bf16, "m16n8k16", "bf16")
+CNNFAST_MMA(mma_m16n8k16_f16, "m16n8k16", "f16")
 // float32 bits of which the tensor core reads the upper 19; round with to_tf32 first.
-__device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4],
-                                                 const uint32_t (&b)[2]) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-      "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-  __trap();
-#endif
-}
+CNNFAST_MMA(mma_m16n8k8_tf32, "m16n8k8", "tf32")
+#undef CNNFAST_MMA
 // To the nearest tf32, ties away from zero.
 __device__ __forceinline__ uint32_t to_tf32(float x) {
 #if __CUDA_ARCH__ >= 800

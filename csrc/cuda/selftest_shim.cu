@@ -22,7 +22,7 @@ __global__ void ring_kernel(const float* x, float* y) {
   CNNFAST_DYNAMIC_SHARED(float, ring);
   const auto fetch = [&](int row) {
     if (row < kRows)
-      ptx::cp_async16(ring + row % kStages * kWidth + 4 * threadIdx.x, x + row * kWidth + 4 * threadIdx.x);
+      ptx::cp_async<16>(ring + row % kStages * kWidth + 4 * threadIdx.x, x + row * kWidth + 4 * threadIdx.x);
     ptx::cp_commit();
   };
   for (int row = 0; row < kStages - 1; ++row) fetch(row);

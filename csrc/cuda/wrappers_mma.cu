@@ -13,9 +13,9 @@ __global__ void __launch_bounds__(32) try_wrapper(int wrapper, const uint32_t* i
     const int count = which == Wrapper::kCopyAsync16 ? 4 : 2;
     const bool valid = lane % 2 == 0;
     if (count == 4)
-      ptx::cp_async16(shared + 4 * lane, in + 4 * lane, valid);
+      ptx::cp_async<16>(shared + 4 * lane, in + 4 * lane, valid);
     else
-      ptx::cp_async8(shared + 2 * lane, in + 2 * lane, valid);
+      ptx::cp_async<8>(shared + 2 * lane, in + 2 * lane, valid);
     ptx::cp_commit();
     ptx::cp_wait<0>();
     __syncthreads();
