@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cuda.array import DeviceArray
+from .arithmetic import Arithmetic
+from .cuda.array import DeviceArray, asarray
 from .errors import DTypeError
 
 if TYPE_CHECKING:
@@ -88,7 +89,18 @@ def _plain(data: Any) -> Any:
     return array
 
 
-class Tensor:
+def beside(array: Any, like: Any) -> Any:
+    """An array of the element type of a tensor or an array, in the memory where that is.
+
+    Device arrays stay as they are.
+    """
+    data = like._data if isinstance(like, Tensor) else like
+    if isinstance(array, DeviceArray):
+        return array
+    return asarray(array, like.dtype) if isinstance(data, DeviceArray) else np.asarray(array, like.dtype)
+
+
+class Tensor(Arithmetic):
     """An array in a network.
 
     Operators that are given a tensor give tensors back; a tensor without data (``shape`` and ``dtype``
@@ -124,8 +136,6 @@ class Tensor:
         "step",  # of the tape that gave this tensor, see cnnfast.autograd
         "value",
     )
-    # NumPy must leave `array + tensor` to the tensor.
-    __array_ufunc__ = None
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         array = data if type(data) is np.ndarray and data.dtype is _F32 else _plain(data)
@@ -251,7 +261,7 @@ class Tensor:
             inside = np.array2string(self.data, threshold=20, separator=", ")
         return f"{type(self).__name__}({inside}, shape={self.shape}, dtype={self.dtype})"
 
-    # Every operator below is one of cnnfast.ops; the import waits because those know tensors.
+    # What follows is done by cnnfast.ops; the import waits because those know tensors.
 
     def reshape(self, *shape: Any) -> Tensor:
         from . import ops
@@ -274,45 +284,6 @@ class Tensor:
         from . import ops
 
         return ops.take(self, index)
-
-    def __add__(self, other: Any) -> Any:
-        from . import ops
-
-        return ops.add(self, other)
-
-    __radd__ = __add__
-
-    def __mul__(self, other: Any) -> Any:
-        from . import ops
-
-        return ops.mul(self, other)
-
-    __rmul__ = __mul__
-
-    def __sub__(self, other: Any) -> Tensor:
-        from . import ops
-
-        return ops.sub(self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        from . import ops
-
-        return ops.sub(other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        from . import ops
-
-        return ops.div(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        from . import ops
-
-        return ops.div(other, self)
-
-    def __neg__(self) -> Tensor:
-        from . import ops
-
-        return ops.neg(self)
 
 
 class Parameter(Tensor):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arithmetic import Arithmetic
 from ..errors import DTypeError, ShapeError
 from .loading import module
 
@@ -89,7 +90,7 @@ def _to_bfloat16(x: Array) -> Array:
     return np.where(np.isnan(x), np.uint16(0x7FFF), rounded)
 
 
-class DeviceArray:
+class DeviceArray(Arithmetic):
     """A C-contiguous array in the memory of a CUDA device.
 
     Operators of :mod:`cnnfast.ops` that are given device arrays run on the device and give device arrays.
@@ -107,8 +108,6 @@ class DeviceArray:
     """
 
     __slots__ = ("__weakref__", "buffer", "dtype", "forms", "shape")
-    # NumPy must not take it for a sequence of objects.
-    __array_ufunc__ = None
 
     def __init__(self, buffer: Any, shape: tuple[int, ...], dtype: Any) -> None:
         self.buffer, self.shape, self.dtype = buffer, shape, dtype
@@ -195,47 +194,6 @@ class DeviceArray:
             raise ShapeError(f"DeviceArray.part: {first} to {first + count} leave an axis of {self.shape[0]}")
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         return DeviceArray(self.buffer.part(first * row, count * row), (count, *self.shape[1:]), self.dtype)
-
-    # Arithmetic is that of cnnfast.ops; the import waits because those know device arrays.
-
-    def __add__(self, other: Any) -> Any:
-        from .. import ops
-
-        return ops.add(self, other)
-
-    __radd__ = __add__
-
-    def __mul__(self, other: Any) -> Any:
-        from .. import ops
-
-        return ops.mul(self, other)
-
-    __rmul__ = __mul__
-
-    def __sub__(self, other: Any) -> Any:
-        from .. import ops
-
-        return ops.sub(self, other)
-
-    def __rsub__(self, other: Any) -> Any:
-        from .. import ops
-
-        return ops.sub(other, self)
-
-    def __truediv__(self, other: Any) -> Any:
-        from .. import ops
-
-        return ops.div(self, other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        from .. import ops
-
-        return ops.div(other, self)
-
-    def __neg__(self) -> Any:
-        from .. import ops
-
-        return ops.neg(self)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Type (2: CUDA) and number of the device."""
