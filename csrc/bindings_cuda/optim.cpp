@@ -7,53 +7,80 @@
 namespace cnnfast::cuda::bindings {
 namespace {
 
-using Maybe = std::optional<Buffer>;
+// The arrays of every tensor, None where there is none; and how many values they have.
+using Rows = std::vector<std::vector<std::optional<Buffer>>>;
+using Sizes = std::vector<int64_t>;
 
-template <class... Buffers>
-void expect_floats(int64_t n, const Buffers&... buffers) {
-  const auto check = [n](const auto& b) {
-    if constexpr (std::is_same_v<std::decay_t<decltype(b)>, Maybe>) {
-      if (b) expect_bytes(*b, n, DType::kFloat32, "optim");
-    } else {
-      expect_bytes(b, n, DType::kFloat32, "optim");
+// What a launch goes over, and memory for its table.
+class Launch {
+ public:
+  Launch(const Rows& rows, const Sizes& sizes, size_t arrays, size_t needed) {
+    if (rows.size() != sizes.size()) throw std::invalid_argument("optim: as many sizes as tensors");
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i].size() != arrays) throw std::invalid_argument("optim: not the arrays of this step");
+      std::vector<float*> pointers;
+      for (const auto& buffer : rows[i]) {
+        if (buffer)
+          expect_bytes(*buffer, sizes[i], DType::kFloat32, "optim");
+        else if (pointers.size() < needed)
+          throw std::invalid_argument("optim: an array is missing");
+        pointers.push_back(out<float>(buffer));
+      }
+      tensors.add(pointers, sizes[i]);
     }
-  };
-  (check(buffers), ...);
-}
+    memory_.emplace(tensors.bytes());
+  }
+  void* table() const { return memory_->data(); }
+  Tensors tensors;
+
+ private:
+  std::optional<Buffer> memory_;
+};
 
 }  // namespace
 
-// The arguments of the functions of that name in the CPU module, after the number of values.
+// The arguments of the functions of that name in the CPU module, but for many tensors.
 void bind_optim(py::module_& m) {
-  m.def("optim_sgd", [](int64_t n, const Buffer& p, const Buffer& g, const Maybe& velocity, float lr,
-                        float momentum, float gain, float decay, float sign, bool nesterov, bool first) {
-    expect_floats(n, p, g, velocity);
-    const SgdStep step{lr, momentum, gain, decay, sign, nesterov, first};
-    sgd(step, out<float>(p), in<float>(g), out<float>(velocity), n, stream());
+  m.def("optim_sgd", [](const Rows& rows, const Sizes& sizes, float lr, float momentum, float gain,
+                        float decay, float sign, bool nesterov, bool first) {
+    const Launch launch(rows, sizes, 3, 2);
+    sgd({lr, momentum, gain, decay, sign, nesterov, first}, launch.tensors, launch.table(), stream());
   });
-  m.def("optim_rmsprop", [](int64_t n, const Buffer& p, const Buffer& g, const Buffer& square,
-                            const Maybe& mean, const Maybe& velocity, float lr, float alpha, float rest,
+  m.def("optim_rmsprop", [](const Rows& rows, const Sizes& sizes, float lr, float alpha, float rest,
                             float eps, float decay, float momentum, float sign) {
-    expect_floats(n, p, g, square, mean, velocity);
-    const RmspropStep step{lr, alpha, rest, eps, decay, momentum, sign};
-    rmsprop(step, out<float>(p), in<float>(g), out<float>(square), out<float>(mean), out<float>(velocity), n,
-            stream());
+    const Launch launch(rows, sizes, 5, 3);
+    rmsprop({lr, alpha, rest, eps, decay, momentum, sign}, launch.tensors, launch.table(), stream());
   });
-  m.def("optim_adam", [](int64_t n, const Buffer& p, const Buffer& g, const Buffer& mean,
-                         const Buffer& square, const Maybe& largest, float size, float rest1, float beta2,
+  m.def("optim_adam", [](const Rows& rows, const Sizes& sizes, float size, float rest1, float beta2,
                          float rest2, float root, float eps, float decay, float keep, float sign) {
-    expect_floats(n, p, g, mean, square, largest);
-    const AdamStep step{size, rest1, beta2, rest2, root, eps, decay, keep, sign};
-    adam(step, out<float>(p), in<float>(g), out<float>(mean), out<float>(square), out<float>(largest), n,
-         stream());
+    const Launch launch(rows, sizes, 5, 4);
+    adam({size, rest1, beta2, rest2, root, eps, decay, keep, sign}, launch.tensors, launch.table(), stream());
   });
-  m.def("optim_approach", [](int64_t n, const Buffer& y, const Buffer& x, float share) {
-    expect_floats(n, y, x);
-    approach(share, out<float>(y), in<float>(x), n, stream());
+  m.def("optim_approach", [](const Rows& rows, const Sizes& sizes, float share) {
+    const Launch launch(rows, sizes, 2, 2);
+    approach(share, launch.tensors, launch.table(), stream());
   });
-  m.def("optim_add_scaled", [](int64_t n, const Buffer& y, const Buffer& x, float factor) {
-    expect_floats(n, y, x);
-    add_scaled(factor, out<float>(y), in<float>(x), n, stream());
+  m.def("optim_add_scaled", [](const Rows& rows, const Sizes& sizes, float factor) {
+    const Launch launch(rows, sizes, 2, 2);
+    add_scaled(factor, launch.tensors, launch.table(), stream());
+  });
+  m.def("optim_scale", [](const Rows& rows, const Sizes& sizes, float factor, const std::optional<Buffer>& by,
+                          const std::optional<Buffer>& unsound) {
+    const Launch launch(rows, sizes, 2, 2);
+    if (by) expect_bytes(*by, 1, DType::kFloat32, "factor");
+    if (unsound) expect_bytes(*unsound, 1, DType::kInt32, "unsound");
+    scale(factor, in<float>(by), out<int32_t>(unsound), launch.tensors, launch.table(), stream());
+  });
+  m.def("optim_clip", [](const Rows& rows, const Sizes& sizes, float bound) {
+    const Launch launch(rows, sizes, 2, 2);
+    clip(bound, launch.tensors, launch.table(), stream());
+  });
+  m.def("optim_norm", [](const Rows& rows, const Sizes& sizes, bool largest, double most,
+                         const Buffer& result) {
+    const Launch launch(rows, sizes, 1, 1);
+    expect_bytes(result, 2, DType::kFloat32, "result");
+    const Buffer parts(static_cast<size_t>(launch.tensors.blocks()) * sizeof(double));
+    norm(largest, most, launch.tensors, launch.table(), out<double>(parts), out<float>(result), stream());
   });
 }
 

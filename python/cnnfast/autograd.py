@@ -301,8 +301,12 @@ def _share_out(
     for i, (key, part) in enumerate(zip(step.keys, parts, strict=False)):
         if key is None or part is None:
             continue
-        plain = type(part) is DeviceArray or (type(part) is Array and part.dtype is key.dtype)
-        array = part if plain else np.asarray(part, key.dtype)
+        # Of float32 vectors beside 16-bit arrays, and of what was cast, it is of another type.
+        if type(part) is DeviceArray:
+            array = part if part.dtype is key.dtype else part.astype(key.dtype)
+        else:
+            plain = type(part) is Array and part.dtype is key.dtype
+            array = part if plain else np.asarray(part, key.dtype)
         if array.shape != key.shape:
             name = step.op.name
             raise ShapeError(f"{name}: gradient {i} has shape {array.shape}, expected {key.shape}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .array import DeviceArray, asarray, bfloat16, buffer, empty, from_dlpack, zeros
+from .array import DeviceArray, asarray, bfloat16, buffer, dtype_of, empty, from_dlpack, zeros
 from .loading import module, why_unavailable
 from .precision import allow_tf32
 from .stream import Stream
@@ -23,6 +23,7 @@ __all__ = [
     "bfloat16",
     "buffer",
     "device_name",
+    "dtype_of",
     "empty",
     "from_dlpack",
     "is_available",

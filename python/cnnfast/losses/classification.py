@@ -9,7 +9,7 @@ import numpy as np
 from .. import ops
 from ..errors import DTypeError
 from ..ops.registry import fail, number
-from ..tensor import Tensor
+from ..tensor import Tensor, beside
 from .reduction import alike, constant, reduced, scores, whole
 
 Array = np.ndarray
@@ -76,7 +76,7 @@ def cross_entropy(
     if label_smoothing:
         fail(op, "weight and label_smoothing cannot be combined")
     each = np.where(used, weight[np.where(used, labels, 0)], 0).astype(x.dtype)
-    return reduced(op, ops.mul(loss, each), reduction, float(each.sum(dtype=np.float64)))
+    return reduced(op, ops.mul(loss, beside(each, x)), reduction, float(each.sum(dtype=np.float64)))
 
 
 def _weights(op: str, weight: Any, x: Tensor) -> Array:
@@ -105,7 +105,7 @@ def _of_probabilities(
     if smoothing:
         t = ops.add(ops.mul(t, 1 - smoothing), smoothing / x.shape[-1])
     if weight is not None:
-        t = ops.mul(t, _weights(op, weight, x))
+        t = ops.mul(t, beside(_weights(op, weight, x), x))
     return reduced(op, -ops.reduce_sum(ops.mul(t, ops.log_softmax(x)), -1), reduction)
 
 

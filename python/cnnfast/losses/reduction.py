@@ -9,7 +9,7 @@ import numpy as np
 from .. import ops
 from ..errors import DTypeError
 from ..ops.registry import choice, fail
-from ..tensor import Tensor
+from ..tensor import Tensor, beside
 
 Array = np.ndarray
 REDUCTIONS = ("mean", "sum", "none")
@@ -25,7 +25,7 @@ def scores(op: str, name: str, value: Any) -> Tensor:
 
 def constant(op: str, name: str, value: Any, x: Tensor) -> Tensor:
     """What x is compared with: of its type, kept as a tensor where it is one."""
-    t = value if isinstance(value, Tensor) else Tensor(np.asarray(value, x.dtype))
+    t = value if isinstance(value, Tensor) else Tensor(beside(value, x))
     if t.dtype != x.dtype:
         raise DTypeError(f"{op}: {name} is {t.dtype}, x is {x.dtype}; expected one element type")
     return t

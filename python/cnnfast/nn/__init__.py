@@ -19,6 +19,7 @@ from .linear import Flatten, Linear
 from .module import Module
 from .norm import BatchNorm2d, LocalResponseNorm
 from .pool import AvgPool2d, GlobalAvgPool2d, GlobalMaxPool2d, MaxPool2d, Upsample
+from .precision import mixed_precision
 from .siamese import SiameseHead
 
 __all__ = [
@@ -51,4 +52,5 @@ __all__ = [
     "Tanh",
     "Upsample",
     "activated",
+    "mixed_precision",
 ]

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import ops
 from ..random import generator
+from ..tensor import beside
 from .module import Module
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 def drop(x: Any, p: float, shape: tuple[int, ...]) -> Any:
     """x times random numbers of this shape: 0 with probability p, else 1 / (1 - p)."""
     kept = generator().random(shape, np.float32) >= p
-    return ops.mul(x, kept * x.dtype.type(1 / (1 - p)))
+    return ops.mul(x, beside(kept * (1 / (1 - p)), x))
 
 
 class Identity(Module):

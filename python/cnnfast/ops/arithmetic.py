@@ -31,6 +31,7 @@ from .registry import (
     fail,
     native,
     reads_other,
+    vector,
 )
 
 # Codes shared with csrc/kernels/pointwise.h.
@@ -203,7 +204,7 @@ def _operands(op: str, x: Any, y: Any) -> tuple[Array, Array]:
         y = array(op, "y", y)
         return scalar(op, x, y), y
     x = array(op, "x", x)
-    return x, array(op, "y", y, x)
+    return x, vector(op, "y", y, x)
 
 
 def scalar(op: str, value: float, like: Array) -> Array:

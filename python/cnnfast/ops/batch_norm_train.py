@@ -25,6 +25,7 @@ from .registry import (
     native,
     optional,
     shape_of,
+    vector,
 )
 
 # What can follow in the same pass.
@@ -168,7 +169,7 @@ def _cuda_batch_norm_train(
     sizes = 1, s.rows, s.out[-1]
     mean, var = cuda_statistics(sizes, x)
     y = cuda_normalize(sizes, x, mean, var, scale, shift, s.eps, ACTIVATION_CODES[s.activation])
-    return y, mean.astype(x.dtype), var.astype(x.dtype)
+    return y, mean, var
 
 
 def _cuda_batch_norm_train_grad(
@@ -190,7 +191,7 @@ def _cuda_batch_norm_train_grad(
         gscale.buffer,
         gshift.buffer,
     )
-    return gx, gscale.astype(g.dtype), gshift.astype(g.dtype)
+    return gx, gscale, gshift
 
 
 def _cost_train(s: BatchNormTrainSpec) -> Cost:
@@ -267,7 +268,7 @@ def batch_norm_train(
     y : ndarray, shape of x
     mean, var : ndarray, shape (C,)
         Over all axes but the last; the variance is that of the batch (divided by the number of values).
-        The same bits for any number of threads.
+        The same bits for any number of threads. On a device float32, whatever the type of x.
 
     Raises
     ------
@@ -311,7 +312,7 @@ def batch_norm_train_grad(
     -------
     dx : ndarray, shape of x
     dscale, dshift : ndarray, shape (C,)
-        The same bits for any number of threads.
+        On a device float32, whatever the type of x. The same bits for any number of threads.
 
     Raises
     ------
@@ -323,7 +324,7 @@ def batch_norm_train_grad(
     """
     op = "batch_norm_train_grad"
     g = array(op, "gradient", g)
-    x, mean, var = array(op, "x", x, g), array(op, "mean", mean, g), array(op, "var", var, g)
+    x, mean, var = array(op, "x", x, g), vector(op, "mean", mean, g), vector(op, "var", var, g)
     scale, shift = optional(op, "scale", scale, g), optional(op, "shift", shift, g)
     vectors = shape_of(scale), shape_of(shift)
     s = infer_batch_norm_train_grad(g.shape, x.shape, mean.shape, var.shape, *vectors, eps, activation)

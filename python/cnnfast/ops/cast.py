@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import cuda
 from ..errors import DTypeError
+from ..tensor import Tensor
 from .operands import values
 from .registry import Array, Cost, Op, Vjp, cached, elements
 
@@ -19,13 +20,14 @@ class CastSpec:
     dtype: str
 
 
+_SHORT = ("bfloat16", "float16")  # of device arrays alone
 _CASTS = ("bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float32", "float64")
 
 
 @cached
 def infer_cast(x: tuple[int, ...], dtype: str) -> CastSpec:
     """Validate a conversion; see :func:`cast`."""
-    if dtype not in _CASTS:
+    if dtype not in (*_CASTS, *_SHORT):
         raise DTypeError(f"cast: expected one of {', '.join(_CASTS)}; came {dtype}")
     elements("cast", *x)
     return CastSpec(x, dtype)
@@ -60,11 +62,16 @@ CAST = Op(
 def cast(x: Any, dtype: Any) -> Any:
     """The values of x as another element type: bool, whole numbers up to 64 bits, float32 or float64.
 
-    Floating-point numbers become whole ones by cutting off what follows the point.
+    Floating-point numbers become whole ones by cutting off what follows the point. Device arrays can become
+    ``"bfloat16"`` and ``"float16"`` too, rounded to nearest, ties to even.
 
     Raises
     ------
     DTypeError, BackendError
     """
     x = values("cast", "x", x, "fiub")
-    return CAST(infer_cast(x.shape, np.dtype(dtype).name), x)
+    on_device = isinstance(x._data if isinstance(x, Tensor) else x, cuda.DeviceArray)
+    name = cuda.dtype_of(dtype).name if on_device else np.dtype(dtype).name
+    if name in _SHORT and not on_device:
+        raise DTypeError(f"cast: expected an array on a device to become {name}, got one in host memory")
+    return CAST(infer_cast(x.shape, name), x)

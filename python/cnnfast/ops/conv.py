@@ -31,6 +31,7 @@ from .registry import (
     pair,
     rank,
     shape_of,
+    vector,
 )
 from .views import take
 
@@ -479,7 +480,7 @@ def conv2d(
         w = take(plain, (slice(None, None, -1), slice(None, None, -1)))
     w, packed = unpack("conv2d", w, x, (groups,))
     if b is not None:
-        b = array("conv2d", "bias", b, x)
+        b = vector("conv2d", "bias", b, x)
     if residual is not None:
         residual = array("conv2d", "residual", residual, x)
     if padding_mode != "zeros":

@@ -28,6 +28,7 @@ from .registry import (
     number,
     optional,
     shape_of,
+    vector,
 )
 
 _F32_MAX = float(np.finfo(np.float32).max)
@@ -275,7 +276,7 @@ def batch_norm(
         if y is not None:
             return y
     x = array(op, "x", x)
-    mean, var = array(op, "mean", mean, x), array(op, "var", var, x)
+    mean, var = vector(op, "mean", mean, x), vector(op, "var", var, x)
     scale, shift = optional(op, "scale", scale, x), optional(op, "shift", shift, x)
     s = infer_batch_norm(x.shape, mean.shape, var.shape, shape_of(scale), shape_of(shift), eps)
     return BATCH_NORM(s, x, mean, var, scale, shift)

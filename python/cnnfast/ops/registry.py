@@ -293,9 +293,17 @@ def _convert(op: str, name: str, value: Any) -> Any:
     return np.require(a, kind, ["C", "A"]).view(kind, np.ndarray)
 
 
+def vector(op: str, name: str, value: Any, like: Array) -> Array:
+    """:func:`array` for one number per channel: float32 ones go with 16-bit arrays of a device too."""
+    if like.dtype is F32 or like.dtype not in FLOATS:
+        return array(op, name, value, like)
+    a = array(op, name, value)
+    return a if a.dtype is F32 and a.ndim == 1 else array(op, name, a, like)
+
+
 def optional(op: str, name: str, value: Any, like: Array) -> Array | None:
-    """:func:`array`, or None for None."""
-    return None if value is None else array(op, name, value, like)
+    """:func:`vector`, or None for None."""
+    return None if value is None else vector(op, name, value, like)
 
 
 def shape_of(a: Array | None) -> tuple[int, ...] | None:

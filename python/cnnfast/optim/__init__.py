@@ -8,6 +8,7 @@ from .clip import clip_grad_norm, clip_grad_value
 from .lbfgs import LBFGS
 from .optimizer import Optimizer
 from .rmsprop import RMSProp
+from .scaler import GradScaler
 from .schedules import (
     CosineAnnealingLR,
     LinearLR,
@@ -27,6 +28,7 @@ __all__ = [
     "AdamW",
     "CosineAnnealingLR",
     "ExponentialMovingAverage",
+    "GradScaler",
     "LinearLR",
     "Momentum",
     "MultiStepLR",

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda import DeviceArray
+from ..cuda.optim import together
 from ..errors import ShapeError
 from ..nn.module import Module
-from .optimizer import below_one
+from .optimizer import below_one, moved
 from .vectors import approach
 
 Array = np.ndarray
@@ -33,6 +35,14 @@ class _Buffer:
         setattr(self.module, self.name, array)
 
 
+def _copy(array: Any) -> Any:
+    return array.copy() if isinstance(array, DeviceArray) else np.array(array, order="C")
+
+
+def _contiguous(array: Any) -> Any:
+    return array if isinstance(array, DeviceArray) else np.ascontiguousarray(array).reshape(array.shape)
+
+
 class ExponentialMovingAverage:
     """Average of parameters: after each step, ``average += (1 - decay) (parameter - average)``.
 
@@ -47,7 +57,8 @@ class ExponentialMovingAverage:
 
     Attributes
     ----------
-    averages : list of ndarray
+    averages : list of ndarray or DeviceArray
+        Where the parameters are at the last update.
 
     References
     ----------
@@ -60,7 +71,7 @@ class ExponentialMovingAverage:
             raise ValueError(f"ExponentialMovingAverage: expected decay as a number in [0, 1), got {decay!r}")
         self._params: list[Any] = list(params.parameters() if isinstance(params, Module) else params)
         self.decay, self.warmup, self.updates = decay, warmup, 0
-        self.averages: list[Array] = [np.array(p.data, order="C") for p in self._params]
+        self.averages: list[Any] = [_copy(p.data) for p in self._params]
         if isinstance(params, Module):
             self.follow(params)
 
@@ -81,15 +92,17 @@ class ExponentialMovingAverage:
             for name, array in module._buffers.items():
                 if array.dtype.kind == "f" and (module, name) not in known:
                     self._params.append(_Buffer(module, name))
-                    self.averages.append(np.array(array, order="C"))
+                    self.averages.append(_copy(array))
 
     def update(self) -> None:
         """Take in parameters, and statistics that are followed; to be called after every step."""
         self.updates += 1
         t = self.updates
         decay = min(self.decay, (1 + t) / (10 + t)) if self.warmup else self.decay
-        for average, parameter in zip(self.averages, self._params, strict=True):
-            approach(average, np.ascontiguousarray(parameter.data).reshape(average.shape), 1 - decay)
+        with together():
+            for i, parameter in enumerate(self._params):
+                average = self.averages[i] = moved(self.averages[i], parameter.data)
+                approach(average, _contiguous(parameter.data), 1 - decay)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -97,7 +110,7 @@ class ExponentialMovingAverage:
         they are what they were."""
         before = [p.data for p in self._params]
         for parameter, average in zip(self._params, self.averages, strict=True):
-            parameter.data = average.copy()
+            parameter.data = moved(average, parameter.data).copy()
         try:
             yield
         finally:
@@ -106,7 +119,7 @@ class ExponentialMovingAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Decay, number of updates and averages (copies)."""
-        averages = [average.copy() for average in self.averages]
+        averages = [a.numpy() if isinstance(a, DeviceArray) else a.copy() for a in self.averages]
         return {"decay": self.decay, "warmup": self.warmup, "updates": self.updates, "averages": averages}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

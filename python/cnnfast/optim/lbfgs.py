@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda import DeviceArray
+from ..errors import BackendError
 from .optimizer import FROM_ZERO, Array, Optimizer, gradient, number
 from .vectors import add_scaled, dot
 
@@ -87,7 +89,7 @@ class LBFGS(Optimizer):
                 "line_search_fn": line_search_fn,
             },
         )
-        types = {p.dtype for p in self._parameters()}
+        types = {p.dtype for p in self.parameters()}
         if len(self.param_groups) > 1 or len(types) > 1:
             raise ValueError(
                 f"LBFGS: expected one group of parameters of one type, got {sorted(map(str, types))}"
@@ -97,7 +99,7 @@ class LBFGS(Optimizer):
     # --- parameters as one vector -----------------------------------------------------------------
 
     def _moving(self) -> list[Any]:
-        return [p for p in self._parameters() if p.requires_grad]
+        return [p for p in self.parameters() if p.requires_grad]
 
     def _gradient(self) -> Array:
         parts = []
@@ -138,10 +140,14 @@ class LBFGS(Optimizer):
         ------
         ValueError
             If there is no closure.
+        BackendError
+            If parameters are on a device.
         """
         if closure is None:
             raise ValueError("LBFGS: expected a closure that computes the loss and its gradients, got None")
         group, memory = self.param_groups[0], self._memory
+        if any(isinstance(p.data, DeviceArray) for p in self._moving()):
+            raise BackendError("LBFGS: expected parameters in host memory, got some on the device")
         if not self._moving():
             return _number(closure())
 

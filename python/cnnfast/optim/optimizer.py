@@ -16,7 +16,7 @@ import numpy as np
 from .. import config, cuda
 from ..config import current_backend
 from ..cuda import DeviceArray
-from ..cuda.optim import STEPS
+from ..cuda.optim import STEPS, together
 from ..errors import BackendError, DTypeError, ShapeError
 from ..ops.registry import F32, F64, is_plain
 from ..tensor import Tensor
@@ -61,16 +61,18 @@ def native_for(array: Any) -> Any:
 
 def zeros_once(state: dict[str, Any], name: str, like: Any) -> Any:
     """An array of a parameter's state, zero when it is asked for the first time."""
-    if isinstance(like, DeviceArray):
-        if name not in state:
-            state[name] = cuda.zeros(like.shape)
-        elif not isinstance(state[name], DeviceArray):  # loaded, or of before the parameter moved
-            state[name] = cuda.asarray(state[name])
-    elif name not in state:
-        state[name] = np.zeros_like(like)
-    elif isinstance(state[name], DeviceArray):
-        state[name] = state[name].numpy()
+    if name in state:
+        state[name] = moved(state[name], like)
+    else:
+        state[name] = cuda.zeros(like.shape) if isinstance(like, DeviceArray) else np.zeros_like(like)
     return state[name]
+
+
+def moved(array: Any, like: Any) -> Any:
+    """An array that was loaded, or is of before the parameter ``like`` moved, where that is now."""
+    if isinstance(like, DeviceArray):
+        return cuda.asarray(array)
+    return array.numpy() if isinstance(array, DeviceArray) else array
 
 
 class Optimizer:
@@ -121,7 +123,7 @@ class Optimizer:
         made["params"] = (
             list(params) if isinstance(params, Iterable) and not hasattr(params, "grad") else [params]
         )
-        known = {id(p) for p in self._parameters()}
+        known = {id(p) for p in self.parameters()}
         for parameter in made["params"]:
             if not (hasattr(parameter, "data") and hasattr(parameter, "grad")):
                 raise TypeError(f"{self._name}: expected tensors, got a {type(parameter).__name__}")
@@ -136,13 +138,14 @@ class Optimizer:
             if key in group and not good(group[key]):
                 raise ValueError(f"{self._name}: expected {key} {expected}, got {group[key]!r}")
 
-    def _parameters(self) -> Iterator[Any]:
+    def parameters(self) -> Iterator[Any]:
+        """The parameters of all groups."""
         for group in self.param_groups:
             yield from group["params"]
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        for parameter in self._parameters():
+        for parameter in self.parameters():
             parameter.grad = None
 
     # --- steps ---------------------------------------------------------------------------------
@@ -165,13 +168,14 @@ class Optimizer:
             If a gradient does not fit its parameter.
         """
         loss = None if closure is None else closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                grad = gradient(self._name, parameter)
-                if grad is None:
-                    continue
-                state = self._state.setdefault(id(parameter), {})
-                self._update(group, state, self._own(state, parameter), grad)
+        with together():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    grad = gradient(self._name, parameter)
+                    if grad is None:
+                        continue
+                    state = self._state.setdefault(id(parameter), {})
+                    self._update(group, state, self._own(state, parameter), grad)
         return loss
 
     def _own(self, state: dict[str, Any], parameter: Any) -> Any:
@@ -197,7 +201,7 @@ class Optimizer:
             ``"state"``: number of the parameter -> name -> array or number; ``"param_groups"``: settings,
             with ``"params"`` the numbers of the parameters.
         """
-        number = {id(p): i for i, p in enumerate(self._parameters())}
+        number = {id(p): i for i, p in enumerate(self.parameters())}
         state = {
             number[key]: {
                 name: value.numpy() if isinstance(value, DeviceArray) else copy.deepcopy(value)
@@ -228,7 +232,7 @@ class Optimizer:
         if sizes[0] != sizes[1]:
             raise ValueError(f"{self._name}: expected groups of {sizes[1]} parameters, got {sizes[0]}")
         numbers = [i for group in groups for i in group["params"]]
-        by_number = dict(zip(numbers, self._parameters(), strict=True))
+        by_number = dict(zip(numbers, self.parameters(), strict=True))
         loaded: dict[int, dict[str, Any]] = {}
         for number, held in state["state"].items():
             if number not in by_number:

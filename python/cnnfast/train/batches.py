@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda import DeviceArray
 from ..data.arrays import Dataset
 from ..data.loader import DataLoader
 from ..data.sample import Batch
 from ..errors import DataError, ShapeError
+from ..tensor import Tensor
 
 Array = np.ndarray
 
@@ -86,9 +88,9 @@ def parts(batch: Any) -> tuple[Array, Any, int]:
 
 
 def unwrapped(outputs: Any) -> Any:
-    """Arrays in place of tensors."""
+    """Host arrays in place of tensors."""
     if isinstance(outputs, (tuple, list)):
         return type(outputs)(unwrapped(part) for part in outputs)
     if isinstance(outputs, dict):
         return {key: unwrapped(part) for key, part in outputs.items()}
-    return outputs.data if hasattr(outputs, "requires_grad") else outputs
+    return outputs.numpy() if isinstance(outputs, (Tensor, DeviceArray)) else outputs

@@ -15,6 +15,7 @@ from ..nn.module import Module
 from ..tensor import Tensor, no_grad
 from .batches import loader_of, parts, unwrapped
 from .metrics import Metric, Sums, named
+from .placement import Placement
 from .progress import Progress
 
 Loss = Callable[[Any, Any], Any]
@@ -32,6 +33,8 @@ def evaluate(
     workers: int = 0,
     threads: int | None = None,
     progress: bool = False,
+    device: str | None = None,
+    dtype: Any = None,
 ) -> dict[str, float]:
     """Loss and metrics of a network in evaluation mode, as means over all samples.
 
@@ -51,6 +54,8 @@ def evaluate(
     threads : int, optional
         Threads of native calls meanwhile.
     progress : bool
+    device, dtype : optional
+        As for :func:`cnnfast.train.fit`.
 
     Returns
     -------
@@ -59,14 +64,15 @@ def evaluate(
 
     Raises
     ------
-    ShapeError, DataError, ValueError
+    ShapeError, DataError, BackendError, DTypeError, ValueError
     """
+    placed = Placement("evaluate", model, device, dtype)
     checked = chosen_metrics(loss, metrics)
     loader = loader_of("evaluate", data, batch_size, workers=workers)
     bar = Progress(progress, len(loader), unit="batch")
     try:
         with threads_of(threads):
-            return measured(model, loader, chosen_loss(loss), checked, lambda: bar.step("evaluation"))
+            return measured(placed, loader, chosen_loss(loss), checked, lambda: bar.step("evaluation"))
     finally:
         bar.close()
         if loader is not data:
@@ -74,21 +80,22 @@ def evaluate(
 
 
 def measured(
-    model: Module,
+    placed: Placement,
     loader: DataLoader,
     loss: Loss,
     metrics: Mapping[str, Metric],
     after_batch: Callable[[], Any] = lambda: None,
 ) -> dict[str, float]:
     """Means over one loop of a loader, which ends early if ``after_batch`` says True."""
-    sums, training = Sums(metrics), [(m, m.training) for m in model.modules()]
-    model.eval()
+    sums, training = Sums(metrics), [(m, m.training) for m in placed.model.modules()]
+    placed.model.eval()
     try:
         with no_grad():
             for batch in loader:
                 inputs, targets, count = parts(batch)
-                outputs = model(Tensor(inputs))
-                sums.add(count, float(one_number(loss(outputs, targets)).data), unwrapped(outputs), targets)
+                outputs = placed(inputs)
+                value = one_number(loss(outputs, targets))
+                sums.add(count, float(value.numpy().reshape(())), unwrapped(outputs), targets)
                 if after_batch():
                     break
     finally:

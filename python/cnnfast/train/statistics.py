@@ -9,8 +9,9 @@ from ..errors import DataError
 from ..nn import BatchNorm2d
 from ..nn.module import Module
 from ..ops.registry import integer
-from ..tensor import Tensor, no_grad
+from ..tensor import no_grad
 from .batches import loader_of, parts
+from .placement import Placement
 
 __all__ = ["update_batch_norm"]
 
@@ -54,6 +55,7 @@ def update_batch_norm(
         integer(op, "batches", batches, 1)
     modes = [(module, module.training) for module in model.modules()]
     layers = [m for m in model.modules() if isinstance(m, BatchNorm2d) and not m.frozen]
+    placed = Placement(op, model)
     momenta = [layer.momentum for layer in layers]
     loader = loader_of(op, data, batch_size, shuffle=True, workers=workers)
     model.eval()
@@ -66,7 +68,7 @@ def update_batch_norm(
                 seen += 1
                 for layer in layers:
                     layer.momentum = 1 / seen  # the first replaces what was there
-                model(Tensor(parts(batch)[0]))
+                placed(parts(batch)[0])
         if layers and not seen:
             raise DataError(f"{op}: expected at least one batch, got none")
     finally:

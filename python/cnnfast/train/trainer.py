@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,17 +18,21 @@ from .. import random
 from ..data.loader import DataLoader
 from ..errors import CnnfastError, TrainingError, WeightsError
 from ..nn.module import Module
-from ..tensor import Tensor
 from .batches import loader_of, parts, unwrapped
 from .checkpoint import load_checkpoint, save_checkpoint
 from .evaluation import Loss, chosen_loss, chosen_metrics, measured, one_number, threads_of
 from .history import History, LogFile, TensorBoard, figure, line
 from .interrupt import Interrupts
 from .metrics import Sums
+from .placement import Placement
 from .progress import Progress
 from .stopping import EarlyStopping
 
+if TYPE_CHECKING:
+    from ..optim import GradScaler
+
 Path = str | os.PathLike[str]
+_LEAST_SCALE = 2.0**-24
 
 __all__ = ["fit"]
 
@@ -59,6 +63,9 @@ def fit(
     progress: bool = True,
     threads: int | None = None,
     workers: int = 0,
+    device: str | None = None,
+    dtype: Any = None,
+    scaler: GradScaler | None = None,
 ) -> History:
     """Train a network.
 
@@ -119,6 +126,14 @@ def fit(
         Bar (with tqdm) and a line for each epoch on stderr.
     threads : int, optional
         Threads of native calls meanwhile.
+    device : {"cpu", "cuda"}, optional
+        Where the network is trained, which is moved there and stays; where it is without it. Batches,
+        checkpoints and what metrics see are in host memory.
+    dtype : {"float32", "bfloat16", "float16"}, optional
+        What a network on a device computes in between inputs and outputs. Parameters, their gradients and
+        steps, and losses stay float32: see :func:`cnnfast.nn.mixed_precision`.
+    scaler : cnnfast.optim.GradScaler, optional
+        Scales the loss, and leaves steps out whose gradients overflow; made for float16 where it is left out.
 
     Returns
     -------
@@ -127,11 +142,14 @@ def fit(
     Raises
     ------
     TrainingError
-        If a loss is not finite: before the update, so the weights are those of the step before.
+        If a loss is not finite: before the update, so the weights are those of the step before. If no scale
+        of the loss gives finite gradients.
     WeightsError
         If the checkpoint is damaged, or of another network, optimiser or data set.
     KeyboardInterrupt
         After Ctrl-C, when the step that was running is done and saved. A second Ctrl-C does not wait.
+    BackendError, DTypeError
+        If the device cannot be used, or does not compute in that type.
     ShapeError, DataError, ValueError, OSError
 
     Examples
@@ -174,7 +192,8 @@ def fit(
             held = loader_of("fit: validation", validation, loader.batch_size, workers=workers)
             stack.callback(held.close)
         run = _Run(
-            model, loader, held, chosen_loss(loss), chosen_metrics(loss, metrics), optimizer, schedule,
+            Placement("fit", model, device, dtype), scaler, loader, held,
+            chosen_loss(loss), chosen_metrics(loss, metrics), optimizer, schedule,
             schedule_every, ema, early_stopping, accumulate, clip_norm, checkpoint, checkpoint_every,
         )  # fmt: skip
         random.manual_seed(seed)
@@ -192,7 +211,8 @@ class _Run:
 
     def __init__(
         self,
-        model: Module,
+        placed: Placement,
+        scaler: GradScaler | None,
         loader: Any,
         validation: Any,
         loss: Loss,
@@ -209,9 +229,13 @@ class _Run:
     ) -> None:
         from .. import optim
 
-        self.model, self.loader, self.validation = model, loader, validation
+        self.placed, self.model = placed, (model := placed.model)
+        self.loader, self.validation = loader, validation
         self.loss, self.metrics = loss, metrics
         self.optimizer = optim.Adam(model.parameters()) if optimizer is None else optimizer
+        self.scaler = optim.GradScaler() if scaler is None and placed.dtype == np.float16 else scaler
+        if self.scaler is not None and isinstance(self.optimizer, optim.LBFGS):
+            raise ValueError("fit: expected an optimiser of single steps with a scaler, got LBFGS")
         self.schedule, self.schedule_every, self.ema = schedule, schedule_every, ema
         if ema is not None:
             ema.follow(model)
@@ -292,6 +316,7 @@ class _Run:
         made = [parts(batch) for batch in group]
         total = sum(count for _, _, count in made)
         first = True  # L-BFGS calls the closure again
+        scale = 1.0 if self.scaler is None else self.scaler.get_scale()
 
         def closure() -> float:
             nonlocal first
@@ -299,9 +324,11 @@ class _Run:
             self.model.zero_grad()
             mean = 0.0
             for inputs, targets, count in made:
-                outputs = self.model(Tensor(inputs))
+                outputs = self.placed(inputs)
                 value = one_number(self.loss(outputs, targets))
-                number = float(value.data.reshape(()))
+                # A device works on this while its host waits for the number.
+                value.backward(np.full(value.shape, scale * count / total, value.dtype))
+                number = float(value.numpy().reshape(()))
                 if first and not math.isfinite(number):
                     raise TrainingError(
                         f"fit: expected a finite loss, got {number} in epoch {len(self.history) + 1}, "
@@ -310,16 +337,27 @@ class _Run:
                     )
                 if first:
                     self.sums.add(count, number, unwrapped(outputs), targets)
-                value.backward(np.full(value.shape, count / total, value.dtype))
                 mean += number * count / total
+            if self.scaler is not None:
+                self.scaler.unscale(self.optimizer)
             if self.clip_norm is not None:
                 self.clip([p for g in self.optimizer.param_groups for p in g["params"]], self.clip_norm)
             first = False
             return mean
 
-        self.lr = self.rate()
-        self.optimizer.step(closure)
-        if self.ema is not None:
+        self.lr, stepped = self.rate(), True
+        if self.scaler is None:
+            self.optimizer.step(closure)
+        else:
+            closure()
+            stepped = self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.scaler.get_scale() < _LEAST_SCALE:
+                raise TrainingError(
+                    f"fit: expected finite gradients, got none at any scale of the loss down to "
+                    f"{_LEAST_SCALE:g}, in epoch {len(self.history) + 1}, step {self.step + 1}"
+                )
+        if self.ema is not None and stepped:
             self.ema.update()
 
     def finish_epoch(self, epochs: int) -> None:
@@ -329,7 +367,7 @@ class _Run:
             averaged = contextlib.nullcontext() if self.ema is None else self.ema.averaged()
             with averaged:
                 found = measured(
-                    self.model, self.validation, self.loss, self.metrics, lambda: self.interrupts.noted
+                    self.placed, self.validation, self.loss, self.metrics, lambda: self.interrupts.noted
                 )
             self.stop_if_interrupted()
             row |= {f"val_{name}": value for name, value in found.items()}
@@ -389,6 +427,7 @@ class _Run:
                 "optimizer": _named(self.optimizer),
                 "schedule": _named(self.schedule),
                 "ema": _named(self.ema),
+                "scaler": _named(self.scaler),
                 "random": random.get_state(),
                 "loader": self.position,
                 "validation": self.validated,
@@ -417,8 +456,8 @@ class _Run:
                 self.validation.load_state_dict(state["validation"])
                 self.validated = state["validation"]
             self.model.load_state_dict(state["model"])
-            for name in ("optimizer", "schedule", "ema"):
-                _load_named(name, getattr(self, name), state[name])
+            for name in ("optimizer", "schedule", "ema", "scaler"):
+                _load_named(name, getattr(self, name), state.get(name))  # older files have no scaler
             random.set_state(state["random"])
             self.history = History(state["history"])
             self.step, self.done, self.lr = state["step"], state["done"], state["lr"]
