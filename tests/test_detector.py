@@ -219,6 +219,12 @@ def test_command(network: list[str], square: str, tmp_path: Path, capsys: pytest
     assert (row["class"], row["name"]) == (0, "square")
     np.testing.assert_allclose(row["box"], [64, 32, 96, 64], atol=1)
     assert row["score"] > 0.9
+    assert main(["detect", square, *network, "--time", "2"]) == 0
+    number = r"\d+\.\d+"
+    parts = [rf"{part} {number} ms \({number} %\)" for part in ("preparation", "network", "boxes")]
+    assert re.fullmatch(
+        rf"  reading {number} ms, " + ", ".join(parts), capsys.readouterr().out.splitlines()[-1]
+    )
     assert main(["detect", square, *network, "--threshold", "1"]) == 0
     assert "nothing" in capsys.readouterr().out
 
@@ -323,7 +329,7 @@ def test_onnx_command(native: None, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*command, "--json", "--time", "3"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["results"]
     assert [thing["class"] for thing in found["objects"]] == [1]
-    assert list(found["milliseconds"]) == ["preparation", "network", "boxes"]
+    assert list(found["milliseconds"]) == ["reading", "preparation", "network", "boxes"]
     assert all(ms > 0 for ms in found["milliseconds"].values())
     assert main([*command, "--time", "2"]) == 0
     assert re.search(r"network [0-9.]+ ms \([0-9.]+ %\)", capsys.readouterr().out)

@@ -28,7 +28,7 @@ def test_what_has_no_gradient() -> None:
         name for name in without if OPERATORS[name].decompose
     }  # in compiled plans only, of others that have
     assert without - fused == {
-        *("nms", "batched_nms", "soft_nms", "weighted_nms"),
+        *("nms", "batched_nms", "soft_nms", "weighted_nms", "yolo_candidates"),
         *("argmax", "equal", "greater", "less", "logical_not"),
     }
 

@@ -173,6 +173,61 @@ def test_detect_equals_filtering_everything(rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(one.classes, classes[mask][keep])
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize(("softmax", "scale"), [(False, 1.0), (True, 1.0), (False, 1.05)])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (2, 13)])
+def test_kernel_equals_definition(
+    native: None, shape: tuple, softmax: bool, scale: float, threshold: float, rng: np.random.Generator
+) -> None:
+    anchors = ((10.0, 14.0), (81.0, 82.5), (0.5, 2.0))
+    output = rng.normal(0, 3, (*shape, 3 * 9)).astype(np.float32)
+    output.ravel()[rng.integers(0, output.size, output.size // 40)] = rng.choice([np.nan, np.inf, -np.inf])
+
+    def found(values: np.ndarray) -> tuple:
+        return cf.ops.yolo_candidates(
+            values, anchors, 4, (96, 160), score_threshold=threshold, softmax=softmax, scale_xy=scale
+        )
+
+    got = found(output)
+    with cf.use_backend("numpy"):
+        want = found(output)
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == other.dtype
+        # Both round once, from float64.
+        np.testing.assert_allclose(one, other, rtol=2**-23)
+    np.testing.assert_array_equal(got[2], want[2])
+    wide = found(output.astype(np.float64))
+    assert wide[0].dtype == wide[1].dtype == np.float64
+    for one, other in zip(got, wide, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_candidates_above_the_threshold_alone(backend: str) -> None:
+    output = np.zeros((2, 3, 2 * 6), np.float32)  # a score of .25 everywhere, which is not above .25
+    assert len(cf.ops.yolo_candidates(output, [(2, 2)] * 2, 1, 6)[1]) == 0
+    output[1, 2, 6:] = [0, 0, np.log(3), 0, 20, 20]
+    boxes, scores, classes = cf.ops.yolo_candidates(output, [(9, 9), (2, 4)], 1, (4, 6))
+    np.testing.assert_allclose(boxes, [[2, 1, 8, 5]], rtol=1e-6)  # cells of 2 x 2, bw = 3 pw
+    np.testing.assert_allclose(scores, [1])
+    assert classes.tolist() == [0]
+    assert len(cf.ops.yolo_candidates(output[:0], [(9, 9), (2, 4)], 1, 6)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "arguments", "message"),
+    [
+        ((2, 2, 8), ([(1, 1)], 2, 6), "expected 7 channels"),
+        ((2, 2), ([(1, 1)], 2, 6), "3 dimensions"),
+        ((2, 2, 7), ([(1, 1, 1)], 2, 6), "pairs"),
+        ((2, 2, 5), ([(1, 1)], 0, 6), "classes"),
+        ((2, 2, 7), ([(1, 1)], 2, 0), "size"),
+    ],
+)
+def test_candidates_refuse(backend: str, shape: tuple, arguments: tuple, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        cf.ops.yolo_candidates(np.zeros(shape, np.float32), *arguments)
+
+
 def test_strange_values_and_nothing_found() -> None:
     head = Head("yolo", ((10.0, 14.0),), 2)
     t = np.full((1, 2, 2, 7), -20, np.float32)

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "bindings/array.h"
+#include "cpu/yolo.h"
 
 namespace cnnfast::bindings {
 namespace {
@@ -70,6 +71,20 @@ void bind_boxes(py::module_& m) {
     without_gil([&] { count = weighted_nms(n, bd, sd, threshold, kept.as<int64_t>(), kept_boxes.floats()); });
     return py::make_tuple(copied(kept.as<int64_t>(), {count}, count),
                           copied(kept_boxes.floats(), {count, 4}, 4 * count));
+  });
+  m.def("yolo_candidates", [](const Floats& values, const std::vector<std::array<double, 2>>& anchors,
+                              std::pair<int64_t, int64_t> size, float threshold, float least, bool softmax,
+                              double scale_xy) {
+    const int64_t rows = values.shape(0), columns = values.shape(1);
+    const int64_t classes = anchors.empty() ? 0 : values.shape(2) / static_cast<int64_t>(anchors.size()) - 5;
+    const YoloOutput output{rows, columns, classes, anchors, size, threshold, least, softmax, scale_xy};
+    const float* vd = values.data();
+    YoloCandidates found;
+    without_gil([&] { found = yolo_candidates(output, vd); });
+    const auto count = static_cast<py::ssize_t>(found.scores.size());
+    return py::make_tuple(copied(found.boxes.data(), {count, 4}, 4 * count),
+                          copied(found.scores.data(), {count}, count),
+                          copied(found.classes.data(), {count}, count));
   });
 }
 

@@ -68,8 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--time",
         type=positive,
         metavar="N",
-        help="look at each picture N more times, and say what preparation (reading the file included), "
-        "network and boxes take (medians)",
+        help="look at each picture N more times, and say what reading the file takes, and what preparation, "
+        "network and boxes take, with their shares (medians)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -119,9 +119,7 @@ def run(args: argparse.Namespace) -> int:
         if not rows:
             print("  nothing", flush=True)
         if times:
-            total = sum(times.values())
-            each = (f"{part} {ms:.2f} ms ({100 * ms / total:.1f} %)" for part, ms in times.items())
-            print("  " + ", ".join(each), flush=True)
+            print("  " + _shares(times), flush=True)
     if args.json:
         model, weights = args.model or DEFAULT[0], args.weights or (None if args.model else DEFAULT[1])
         print(json.dumps({"model": model, "weights": weights, "results": results}, indent=2))
@@ -135,6 +133,14 @@ def _times(detector: Detector, path: str, rounds: int) -> dict[str, float]:
         detector(path)
         seen.append(detector.seconds)
     return {part: 1e3 * median(one[part] for one in seen) for part in seen[0]}
+
+
+def _shares(times: dict[str, float]) -> str:
+    """Reading a file has no share: it is the same for every network."""
+    parts = {part: ms for part, ms in times.items() if part != "reading"}
+    total = sum(parts.values())
+    shares = [f"{part} {ms:.2f} ms ({100 * ms / total:.1f} %)" for part, ms in parts.items()]
+    return ", ".join([f"reading {times['reading']:.2f} ms", *shares])
 
 
 def _places(output: str | None, pictures: list[str]) -> list[str | None]:

@@ -7,12 +7,22 @@ from collections.abc import Iterator
 import numpy as np
 
 from .. import losses, models, ops
-from ..detection import letterbox
+from ..detection import (
+    LandmarkHead,
+    LocalisationHead,
+    SlidingWindows,
+    coco_summary,
+    kmeans_anchors,
+    letterbox,
+    selective_search,
+    suppress,
+    voc_precision,
+)
 from ..detection.assignment import assign, decode_grid, encode_grid
 from ..graph.summary import summary
 from ..models.convolutional import fully_convolutional
 from ..models.darknet import Head
-from ..models.yolo import decode
+from ..models.yolo import Detections, decode
 from ..segmentation import Segmenter, confusion_matrix, mean_iou, pixel_accuracy
 from . import Chapter, Fact
 from .foundations import matrix, picture, plane
@@ -25,20 +35,26 @@ def localisation() -> Iterator[Fact]:
     x = np.array([[0.9, 0.5, 0.4, 0.3, 0.2, 0.7, 0.2, 0.1]] * 2)
     target = np.array([[1, 0.5, 0.5, 0.5, 0.5, 1, 0, 0], [0, 9, 9, 9, 9, 9, 9, 9.0]])
     cost = losses.localisation(x, target, reduction="none").data
-    yield Fact("3 classes: outputs", 8, x.shape[1])
+    yield Fact("3 classes: outputs", 8, LocalisationHead(16, 3).out_features)
     yield Fact("pc = 1: every term counts", 0.01 + 0.01 + 0.04 + 0.09 + 0.09 + 0.04 + 0.01, cost[0], 1e-12)
     yield Fact("pc = 0: only (yhat1 - y1)^2", 0.81, cost[1], 1e-12)
+    mixed = losses.localisation_mixed(x, target, reduction="none").data
+    there, nothing = np.log1p(np.exp(-0.9)), np.log1p(np.exp(0.9))
+    kind = np.log(np.exp([0.7, 0.2, 0.1]).sum()) - 0.7
+    there += 0.01 + 0.04 + 0.09 + kind
+    yield Fact("mixed: logistic, squared and log loss", [there, nothing], mixed, 1e-6)
+    y = LocalisationHead.encode([[0.1, 0.2, 0.3, 0.8]], [2], 3)
+    yield Fact("height before width", [[1, 0.2, 0.5, 0.6, 0.2, 0, 0, 1]], y, 1e-6)
 
 
 @CHAPTER.row("D2", "landmarks: 1 + 2 n outputs")
 def landmarks() -> Iterator[Fact]:
-    y = np.zeros((1, 129))
+    y = np.zeros((1, LandmarkHead(16, 64).out_features))
     y[0, 0] = 1
     x = y.copy()
     x[0, 0], x[0, 128] = 50, 3  # sure that there is a face, the last point off by 3
-    yield Fact(
-        "64 landmarks: 129 outputs, the last one counts", 9.0, float(losses.landmarks(x, y).data), 1e-6
-    )
+    yield Fact("64 landmarks: outputs", 129, y.shape[1])
+    yield Fact("the last one counts", 9.0, float(losses.landmarks(x, y).data), 1e-6)
 
 
 @CHAPTER.row("D3", "sliding windows as one convolutional network")
@@ -56,21 +72,30 @@ def windows() -> Iterator[Fact]:
     crops = [[model(np.ascontiguousarray(x[:, i : i + 14, j : j + 14]))[0] for j in range(0, 16, 2)]
              for i in range(0, 16, 2)]  # fmt: skip
     yield Fact("equal to cropping every window", crops, y[0], 1e-5)
+    one, other = (
+        SlidingWindows(model, (14, 14, 3), scales=(1, 0.5), background=None, convolutional=convolutional,
+                       score_threshold=0, iou_threshold=1)(x[0]).scores
+        for convolutional in (True, False)
+    )  # fmt: skip
+    yield Fact("scales 1 and 1/2: 8 x 8 windows and one, 4 classes each", 260, len(one))
+    yield Fact("equal to cropping at both scales", np.sort(other), np.sort(one), 1e-5)
 
 
 @CHAPTER.row("D4", "YOLO: encoding and decoding")
 def yolo() -> Iterator[Fact]:
     box = np.array([[100.0, 50.0, 300.0, 250.0]])
     target, _ = encode_grid([box], [np.array([3])], 7, 20, 448)
-    yield Fact("v1, 7 cells, 20 classes, 2 boxes each: values of a cell", 30, target.shape[-1] + 5)
+    v1 = (*target.shape[1:3], target.shape[3] + 5)  # targets have one box of a cell, outputs two
+    yield Fact("v1, 20 classes, 2 boxes each", (7, 7, 30), v1)
     roots = target.copy()
     roots[..., 2:4] **= 0.5  # which is what the network gives
     back, sure, _ = decode_grid(roots, 1, 448)
     yield Fact("v1: encoded and decoded, parts of the picture", box / 448, back[sure > 0] / 448, 1e-6)
-    head = Head("region", ((1.0, 1.0), (2.0, 0.5)), 3)
-    yield Fact("3x3 cells, 2 anchors, 3 classes: values of a cell", 2 * 8, head.channels)
-    head = Head("region", ((1.0, 1.5),) * 5, 80)
-    yield Fact("19x19 cells, 5 anchors, 80 classes: values of a cell", 5 * 85, head.channels)
+    for cells, anchors, classes in ((3, 2, 3), (19, 5, 80)):
+        head = Head("region", ((1.0, 1.5),) * anchors, classes)
+        targets = assign([box], [np.array([2])], [head], [(cells, cells)], 608).targets[0]
+        yield Fact(f"{cells}x{cells} cells, {anchors} anchors, {classes} classes",
+                   (cells, cells, anchors, 5 + classes), targets.shape[1:])  # fmt: skip
     head = Head("region", ((2.0, 3.0),), 1)
     raw = np.zeros((1, 4, 4, 6))
     raw[0, 1, 2, :4] = 0.3, -0.4, 0.5, -0.6
@@ -79,6 +104,10 @@ def yolo() -> Iterator[Fact]:
     side = np.exp(raw[0, 1, 2, 2:4]) * (2, 3) * 32
     expected = np.concatenate([centre - side / 2, centre + side / 2])
     yield Fact("bx = sigmoid(tx) + cx, bw = pw exp(tw)", expected, boxes, 1e-6)
+    raw[0, ..., 4:] = -50
+    raw[0, 1, 2, 4:] = 50
+    found = ops.yolo_candidates(raw[0], [(64, 96)], 1, 128)
+    yield Fact("what is left above a threshold", expected[None], found[0], 1e-6)
 
 
 @CHAPTER.row("D5", "intersection over union")
@@ -89,6 +118,8 @@ def overlap() -> Iterator[Fact]:
     for kind in ("iou", "giou", "diou", "ciou"):
         yield Fact(f"{kind} of a box with itself", 1.0, float(ops.box_iou(a, a, kind=kind)[0, 0]), 1e-6)
     yield Fact("empty boxes: 0, never NaN", 0.0, float(ops.box_iou(empty, empty)[0, 0]))
+    for form, box in (("xywh", [[2.0, 1, 2, 2]]), ("cxcywh", [[3.0, 2, 2, 2]])):
+        yield Fact(f"the same box as {form}", box, ops.box_convert(a, "xyxy", form))
 
 
 @CHAPTER.row("D6", "non-maximum suppression")
@@ -101,6 +132,11 @@ def suppression() -> Iterator[Fact]:
     yield Fact("what is at most .6 sure is dropped before", [0, 2], kept)
     classes = np.array([0, 1, 0, 0])
     yield Fact("classes do not meet", [0, 2, 1], ops.batched_nms(boxes, scores, classes, 0.5))
+    pair = Detections(boxes[:2], scores[:2], classes[:2] * 0)
+    soft = suppress(pair, method="soft").scores
+    yield Fact("soft: the second is .9 over the first", [0.9, 0.8 * np.exp(-(0.9**2) / 0.5)], soft, 1e-6)
+    mean = suppress(pair, method="weighted", iou_threshold=0.5).boxes
+    yield Fact("weighted: the mean of both", [[0, 0, 10, (0.9 * 10 + 0.8 * 9) / 1.7]], mean, 1e-5)
 
 
 @CHAPTER.row("D7", "assignment to the cell and the anchor with the best overlap")
@@ -109,20 +145,43 @@ def assignment() -> Iterator[Fact]:
     boxes = np.array([[40.0, 40, 72, 72], [41, 41, 73, 73]])
     made = assign([boxes], [np.zeros(2, np.int64)], heads, [(4, 4)], 128)
     yield Fact("two objects on one cell and anchor: reported", 1, len(made.collisions))
+    wider = np.array([[0.0, 0, 0, 0], [0, 0, 32, 0]])
+    apart = assign([boxes + wider], [np.zeros(2, np.int64)], heads, [(4, 4)], 128)
+    taken = [int(i) for i in np.flatnonzero(apart.targets[0][..., 4].any((0, 1, 2)))]
+    yield Fact("of two shapes each has the anchor it overlaps best", [0, 1], taken)
+    sizes = np.array([[10.0, 10], [10, 10], [40, 20], [40, 20], [40, 20]])
+    found = kmeans_anchors(sizes, 2)
+    yield Fact("k-means: two shapes, two anchors", [[10, 10], [40, 20]], found.anchors, 1e-6)
 
 
-@CHAPTER.row("D8", "letterbox and back")
+@CHAPTER.row("D8", "letterbox and back, and how good a detector is")
 def frame() -> Iterator[Fact]:
     _, where = letterbox(np.zeros((480, 640, 3), np.float32), (608, 608))
     boxes = np.array([[12.0, 34.0, 560.0, 470.0]])
     inside = where.apply(boxes)
     yield Fact("boxes come back within a pixel", boxes, where.undo(inside), 1.0)
+    objects = [(np.array([[0.0, 0, 10, 10], [20, 20, 30, 30]]), np.zeros(2, np.int64))]
+    guesses = np.array([[0.0, 0, 10, 10], [50, 50, 60, 60], [20, 20, 30, 30]])
+    found = [Detections(guesses, np.array([0.9, 0.8, 0.7]), np.zeros(3, np.int64))]
+    # Right, wrong, right: precision 1 up to half of the objects, then 2/3.
+    yield Fact("average precision of VOC", 0.5 + 0.5 * 2 / 3, voc_precision(found, objects, 1).mean, 1e-12)
+    coco = (51 + 50 * 2 / 3) / 101
+    yield Fact("of COCO, at 101 recalls", coco, coco_summary(found, objects, 1).ap50, 1e-12)
 
 
-@CHAPTER.row("D9", "Faster R-CNN")
+@CHAPTER.row("D9", "regions: selective search, pooling, and networks that propose")
 def regions() -> Iterator[Fact]:
+    seen = np.zeros((40, 60, 3), np.float32)
+    seen[8:24, 10:40] = (200, 40, 40)
+    best = ops.box_iou(np.float32(selective_search(seen)), np.float32([[10, 8, 40, 24]])).max()
+    yield Fact("selective search proposes a rectangle: IoU", 1.0, float(best), 0.1)
+    x = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    whole = np.array([[0, 0, 0, 3, 3]], np.float32)
+    yield Fact("RoI pooling of 4x4 to 2x2", matrix("5 7 / 13 15"), ops.roi_pool(x, whole, 2)[0, ..., 0])
+    aligned = ops.roi_align(x, np.float32([[0, 0, 0, 4, 4]]), 2, sampling_ratio=2, aligned=True)
+    yield Fact("RoIAlign of 4x4 to 2x2", matrix("2.5 4.5 / 10.5 12.5"), aligned[0, ..., 0], 1e-6)
     model = models.create_model("fasterrcnn_vgg16")
-    yield Fact("anchors at each place", 9, model.rpn.head.cls_logits.out_channels)
+    yield Fact("Faster R-CNN: anchors at each place", 9, model.rpn.head.cls_logits.out_channels)
 
 
 @CHAPTER.row("D10", "SSD300")
@@ -159,6 +218,9 @@ def transpose() -> Iterator[Fact]:
     y = ops.conv2d_transpose(x, w, stride=2)
     yield Fact("s=2: overlaps add up to the whole", (5, 5), y.shape[1:3])
     yield Fact("its sum", float(x.sum() * w.sum()), float(y.sum()))
+    other = np.random.default_rng(4).integers(-4, 5, y.shape).astype(np.float32)
+    here, there = float((ops.conv2d(other, w, stride=2) * x).sum()), float((other * y).sum())
+    yield Fact("the adjoint: <conv u, x> = <u, conv' x>", here, there)
 
 
 @CHAPTER.row("S4", "losses of pixels")

@@ -9,9 +9,10 @@ import numpy as np
 from .. import losses, models, nn, ops
 from ..graph.summary import receptive_fields, summary
 from ..graph.trace import trace
-from ..inspect import top_patches
+from ..inspect import feature_maps, grad_cam, top_patches
 from ..style import Features
 from ..style import transfer as style_transfer
+from ..style.objective import STYLE_LAYERS
 from . import Chapter, Fact
 
 CHAPTER = Chapter()
@@ -71,6 +72,9 @@ def features() -> Iterator[Fact]:
     firsts = [maps[i] for i in (0, 2, 4, 8, 12)]
     yield Fact("convolutions", 16, len(maps))
     yield Fact("conv1_1 to conv5_1: rows", [224, 112, 56, 28, 14], firsts)
+    usual = "conv1_1 conv2_1 conv3_1 conv4_1 conv5_1"
+    yield Fact("layers of style unless told otherwise", usual, " ".join(STYLE_LAYERS))
+    yield Fact("each layer counts", [0.2] * 5, list(STYLE_LAYERS.values()))
 
 
 @CHAPTER.row("N5", "what units see: the patches that excite them most")
@@ -97,3 +101,10 @@ def patches() -> Iterator[Fact]:
     field = [max(top, 0), min(bottom, 12), max(left, 0), min(right, 12)]
     seen_by = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
     yield Fact("the pixels that change the best one are its field", field, seen_by)
+    dense = nn.Linear(3, 4).initialize(5)
+    classifier = nn.Sequential(*model.children(), nn.GlobalAvgPool2d(), dense).eval()
+    seen = feature_maps(classifier, pictures[:1], ["2"])["2"]
+    yield Fact("feature maps are what the layer gives", np.asarray(model(pictures[:1])), seen, 1e-6)
+    # Behind a mean over pixels the gradients are the weights of the class.
+    weighted = np.maximum((seen[0] * dense.weight.data[:, 1]).sum(-1) / seen[0, ..., 0].size, 0)
+    yield Fact("Grad-CAM is its formula", weighted, grad_cam(classifier, pictures[:1], "2", 1).coarse, 1e-6)

@@ -94,7 +94,7 @@ def clip_boxes(boxes: Any, size: tuple[int, int]) -> Array:
     """Boxes cut at the edges of a picture of ``size`` rows and columns."""
     boxes = _checked("clip_boxes", "boxes", boxes)
     rows, columns = size
-    return np.clip(boxes, 0, np.array([columns, rows, columns, rows], boxes.dtype))
+    return np.minimum(np.maximum(boxes, 0), np.array([columns, rows, columns, rows], boxes.dtype))
 
 
 def large_boxes(boxes: Any, least: float) -> Array:

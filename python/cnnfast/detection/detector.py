@@ -69,8 +69,8 @@ class Detector:
     classes : int
         How many the network tells apart, without the background.
     seconds : dict
-        What the last picture took: ``"preparation"``, ``"network"``, and ``"boxes"``: decoding, suppression
-        and the way back to the picture.
+        What the last picture took: ``"reading"`` its file (0 for an array), ``"preparation"``, ``"network"``,
+        and ``"boxes"``: decoding, suppression and the way back to the picture.
 
     Raises
     ------
@@ -192,8 +192,11 @@ class Detector:
         ShapeError, DTypeError, PictureError, OSError
         """
         op = "Detector"
-        started = time.perf_counter()
-        picture = load_picture(picture) if isinstance(picture, (str, os.PathLike)) else np.asarray(picture)
+        asked = started = time.perf_counter()
+        if isinstance(picture, (str, os.PathLike)):
+            picture = load_picture(picture)
+            started = time.perf_counter()
+        picture = np.asarray(picture)
         picture = array(op, "picture", picture.astype(np.float32) if picture.dtype == np.uint8 else picture)
         rank(op, "picture", picture.shape, "H,W,C")
         if picture.shape[2] != 3 or 0 in picture.shape:
@@ -212,6 +215,7 @@ class Detector:
             max_detections=self.max_detections,
         )
         self.seconds = {
+            "reading": started - asked,
             "preparation": self._began - started,
             "network": self._ended - self._began,
             "boxes": time.perf_counter() - self._ended,
@@ -230,7 +234,8 @@ class Detector:
     def _yolo(self, picture: Array, least: float) -> Detections:
         from ..models.yolo import candidates
 
-        frame, place = letterbox(picture / np.float32(255), self.size, antialias=True)
+        frame, place = letterbox(picture, self.size, fill=127.5, antialias=True)
+        np.divide(frame, 255, out=frame)  # the frame has fewer pixels than the picture
         found = candidates(self._run(frame[None]), self.model.heads, self.size, least)[0]
         return found._replace(boxes=place.undo(found.boxes, clip=False))
 

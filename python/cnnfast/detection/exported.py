@@ -97,17 +97,17 @@ class Exported:
         from ..models.yolo import Detections
 
         values = _array(output)[0]
+        # Most places hold nothing: those of YOLOX say so, for its classes have probabilities.
         if self.kind == "yolox":
+            at = np.flatnonzero(values[:, 4] > least)
+            values, strides = values[at], self.strides[at]
             scores = values[:, 4:5] * values[:, 5:]
-            centre = (values[:, :2] + self.cells) * self.strides
+            centre, reach = (values[:, :2] + self.cells[at]) * strides, np.exp(values[:, 2:4]) * strides
         else:
-            values = values.T
-            scores, centre = values[:, 4:], values[:, :2]
+            values = values[:, np.flatnonzero((values[4:] > least).any(0))].T
+            scores, centre, reach = values[:, 4:], values[:, :2], values[:, 2:4]
         which, classes = np.nonzero(scores > least)
-        reach = values[which, 2:4]
-        if self.kind == "yolox":
-            reach = np.exp(reach) * self.strides[which]
-        boxes = ops.box_convert(np.concatenate([centre[which], reach], 1), "cxcywh", "xyxy")
+        boxes = ops.box_convert(np.concatenate([centre, reach], 1)[which], "cxcywh", "xyxy")
         return Detections(boxes, scores[which, classes], classes)
 
 

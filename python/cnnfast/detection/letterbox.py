@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,26 +34,28 @@ class Letterbox(NamedTuple):
     frame: tuple[int, int]
     offset: tuple[int, int]
 
-    def _maps(self, dtype: Any) -> tuple[Array, Array]:
-        """Factor from the picture to the frame, and shift, for x1, y1, x2, y2."""
-        factor = [self.inner[1] / self.picture[1], self.inner[0] / self.picture[0]]
-        return np.array(factor * 2, dtype), np.array([self.offset[1], self.offset[0]] * 2, dtype)
-
     def apply(self, boxes: Any) -> Array:
         """Boxes (..., 4) x1, y1, x2, y2 in pixels of the picture, in pixels of the frame."""
         boxes = array("Letterbox.apply", "boxes", boxes)
-        factor, shift = self._maps(boxes.dtype)
+        factor, shift = _maps(self, boxes.dtype)
         return boxes * factor + shift
 
     def undo(self, boxes: Any, *, clip: bool = True) -> Array:
         """Boxes (..., 4) in pixels of the frame, in pixels of the picture; cut at its edges."""
         boxes = array("Letterbox.undo", "boxes", boxes)
-        factor, shift = self._maps(boxes.dtype)
+        factor, shift = _maps(self, boxes.dtype)
         boxes = (boxes - shift) / factor
         if clip:
             h, w = self.picture
             boxes = np.clip(boxes, 0, np.array([w, h, w, h], boxes.dtype))
         return boxes
+
+
+@functools.lru_cache(maxsize=64)
+def _maps(place: Letterbox, dtype: Any) -> tuple[Array, Array]:
+    """Factor from the picture to the frame, and shift, for x1, y1, x2, y2."""
+    factor = [place.inner[1] / place.picture[1], place.inner[0] / place.picture[0]]
+    return np.array(factor * 2, dtype), np.array([place.offset[1], place.offset[0]] * 2, dtype)
 
 
 def letterbox(

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops
-from ..ops.activations import apply_activation
 from ..ops.registry import array, fail, number, pair, rank
-from ..ops.softmax import softmax
+from ..ops.yolo import YOLO_CANDIDATES, YoloSpec, decode_places
 from ..weights.darknet import Section
 from .darknet import Darknet, Head
 from .registry import Pretrained, register_model
@@ -222,68 +221,24 @@ class Detections(NamedTuple):
     classes: Array
 
 
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(apply_activation("sigmoid", x))
-
-
-def _cells(output: Any, head: Head) -> Array:
-    """Raw values as (N, rows, columns, anchors, 5 + classes)."""
+def _raw(output: Any, head: Head) -> Array:
     output = array("decode", "output", np.asarray(output))
     rank("decode", "output", output.shape, "N,H,W,C")
     if output.shape[3] != head.channels:
         fail("decode", f"expected {head.channels} channels", output=output.shape)
-    return output.reshape(*output.shape[:3], len(head.anchors), 5 + head.classes)
+    return output
 
 
-class _Places(NamedTuple):
-    """What belongs to every place (head, row, column, anchor) of some outputs; all (K, 2), x before y.
-
-    Attributes
-    ----------
-    cell : ndarray
-        Column and row.
-    grid : ndarray
-        Cells of the output.
-    half : ndarray
-        Half of the anchor, as a part of the input.
-    stretch : ndarray
-    """
-
-    cell: Array
-    grid: Array
-    half: Array
-    stretch: Array
-
-
-@functools.lru_cache(maxsize=16)
-def _places(
-    heads: tuple[Head, ...], grids: tuple[tuple[int, int], ...], size: tuple[int, int], dtype: str
-) -> _Places:
-    parts = []
-    for head, (rows, columns) in zip(heads, grids, strict=True):
-        row, column, anchor = (i.ravel() for i in np.indices((rows, columns, len(head.anchors))))
-        # Anchors of version 3 are pixels of the input, those of version 2 are cells.
-        whole = (size[1], size[0]) if head.kind == "yolo" else (columns, rows)
-        anchors = np.array(head.anchors, np.float64) / np.array(whole, np.float64)
-        grid, stretch = (np.full((len(row), 2), v) for v in ((columns, rows), head.scale_xy))
-        parts.append((np.stack([column, row], 1), grid, (anchors / 2)[anchor], stretch))
-    return _Places(*[np.concatenate(part).astype(dtype) for part in zip(*parts, strict=True)])
-
-
-def _boxes(t: Array, centre: Array, at: Any, places: _Places) -> Array:
-    """Boxes x1, y1, x2, y2 as parts of the input, of raw values (K, 4) and the sigmoid of the first two."""
-    cell, grid, half, stretch = (part[at] for part in places)
-    if (stretch != 1).any():
-        centre = centre * stretch - (stretch - 1) / 2
-    centre = (centre + cell) / grid
-    with np.errstate(over="ignore", invalid="ignore"):
-        half = np.exp(t[:, 2:4]) * half
-        return np.concatenate([centre - half, centre + half], 1)
-
-
-def _probabilities(t: Array, head: Head) -> Array:
-    """Of the classes, given that there is an object."""
-    return softmax(t) if head.softmax else _sigmoid(t)
+@functools.lru_cache(maxsize=64)
+def _spec(
+    head: Head, grid: tuple[int, int], size: tuple[int, int], threshold: float, relative: bool = False
+) -> YoloSpec:
+    """What the values of an output of this grid mean; ``relative`` for a picture of a single pixel."""
+    # Anchors of version 3 are pixels of the input, those of version 2 are cells.
+    rows, columns = size if head.kind == "yolo" else grid
+    height, width = seen = (1, 1) if relative else size
+    anchors = tuple([(w / columns * width, h / rows * height) for w, h in head.anchors])
+    return YoloSpec(*grid, anchors, head.classes, seen, threshold, head.softmax, head.scale_xy)
 
 
 def decode(output: Any, head: Head, size: Any, *, relative: bool = False) -> tuple[Array, Array, Array]:
@@ -319,21 +274,15 @@ def decode(output: Any, head: Head, size: Any, *, relative: bool = False) -> tup
     Redmon and Farhadi, "YOLO9000: better, faster, stronger", 2017, section 2 (with softmax over the
     classes); "YOLOv3: an incremental improvement", 2018, section 2 (with a sigmoid for each).
     """
-    cells = _cells(output, head)
-    size = _size(size)
-    n, rows, columns, anchors, values = cells.shape
-    t = cells.reshape(-1, values)
-    places = _places((head,), ((rows, columns),), size, t.dtype.str)
-    at = np.tile(np.arange(rows * columns * anchors), n)
-    boxes = _boxes(t, _sigmoid(t[:, :2]), at, places)
-    if not relative:
-        boxes = boxes * np.array([size[1], size[0]] * 2, boxes.dtype)
-    objectness, probabilities = _sigmoid(t[:, 4]), _probabilities(t[:, 5:], head)
-    count = rows * columns * anchors
+    output = _raw(output, head)
+    n, rows, columns = output.shape[:3]
+    spec = _spec(head, (rows, columns), _size(size), 0.0, relative)
+    at = np.tile(np.arange(spec.places), n)
+    boxes, objectness, probabilities = decode_places(spec, output.reshape(-1, spec.values), at)
     return (
-        boxes.reshape(n, count, 4),
-        objectness.reshape(n, count),
-        probabilities.reshape(n, count, head.classes),
+        boxes.reshape(n, spec.places, 4),
+        objectness.reshape(n, spec.places),
+        probabilities.reshape(n, spec.places, head.classes),
     )
 
 
@@ -410,41 +359,12 @@ def candidates(
         fail("detect", f"expected one output for each of {len(heads)} heads, got {len(outputs)}")
     size = _size(size)
     threshold = number("detect", "score_threshold", score_threshold)
-    per_head = [_cells(output, head) for output, head in zip(outputs, heads, strict=True)]
-    if any(len(cells) != len(per_head[0]) for cells in per_head):
-        fail("detect", f"outputs of {[len(cells) for cells in per_head]} pictures do not belong together")
+    raw = [_raw(output, head) for output, head in zip(outputs, heads, strict=True)]
+    if any(len(output) != len(raw[0]) for output in raw):
+        fail("detect", f"outputs of {[len(output) for output in raw]} pictures do not belong together")
+    specs = [_spec(head, o.shape[1:3], size, threshold) for o, head in zip(raw, heads, strict=True)]
     results = []
-    for i in range(len(per_head[0])):
-        if len({(head.classes, head.softmax) for head in heads}) == 1:
-            found = [_candidates([cells[i] for cells in per_head], tuple(heads), size, threshold)]
-        else:
-            pairs = zip(per_head, heads, strict=True)
-            found = [_candidates([cells[i]], (head,), size, threshold) for cells, head in pairs]
-        results.append(Detections(*[np.concatenate(part) for part in zip(*found, strict=True)]))
+    for i in range(len(raw[0])):
+        found = [YOLO_CANDIDATES(spec, output[i]) for spec, output in zip(specs, raw, strict=True)]
+        results.append(Detections(*map(np.concatenate, zip(*found, strict=True))))
     return results
-
-
-def _candidates(
-    outputs: Sequence[Array], heads: tuple[Head, ...], size: tuple[int, int], threshold: float
-) -> tuple[Array, Array, Array]:
-    """Boxes, scores and classes above the threshold of one picture, of heads of one kind.
-
-    No score is above its objectness, so the other values of most places need no look; nor does the objectness
-    of most need its sigmoid.
-    """
-    least = np.log(threshold / (1 - threshold)) - 0.01 if 0 < threshold < 1 else -np.inf
-    first, raw, kept = 0, [], []
-    for cells in outputs:
-        values = cells.reshape(-1, cells.shape[-1])
-        at = np.flatnonzero(values[:, 4] >= least)
-        raw.append(values[at])
-        kept.append(at + first)
-        first += len(values)
-    t, at = np.concatenate(raw), np.concatenate(kept)
-    s = _sigmoid(t)
-    with np.errstate(invalid="ignore"):
-        scores = s[:, 4:5] * (softmax(t[:, 5:]) if heads[0].softmax else s[:, 5:])
-        which, classes = np.nonzero(scores > threshold)
-    grids = tuple([cells.shape[:2] for cells in outputs])
-    boxes = _boxes(t[which], s[which, :2], at[which], _places(heads, grids, size, t.dtype.str))
-    return boxes * np.array([size[1], size[0]] * 2, boxes.dtype), scores[which, classes], classes

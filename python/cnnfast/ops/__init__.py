@@ -33,6 +33,7 @@ from .roi import roi_align, roi_pool
 from .softmax import log_softmax, softmax
 from .unary import abs, ceil, clip, elu, erf, exp, floor, hard_sigmoid, log, neg, reciprocal, sqrt
 from .views import flatten, reshape, split, take, transpose
+from .yolo import yolo_candidates
 
 __all__ = [
     "OPERATORS",
@@ -135,4 +136,5 @@ __all__ = [
     "transpose",
     "weighted_nms",
     "where",
+    "yolo_candidates",
 ]
