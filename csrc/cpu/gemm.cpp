@@ -9,7 +9,8 @@
 namespace cnnfast {
 namespace {
 
-// Values summed in one go; bounds both the rounding error of a long sum and the panel in cache.
+// Values summed in one go; bounds both the rounding error of a long sum and the panel in cache. A kernel of
+// 3x3 is one sum for 64 channels, three for 256.
 constexpr int64_t kChunk = kLineLength;
 // Rows of one block: their slice of A stays in the second-level cache while all panels pass.
 constexpr int64_t kBlockRows = 96;
@@ -24,6 +25,13 @@ constexpr int64_t kPlainRows = 96;
 constexpr int64_t kPastCache = int64_t{3} << 20;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Taps of `len` values that are summed in one go, about as many each time: a chunk costs the same around its
+// sums whether it is short or long.
+int64_t even_chunk(int64_t taps, int64_t len) {
+  const int64_t most = std::max<int64_t>(1, kChunk / len);
+  return ceil_div(taps, ceil_div(taps, most));
+}
 
 // What is the same for all blocks of a product with rows `out_step` floats apart. `total`: values of all
 // products that are written together.
@@ -87,7 +95,7 @@ void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t u
   block.fetch_step = gemm.fetch_step;
 
   const int64_t parts = ceil_div(gemm.len, kChunk);  // of one tap
-  const int64_t taps_at_once = parts > 1 ? 1 : std::max<int64_t>(1, kChunk / gemm.len);
+  const int64_t taps_at_once = even_chunk(gemm.taps, gemm.len);
   int64_t shifted = 0;
   for (int64_t unit = unit_first; unit < unit_last;) {
     const int64_t group = unit / panels;
@@ -228,7 +236,7 @@ void run_lines(const LineGemm& gemm, int64_t lines, const float* const* taps, fl
   block.out = &out;
   block.len = gemm.len;
   block.panel_last = panel_count(gemm.b.columns, k.vl, k.gemm.max_vectors, gemm.b.row_stride != 0);
-  const int64_t at_once = kChunk / gemm.len;
+  const int64_t at_once = even_chunk(gemm.taps, gemm.len);
   for (int64_t line = 0; line < lines; ++line, taps += gemm.taps, out += line_step)
     for (int64_t tap = 0; tap < gemm.taps; tap += at_once) {
       block.rows = taps + tap;

@@ -80,7 +80,7 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads);
 // The same for lines of `m` output rows whose rows of A lie `row_step` values apart: tap t of row i of line l
 // is at taps[l * gemm.taps + t] + i * row_step, its result at out + l * line_step + i * out_step. `len` is at
 // most kLineLength; one group.
-constexpr int64_t kLineLength = 512;
+constexpr int64_t kLineLength = 768;
 struct LineGemm {
   int64_t m, row_step, out_step, taps, len;
   MatrixView b;
