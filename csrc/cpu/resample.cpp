@@ -183,7 +183,7 @@ void concat(const std::vector<ConcatPart>& parts, int64_t rows, float* y) {
   // Rows of this length are written one after the other, which memory likes better; shorter ones part by
   // part, which saves calls.
   constexpr int64_t kSequential = 64;
-  constexpr int64_t kPastCache = int64_t{2} << 20;  // floats
+  constexpr int64_t kPastCache = int64_t{3} << 20;  // floats
   const bool past_cache = rows * line >= kPastCache;
   // Many short rows are shared out whole, a few long ones in pieces.
   if (rows >= 8 * threads) {
