@@ -4,8 +4,10 @@
 Usage: tools/check_cuda.py FILE      e.g. tools/check_cuda.py python/cnnfast/_cuda.*.so
 
 Every kernel named ``*mma*kernel`` must multiply on tensor cores (HMMA, or HGMMA in ``*_sm90.cu``), and no
-kernel may keep registers in local memory (LDL, STL). Needs ``cuobjdump`` and ``nvdisasm``, which the packages
-nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm have; no device.
+kernel may have a place in local memory, neither for registers that were spilled nor on a stack. What kernels
+take is written in the module; machine code is read of those alone that are asked for tensor cores. Needs
+``cuobjdump`` and ``nvdisasm``, which the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm have; no
+device.
 """
 
 from __future__ import annotations
@@ -17,18 +19,21 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+MMA = re.compile(r"mma\w*kernel")
 
 
 @dataclass
 class Kernel:
-    """A kernel for one target; ``symbol`` is its mangled name."""
+    """A kernel for one target; ``symbol`` is its mangled name, ``local`` bytes of each thread."""
 
     symbol: str
     target: str
-    instructions: int = 0
-    found: collections.Counter[str] = field(default_factory=collections.Counter)
+    local: int
 
     @property
     def name(self) -> str:
@@ -39,15 +44,12 @@ class Kernel:
             name, rest = rest[start : start + int(length[0])], rest[start + int(length[0]) :]
         return name
 
-    def problems(self) -> list[str]:
-        found = []
-        if re.search(r"mma\w*kernel", self.name):
-            wanted = "HGMMA" if "_sm90_cu" in self.symbol else "HMMA"
-            if not self.found[wanted]:
-                found.append(f"no {wanted}")
-        if self.found["LDL"] or self.found["STL"]:
-            found.append(f"{self.found['LDL']} loads and {self.found['STL']} stores of local memory")
-        return found
+    @property
+    def wanted(self) -> str | None:
+        """The instruction that must be there."""
+        if not MMA.search(self.name):
+            return None
+        return "HGMMA" if "_sm90_cu" in self.symbol else "HMMA"
 
 
 def _path() -> str:
@@ -58,27 +60,42 @@ def _path() -> str:
     return os.pathsep.join([*found, os.environ["PATH"]])
 
 
-def kernels(file: str, tool: str, path: str) -> list[Kernel]:
-    """Every kernel of every target in a module."""
-    process = subprocess.Popen(
-        [tool, "-sass", file], stdout=subprocess.PIPE, text=True, env={**os.environ, "PATH": path}
+def _output(*command: str, path: str, folder: str | None = None) -> str:
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env={**os.environ, "PATH": path}, check=False
     )
-    assert process.stdout is not None
-    all_, target = [], ""
-    for line in process.stdout:
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed: {done.stderr[-500:]}")
+    return done.stdout
+
+
+def kernels(file: str, path: str) -> Iterator[Kernel]:
+    """Every kernel of every target in a module."""
+    target = symbol = ""
+    for line in _output("cuobjdump", "-res-usage", file, path=path).splitlines():
         if line.startswith("arch = "):
             target = line.split()[2]
-        elif "Function : " in line:
-            all_.append(Kernel(line.split()[2], target))
-        elif all_ and re.match(r"\s+/\*[0-9a-f]{4,}\*/ +\S", line):
-            kernel = all_[-1]
-            kernel.instructions += 1
-            for word in ("HGMMA", "HMMA", "LDL", "STL"):
-                if re.search(rf"\b{word}\b", line):
-                    kernel.found[word] += 1
-    if process.wait() != 0:
-        raise SystemExit(f"{tool} failed on {file}")
-    return all_
+        elif found := re.match(r"\s*Function (\S+):", line):
+            symbol = found[1]
+        elif found := re.search(r"STACK:(\d+) .*LOCAL:(\d+)", line):
+            yield Kernel(symbol, target, int(found[1]) + int(found[2]))
+
+
+def tensor_instructions(file: str, path: str) -> dict[tuple[str, str], collections.Counter[str]]:
+    """HMMA and HGMMA by target and symbol, of the objects that have kernels which should have them."""
+    counts: dict[tuple[str, str], collections.Counter[str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        _output("cuobjdump", "-xelf", "all", str(Path(file).resolve()), path=path, folder=folder)
+        for cubin in sorted(Path(folder).glob("*.cubin")):
+            if not re.search(MMA.pattern.encode(), cubin.read_bytes()):
+                continue
+            target, here = cubin.suffixes[-2][1:], collections.Counter[str]()
+            for line in _output("nvdisasm", "-c", "-ndf", str(cubin), path=path).splitlines():
+                if line.startswith(".text."):
+                    here = counts.setdefault((target, line[6:-1]), collections.Counter())
+                elif "HGMMA." in line or "HMMA." in line:
+                    here["HGMMA" if "HGMMA." in line else "HMMA"] += 1
+    return counts
 
 
 def main() -> int:
@@ -86,22 +103,24 @@ def main() -> int:
         print(__doc__)
         return 2
     path = _path()
-    tool = shutil.which("cuobjdump", path=path)
-    if tool is None:
-        print("check_cuda: cuobjdump was not found")
-        return 2
-    found = kernels(sys.argv[1], tool, path)
+    for tool in ("cuobjdump", "nvdisasm"):
+        if shutil.which(tool, path=path) is None:
+            print(f"check_cuda: {tool} was not found")
+            return 2
+    found, counts = list(kernels(sys.argv[1], path)), tensor_instructions(sys.argv[1], path)
     wrong = 0
     for kernel in found:
-        for problem in kernel.problems():
+        problems = [f"{kernel.local} bytes of local memory"] if kernel.local else []
+        if kernel.wanted and not counts.get((kernel.target, kernel.symbol), {}).get(kernel.wanted):
+            problems.append(f"no {kernel.wanted}")
+        for problem in problems:
             print(f"{kernel.target} {kernel.symbol}: {problem}")
-            wrong += 1
+        wrong += len(problems)
     for target in sorted({k.target for k in found}):
-        mine = [k for k in found if k.target == target]
-        tensor = sum(1 for k in mine if k.found["HMMA"] or k.found["HGMMA"])
-        print(f"{target}: {len(mine)} kernels, {sum(k.instructions for k in mine)} instructions; "
-              f"{tensor} kernels on tensor cores")  # fmt: skip
-    return 1 if wrong or not found else 0
+        tensor = sum(1 for (t, _), each in counts.items() if t == target and each)
+        count = sum(1 for k in found if k.target == target)
+        print(f"{target}: {count} kernels; {tensor} kernels on tensor cores")
+    return 1 if wrong or not found or not counts else 0
 
 
 if __name__ == "__main__":
