@@ -1,6 +1,5 @@
 // Activations on one vector. Relative error at most 4e-7 against float64 wherever the result is a
-// normal number; NaN comes through; +-Inf give the limits. Sigmoid and SiLU put the power of two on
-// last, so that nothing is lost far to the left.
+// normal number; NaN comes through; +-Inf give the limits.
 // Included by every kernel with an epilogue.
 #pragma once
 #include "core/epilogue.h"
@@ -9,63 +8,56 @@
 
 namespace {
 
-// exp(-x) = p / (fraction 2^k), |x| at most 2^12 or NaN; `whole` is k as a float, plus less than one. Where a
-// vector can be looked up in, fraction is one of its powers of two and p a polynomial of degree 3 (relative
-// error 2e-9 for 16 lanes, 3e-8 for 8); else it is 1.
+// exp(-x) = p / power for |x| at most 110, or NaN. Both hold a factor 2^40, with which every power is a
+// normal number. Where a vector can be looked up in, power is 2^(n/16) (2^(n/8) for 8 lanes), and p a
+// polynomial of degree 3 (relative error 2e-9, or 3e-8); else power is 2^k.
 struct DecayParts {
-  vf p, fraction, whole;
-  vi k;
+  vf p, power;
 };
 CNNFAST_INLINE DecayParts decay_parts(vf x) {
+  constexpr float kLift = 1099511627776.0f;
 #if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_V3)
-  constexpr int kBits = VL == 16 ? 4 : 3;  // of the fraction
+  constexpr int kBits = VL == 16 ? 4 : 3;  // of n for the fraction
   const vf magic = splat(12582912.0f / VL);
   const vf shifted = fma(x, splat(1.442695041f), magic), whole = shifted - magic;
   vf r = fma(whole, splat(-0.693359375f), x);
   r = fma(whole, splat(2.12194440e-4f), r);
-  const vi number = bits_of(shifted), k = (number - splat_int(0x4b400000 - (kBits << 23))) >> kBits;
+  // The lowest bits of n look up its fraction. All of n is then added to the exponent; the table is less by
+  // what the fraction adds.
+  const vi n = bits_of(shifted);
 #if defined(CNNFAST_LEVEL_V4)
-  const vf powers = {1.0f,        1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
-                     1.29683959f, 1.35425556f, 1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
-                     1.68179286f, 1.75625217f, 1.83400810f, 1.91520655f};
-  const vf fraction = _mm512_permutexvar_ps(reinterpret_cast<__m512i>(number), powers);
-  vf p = fma(splat(-0.16666753f), r, splat(0.50001616f));
+  const vi powers = {0x53800000, 0x537daac3, 0x537b95c2, 0x5379c3d3, 0x537837f0, 0x5376f532,
+                     0x5375fed7, 0x5375583f, 0x537504f3, 0x537508a4, 0x5375672a, 0x5376248c,
+                     0x537744fd, 0x5378ccdf, 0x537ac0c7, 0x537d257d};
+  const vi fraction = reinterpret_cast<vi>(
+      _mm512_permutexvar_epi32(reinterpret_cast<__m512i>(n), reinterpret_cast<__m512i>(powers)));
+  vf p = fma(splat(-0.16666753f * kLift), r, splat(0.50001616f * kLift));
 #else
-  const vf powers = {1.0f,        1.09050775f, 1.18920708f, 1.29683959f,
-                     1.41421354f, 1.54221082f, 1.68179286f, 1.83400810f};
-  const vf fraction = _mm256_permutevar8x32_ps(powers, reinterpret_cast<__m256i>(number));
-  vf p = fma(splat(-0.16666863f), r, splat(0.50006447f));
+  const vi powers = {0x53800000, 0x537b95c2, 0x537837f0, 0x5375fed7,
+                     0x537504f3, 0x5375672a, 0x537744fd, 0x537ac0c7};
+  const vi fraction = reinterpret_cast<vi>(
+      _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(powers), reinterpret_cast<__m256i>(n)));
+  vf p = fma(splat(-0.16666863f * kLift), r, splat(0.50006447f * kLift));
 #endif
-  p = fma(fma(p, r, splat(-1.0f)), r, splat(1.0f));
-  return {p, fraction, whole, k};
+  p = fma(fma(p, r, splat(-kLift)), r, splat(kLift));
+  return {p, from_bits(fraction + (n << (23 - kBits)))};
 #else
   const ExpParts e = exp_parts(-x);
-  return {e.p, splat(1.0f), -e.whole, -e.k};
+  return {e.p * kLift, from_bits((splat_int(127 + 40) - e.k) << 23)};
 #endif
 }
 
-// top / (1 + exp(-x)): sigmoid for top = 1, SiLU for top = x. `bounded` is x within -110 and 40, beyond which
-// the result no longer changes. With power = fraction 2^k it is power top / (power + p), in which nothing is
-// too large.
-CNNFAST_INLINE vf logistic(vf bounded, vf top) {
-  const DecayParts e = decay_parts(bounded);
-#if defined(CNNFAST_LEVEL_V4)
-  const vf power = _mm512_scalef_ps(e.fraction, e.whole);
-  return _mm512_scalef_ps(e.fraction / (power + e.p) * top, e.whole);
-#else
-  // Two factors, as 2^k may be no normal number; where the second is not 1 the sum is p.
-  const vi least = splat_int(-126), bias = splat_int(127);
-  const vi k = (e.k > least) ? e.k : least;
-  const vf power = from_bits((k + bias) << 23), rest = from_bits((e.k - k + bias) << 23);
-  return e.fraction / fma(power, e.fraction, e.p) * top * power * rest;
-#endif
+CNNFAST_INLINE vf sigmoid(vf x) {
+  const DecayParts e = decay_parts(vmin(splat(40.0f), vmax(splat(-110.0f), x)));
+  return e.power / (e.power + e.p);
 }
 
-CNNFAST_INLINE vf sigmoid(vf x) { return logistic(vmin(splat(40.0f), vmax(splat(-110.0f), x)), splat(1.0f)); }
-
+// x sigmoid(x). The power is multiplied first: the quotient alone may be too small for a normal number.
 CNNFAST_INLINE vf silu(vf x) {
   const vf top = vmax(splat(-110.0f), x);  // the result is 0 below; the bound keeps -Inf from meeting it
-  return logistic(vmin(splat(40.0f), top), top);
+  const vf bounded = vmin(splat(40.0f), top);
+  const DecayParts e = decay_parts(bounded);
+  return bounded * e.power / (e.power + e.p) - (bounded - top);
 }
 
 // With m = exp(2|x|) - 1, tanh |x| = m / (m + 2).
@@ -117,18 +109,39 @@ CNNFAST_INLINE vf activate(int kind, vf x, float slope) {
   }
 }
 
+// Four vectors at once: the operations on one wait for each other.
+template <class F>
+CNNFAST_INLINE void change_four(float* a, float* b, float* c, float* d, F f) {
+  const vf u = f(load(a)), v = f(load(b)), w = f(load(c)), x = f(load(d));
+  store(a, u), store(b, v), store(c, w), store(d, x);
+}
+
+template <class F>
+CNNFAST_INLINE void change_row(float* row, int64_t begin, int64_t width, F f) {
+  int64_t j = begin;
+  for (; j + VL <= width; j += VL) store(row + j, f(load(row + j)));
+  if (j < width) {
+    const int lanes = static_cast<int>(width - j);
+    store_n(row + j, f(load_n(row + j, lanes)), lanes);
+  }
+}
+
 template <class F>
 CNNFAST_INLINE void change_rows(float* const* rows, int count, int64_t width, F f) {
-  for (int m = 0; m < count; ++m)
-    for (int64_t j = 0; j < width; j += VL) {
-      float* at = rows[m] + j;
-      if (width - j >= VL) {
-        store(at, f(load(at)));
-      } else {
-        const int lanes = static_cast<int>(width - j);
-        store_n(at, f(load_n(at, lanes)), lanes);
-      }
-    }
+  const int64_t whole = width / VL * VL, fours = width / (4 * VL) * (4 * VL);
+  int m = 0;
+  // Narrow rows: one vector of each of four.
+  for (; fours == 0 && m + 4 <= count; m += 4) {
+    for (int64_t j = 0; j < whole; j += VL)
+      change_four(rows[m] + j, rows[m + 1] + j, rows[m + 2] + j, rows[m + 3] + j, f);
+    for (int i = m; i < m + 4 && whole < width; ++i) change_row(rows[i], whole, width, f);
+  }
+  for (; m < count; ++m) {
+    float* row = rows[m];
+    for (int64_t j = 0; j < fours; j += 4 * VL)
+      change_four(row + j, row + j + VL, row + j + 2 * VL, row + j + 3 * VL, f);
+    change_row(row, fours, width, f);
+  }
 }
 
 // Rows of a finished result, still in the first-level cache: for the dearer activations, whose constants

@@ -49,7 +49,7 @@ CNNFAST_INLINE DepthwiseOut depthwise_out(const cnnfast::DepthwiseImage* a, int6
 }
 
 template <int T>
-CNNFAST_INLINE void depthwise_finish(const DepthwiseOut& o, int64_t p, const vf* sums) {
+CNNFAST_INLINE void depthwise_write(const DepthwiseOut& o, int64_t p, const vf* sums) {
   float* y = o.y + p * o.row;
   vf v[T];
   CNNFAST_UNROLL
@@ -66,12 +66,23 @@ CNNFAST_INLINE void depthwise_finish(const DepthwiseOut& o, int64_t p, const vf*
   }
   CNNFAST_UNROLL
   for (int t = 0; t < T; ++t) store(y + t * o.column, v[t]);
-  if (o.activation > cnnfast::kRelu6) {
-    float* rows[T];
-    CNNFAST_UNROLL
-    for (int t = 0; t < T; ++t) rows[t] = y + t * o.column;
-    activate_rows(o.activation, o.slope, rows, T, VL);
-  }
+}
+
+// The dearer activations, every few rows of a strip: a call has to save all sums that wait in registers.
+constexpr int kActivatedRows = 8;
+static __attribute__((noinline)) void depthwise_activate(const DepthwiseOut* o, int64_t first, int64_t last,
+                                                         int columns) {
+  float* pixels[kActivatedRows * kStripWidth];
+  int count = 0;
+  for (int64_t p = first; p < last; ++p)
+    for (int t = 0; t < columns; ++t) pixels[count++] = o->y + p * o->row + t * o->column;
+  activate_rows(o->activation, o->slope, pixels, count, VL);
+}
+// Output row p of p0 .. p1 is finished.
+CNNFAST_INLINE void depthwise_finish(const DepthwiseOut& o, int64_t p0, int64_t p, int64_t p1, int columns) {
+  if (o.activation <= cnnfast::kRelu6) return;
+  const int64_t waiting = (p - p0) % kActivatedRows + 1;
+  if (waiting == kActivatedRows || p + 1 == p1) depthwise_activate(&o, p + 1 - waiting, p + 1, columns);
 }
 
 // The N input vectors of one row that a strip looks at; EDGE: some columns lie outside.
@@ -157,7 +168,8 @@ static __attribute__((noinline)) void depthwise_3x3(const cnnfast::DepthwiseImag
           next[t] = vf{};
         }
       }
-      depthwise_finish<T>(out, p0 + j, done);
+      depthwise_write<T>(out, p0 + j, done);
+      depthwise_finish(out, p0, p0 + j, p1, T);
     }
   } else {
     // next: row 0 of the kernel is in, from the input row shared with the output row above.
@@ -182,7 +194,8 @@ static __attribute__((noinline)) void depthwise_3x3(const cnnfast::DepthwiseImag
         CNNFAST_UNROLL
         for (int t = 0; t < T; ++t) next[t] = vf{};
       }
-      depthwise_finish<T>(out, p0 + j, current);
+      depthwise_write<T>(out, p0 + j, current);
+      depthwise_finish(out, p0, p0 + j, p1, T);
     }
   }
 }
@@ -232,7 +245,8 @@ static __attribute__((noinline)) void depthwise_rows(const cnnfast::DepthwiseIma
         }
       });
     }
-    depthwise_finish<T>(out, p, acc);
+    depthwise_write<T>(out, p, acc);
+    depthwise_finish(out, p0, p, p1, T);
   }
 }
 
