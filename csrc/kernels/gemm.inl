@@ -97,7 +97,7 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
   const float* b = t->b;
   const int64_t ldb = t->ldb, len = g.len, panel = t->panel, next = t->next;
   auto at = [&](int v) { return b + v / (NV / Panels) * panel + v % (NV / Panels) * L; };
-  const bool far = M == 1 && g.depth * g.n > kFarFloats;
+  const bool far = M == 1 && Panels == 1 && g.depth * g.n > kFarFloats;
   // Tiles of some height leave the memory idle.
   constexpr bool kFetches = M >= 4 && !Even && NV * L >= 16;
   const int64_t ahead = t->ahead;
@@ -114,8 +114,8 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
     TileRows<M, Even> a(rows, t->first, g.row_step, g.offset);
     for (int64_t k = 0; k < len; ++k) {
       a.begin_step();
-      // One row is as fast as B comes from memory.
-      if (M == 1 && far) {
+      // One row is as fast as B comes from memory. Several panels are quicker without help.
+      if (M == 1 && Panels == 1 && far) {
         for (int v = 0; v < NV; v += kLineFloats / L) __builtin_prefetch(at(v) + kStreamAhead);
       }
       if (kFetches) __builtin_prefetch(b + ahead, 0, 2);
