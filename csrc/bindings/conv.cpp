@@ -66,7 +66,7 @@ void bind_conv(py::module_& m) {
   m.def("pack_linear", [](const Floats& w) {
     py::gil_scoped_release release;
     const float* data = w.data();
-    return PackedMatrix(&data, 1, w.shape(0), 1, w.shape(1), 0, w.shape(1), 1, num_threads());
+    return PackedMatrix(&data, 1, w.shape(0), 1, w.shape(1), 0, w.shape(1), 1, num_threads(), Life::kWeights);
   });
   m.def("pack_conv2d_transpose", [](const ConvTransposeSpec& spec, const Floats& w) {
     py::gil_scoped_release release;

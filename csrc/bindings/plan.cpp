@@ -14,7 +14,7 @@ namespace {
 class Constant {
  public:
   explicit Constant(const Floats& array) : size_(array.size()) {
-    auto copy = std::make_shared<Buffer>(static_cast<size_t>(size_) * sizeof(float));
+    auto copy = std::make_shared<Buffer>(static_cast<size_t>(size_) * sizeof(float), Life::kWeights);
     std::copy_n(array.data(), size_, copy->floats());
     data_ = copy->floats();
     owner_ = std::move(copy);

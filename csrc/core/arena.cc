@@ -14,13 +14,34 @@
 #endif
 
 namespace cnnfast {
+
+constexpr size_t kHuge = size_t{2} << 20, kSlab = 4 * kHuge;
+
+// Memory that small buffers of long life are cut from. It goes when the last of them does.
+struct Slab {
+  Buffer memory{kSlab};
+  size_t used = 0;
+
+  // Null where too little is left.
+  void* cut(size_t bytes) {
+    if (bytes > kSlab - used) return nullptr;
+    void* part = memory.as<char>() + used;
+    used += (bytes + 63) / 64 * 64;
+    return part;
+  }
+  // What was cut last may be cut again.
+  void give_back(void* part, size_t bytes) {
+    char* end = memory.as<char>() + used;
+    if (static_cast<char*>(part) + (bytes + 63) / 64 * 64 == end) used -= (bytes + 63) / 64 * 64;
+  }
+};
+
 namespace {
 
 // Bytes that are always kept. More are kept as long as they and those in use are not more than were in use at
 // once lately: a step of training takes and gives back gigabytes, which would be fresh pages every time.
 constexpr size_t kCacheLimit = size_t{256} << 20;
 constexpr uint64_t kLately = 4096;  // releases, at least; twice as many at most
-constexpr size_t kHuge = size_t{2} << 20;
 constexpr int kClasses = 4 * 64;
 // Under AddressSanitizer every buffer is fresh and of its exact size, so that no overrun is hidden.
 #if defined(__SANITIZE_ADDRESS__)
@@ -63,6 +84,7 @@ struct Cache {
   size_t bytes = 0, used = 0;        // kept, in use
   size_t most = 0, most_before = 0;  // in use at once, in this and in the last stretch of releases
   uint64_t releases = 0;
+  std::weak_ptr<Slab> slab;  // the one that is cut from
 
   void take(size_t size) {
     used += size;
@@ -171,6 +193,33 @@ void release_buffer(void* buffer, size_t bytes) noexcept {
   std::free(buffer);
 }
 
+Buffer::Buffer(size_t bytes, Life life) : bytes_(bytes) {
+  if (life == Life::kCall || bytes >= kHuge || kExact) {
+    data_ = acquire_buffer(bytes);
+    return;
+  }
+  Cache& c = cache();
+  std::shared_ptr<Slab> slab;
+  {
+    std::lock_guard<std::mutex> lock(c.mutex);
+    slab = c.slab.lock();
+    if (slab) data_ = slab->cut(bytes);
+  }
+  if (!data_) {
+    slab = std::make_shared<Slab>();
+    data_ = slab->cut(bytes);
+    std::lock_guard<std::mutex> lock(c.mutex);
+    c.slab = slab;
+  }
+  slab_ = std::move(slab);
+}
+
+void Buffer::release() noexcept {
+  if (!slab_) return release_buffer(data_, bytes_);
+  std::lock_guard<std::mutex> lock(cache().mutex);
+  slab_->give_back(data_, bytes_);
+}
+
 size_t cached_bytes() {
   Cache& c = cache();
   std::lock_guard<std::mutex> lock(c.mutex);
@@ -202,8 +251,10 @@ void* thread_scratch(Slot slot, size_t bytes) {
     std::free(scratch.data[i]);
     scratch.data[i] = nullptr;
     scratch.size[i] = 0;
-    size_t rounded = kExact ? bytes : (bytes + bytes / 4 + 4095) / 4096 * 4096;
-    scratch.data[i] = kExact ? fresh(rounded) : std::aligned_alloc(64, rounded);
+    // More than a few pages: one that is huge.
+    const size_t unit = bytes > kHuge / 8 ? kHuge : 4096;
+    size_t rounded = kExact ? bytes : (bytes + bytes / 4 + unit - 1) / unit * unit;
+    scratch.data[i] = fresh(rounded);
     if (!scratch.data[i]) throw std::bad_alloc();
     scratch.size[i] = rounded;
   }

@@ -3,6 +3,8 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <utility>
 
 namespace cnnfast {
 
@@ -13,21 +15,26 @@ void release_buffer(void* buffer, size_t bytes) noexcept;
 size_t cached_bytes();
 void drop_cached_buffers();
 
-// A buffer for the length of a scope.
+// How long memory is in use. The weights of a network are read one after the other, run by run: small pieces
+// lie together on huge pages, which the processor finds without looking each page up.
+enum class Life { kCall, kWeights };
+
+struct Slab;
+// A buffer that is given back by its destructor.
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t bytes) : data_(acquire_buffer(bytes)), bytes_(bytes) {}
-  Buffer(Buffer&& other) noexcept : data_(other.data_), bytes_(other.bytes_) { other.data_ = nullptr; }
+  explicit Buffer(size_t bytes, Life life = Life::kCall);
+  Buffer(Buffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_), slab_(std::move(other.slab_)) {}
   Buffer& operator=(Buffer&& other) noexcept {
-    void* data = data_;
-    size_t bytes = bytes_;
-    data_ = other.data_, bytes_ = other.bytes_;
-    other.data_ = data, other.bytes_ = bytes;
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    std::swap(slab_, other.slab_);
     return *this;
   }
   ~Buffer() {
-    if (data_) release_buffer(data_, bytes_);
+    if (data_) release();
   }
   float* floats() const { return static_cast<float*>(data_); }
   template <class T>
@@ -36,8 +43,11 @@ class Buffer {
   }
 
  private:
+  void release() noexcept;
+
   void* data_ = nullptr;
   size_t bytes_ = 0;
+  std::shared_ptr<Slab> slab_;  // what the memory is part of, or null
 };
 
 // Per-thread scratch that lives as long as the thread; each slot grows and is never shared, so a

@@ -221,7 +221,7 @@ PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_g
                          int64_t groups) {
   const int64_t depth = kh * kw * c_per_group, columns = o / groups;
   const double nanoseconds = static_cast<double>(depth * o) * 0.5;
-  return PackedMatrix(&w, 1, depth, groups, columns, columns, o, 1, threads_for(nanoseconds));
+  return PackedMatrix(&w, 1, depth, groups, columns, columns, o, 1, threads_for(nanoseconds), Life::kWeights);
 }
 
 void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMatrix* packed,

@@ -128,11 +128,11 @@ void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t u
 
 PackedMatrix::PackedMatrix(const float* const* sources, int64_t slices, int64_t slice_rows, int64_t groups,
                            int64_t columns, int64_t group_stride, int64_t row_stride, int64_t column_stride,
-                           int threads)
+                           int threads, Life life)
     : groups_(groups), depth_(slices * slice_rows), columns_(columns) {
   const KernelTable& k = kernels();
   group_floats_ = packed_floats(depth_, columns, k.vl);
-  data_ = Buffer(static_cast<size_t>(groups * group_floats_) * sizeof(float));
+  data_ = Buffer(static_cast<size_t>(groups * group_floats_) * sizeof(float), life);
   packed_ = data_.floats();
   const int64_t panels = panel_count(columns, k.vl, k.gemm.max_vectors, false);
   // Pieces of a few hundred rows: neighbouring panels then read the same pages of the source.

@@ -25,7 +25,8 @@ class PackedMatrix {
   // The rows come in `slices` of equal length, each with its own source: element (k, j) of slice s in
   // group g is sources[s][g * group_stride + k * row_stride + j * column_stride].
   PackedMatrix(const float* const* sources, int64_t slices, int64_t slice_rows, int64_t groups,
-               int64_t columns, int64_t group_stride, int64_t row_stride, int64_t column_stride, int threads);
+               int64_t columns, int64_t group_stride, int64_t row_stride, int64_t column_stride, int threads,
+               Life life = Life::kCall);
   // What was packed before, floats() in number, read where it lies.
   PackedMatrix(int64_t groups, int64_t depth, int64_t columns, bool finite, const float* packed,
                std::shared_ptr<const void> owner);

@@ -114,8 +114,14 @@ class Transforms {
 
 }  // namespace
 
-PackedWinograd::PackedWinograd(const float* w, int64_t c, int64_t o, WinogradForm form, int threads)
-    : c_(c), o_(o), form_(form), bytes_(winograd_bytes(c, o, form)), data_(bytes_), packed_(data_.floats()) {
+PackedWinograd::PackedWinograd(const float* w, int64_t c, int64_t o, WinogradForm form, int threads,
+                               Life life)
+    : c_(c),
+      o_(o),
+      form_(form),
+      bytes_(winograd_bytes(c, o, form)),
+      data_(bytes_, life),
+      packed_(data_.floats()) {
   pack_bilinear(form.planes(), c, o, data_.floats(), threads,
                 [&](int64_t k, int64_t column, int64_t count, float* u) {
                   const WinogradWeights g{form, count, w + k * o + column, c * o, u, kBilinearStrip};

@@ -25,7 +25,8 @@ struct WinogradView {
 class PackedWinograd {
  public:
   // w is taps x taps x c x o.
-  PackedWinograd(const float* w, int64_t c, int64_t o, WinogradForm form, int threads);
+  PackedWinograd(const float* w, int64_t c, int64_t o, WinogradForm form, int threads,
+                 Life life = Life::kCall);
   // What was packed before, winograd_bytes of it, read where it lies.
   PackedWinograd(int64_t c, int64_t o, WinogradForm form, const float* packed,
                  std::shared_ptr<const void> owner);

@@ -67,7 +67,7 @@ ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, const float* w)
     : kind_(kind), floats_(floats(kind, s)) {
   switch (kind) {
     case ConvKind::kDepthwise:
-      copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float));
+      copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float), Life::kWeights);
       std::copy_n(w, floats_, copy_.floats());
       plain_ = copy_.floats();
       finite_ = all_finite(plain_, floats_);
@@ -80,11 +80,11 @@ ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, const float* w)
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
     case ConvKind::kWinogradStrided:
-      winograd_.emplace(w, s.c, s.o, form_of(kind, s), num_threads());
+      winograd_.emplace(w, s.c, s.o, form_of(kind, s), num_threads(), Life::kWeights);
       break;
     case ConvKind::kStrassen1:
     case ConvKind::kStrassen2:
-      copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float));
+      copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float), Life::kWeights);
       pack_strassen(w, s.c, s.o, levels_of(kind), copy_.floats(), num_threads());
       plain_ = copy_.floats();
   }
