@@ -32,7 +32,7 @@ WITHOUT_GRADIENT: dict[str, tuple[Callable[..., Any], str]] = {
     "soft_nms": (lambda b, s: ops.soft_nms(b, s, method="gaussian"), FROM_PYTHON),
     "weighted_nms": (lambda b, s: ops.weighted_nms(b, s, 0.3), FROM_PYTHON),
     "yolo_candidates": (
-        lambda b, s: ops.yolo_candidates(ops.reshape(b, (1, 2, 8)), [(2, 3)], 3, 8, score_threshold=0.1),
+        lambda b, s: ops.yolo_candidates([ops.reshape(b, (1, 2, 8))], [[(2, 3)]], 3, 8, score_threshold=0.1),
         FROM_PYTHON,
     ),
     "argmax": (lambda b, s: ops.argmax(b, 1), IN_NUMPY),

@@ -13,7 +13,7 @@ from cnnfast.errors import ShapeError
 from cnnfast.graph import trace
 from cnnfast.models.darknet import Darknet, Head, darknet, load_darknet
 from cnnfast.models.registry import entry
-from cnnfast.models.yolo import decode, detect
+from cnnfast.models.yolo import candidates, decode, detect
 from cnnfast.pictures import load_picture
 
 # Name, classes, trainable parameters, values in a weights file (batch normalisation statistics included),
@@ -175,28 +175,33 @@ def test_detect_equals_filtering_everything(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.5, 1.0])
 @pytest.mark.parametrize(("softmax", "scale"), [(False, 1.0), (True, 1.0), (False, 1.05)])
-@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (2, 13)])
+@pytest.mark.parametrize("shapes", [[(1, 1)], [(7, 5)], [(2, 13), (4, 26), (3, 1)]])
 def test_kernel_equals_definition(
-    native: None, shape: tuple, softmax: bool, scale: float, threshold: float, rng: np.random.Generator
+    native: None, shapes: list, softmax: bool, scale: float, threshold: float, rng: np.random.Generator
 ) -> None:
-    anchors = ((10.0, 14.0), (81.0, 82.5), (0.5, 2.0))
-    output = rng.normal(0, 3, (*shape, 3 * 9)).astype(np.float32)
-    output.ravel()[rng.integers(0, output.size, output.size // 40)] = rng.choice([np.nan, np.inf, -np.inf])
+    anchors = [[(10.0, 14.0), (81.0, 82.5), (0.5, 2.0)], [(3.0, 5.0)], []][: len(shapes)]
+    outputs = []
+    for shape, own in zip(shapes, anchors, strict=True):
+        output = rng.normal(0, 3, (*shape, len(own) * 9)).astype(np.float32)
+        strange = rng.choice([np.nan, np.inf, -np.inf], output.size // 40)
+        output.ravel()[rng.integers(0, max(output.size, 1), len(strange))] = strange
+        outputs.append(output)
 
-    def found(values: np.ndarray) -> tuple:
+    def found(values: list) -> tuple:
         return cf.ops.yolo_candidates(
-            values, anchors, 4, (96, 160), score_threshold=threshold, softmax=softmax, scale_xy=scale
-        )
+            values, anchors, 4, (96, 160.5), score_threshold=threshold, softmax=softmax, scale_xy=scale,
+            origin=(3.5, -2), picture=(50, 120) if threshold else None,
+        )  # fmt: skip
 
-    got = found(output)
+    got = found(outputs)
     with cf.use_backend("numpy"):
-        want = found(output)
+        want = found(outputs)
     for one, other in zip(got, want, strict=True):
         assert one.dtype == other.dtype
         # Both round once, from float64.
         np.testing.assert_allclose(one, other, rtol=2**-23)
     np.testing.assert_array_equal(got[2], want[2])
-    wide = found(output.astype(np.float64))
+    wide = found([output.astype(np.float64) for output in outputs])
     assert wide[0].dtype == wide[1].dtype == np.float64
     for one, other in zip(got, wide, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
@@ -204,28 +209,47 @@ def test_kernel_equals_definition(
 
 def test_candidates_above_the_threshold_alone(backend: str) -> None:
     output = np.zeros((2, 3, 2 * 6), np.float32)  # a score of .25 everywhere, which is not above .25
-    assert len(cf.ops.yolo_candidates(output, [(2, 2)] * 2, 1, 6)[1]) == 0
+    assert len(cf.ops.yolo_candidates([output], [[(2, 2)] * 2], 1, 6)[1]) == 0
     output[1, 2, 6:] = [0, 0, np.log(3), 0, 20, 20]
-    boxes, scores, classes = cf.ops.yolo_candidates(output, [(9, 9), (2, 4)], 1, (4, 6))
+    anchors = [[(9, 9), (2, 4)]]
+    boxes, scores, classes = cf.ops.yolo_candidates([output], anchors, 1, (4, 6))
     np.testing.assert_allclose(boxes, [[2, 1, 8, 5]], rtol=1e-6)  # cells of 2 x 2, bw = 3 pw
     np.testing.assert_allclose(scores, [1])
     assert classes.tolist() == [0]
-    assert len(cf.ops.yolo_candidates(output[:0], [(9, 9), (2, 4)], 1, 6)[1]) == 0
+    moved = cf.ops.yolo_candidates([output], anchors, 1, (4, 6), origin=(1, 2))[0]
+    np.testing.assert_allclose(moved, [[0, 0, 6, 4]], atol=1e-6)
+    assert len(cf.ops.yolo_candidates([output[:0]], anchors, 1, 6)[1]) == 0
 
 
 @pytest.mark.parametrize(
     ("shape", "arguments", "message"),
     [
-        ((2, 2, 8), ([(1, 1)], 2, 6), "expected 7 channels"),
-        ((2, 2), ([(1, 1)], 2, 6), "3 dimensions"),
-        ((2, 2, 7), ([(1, 1, 1)], 2, 6), "pairs"),
-        ((2, 2, 5), ([(1, 1)], 0, 6), "classes"),
-        ((2, 2, 7), ([(1, 1)], 2, 0), "size"),
+        ((2, 2, 8), ([[(1, 1)]], 2, 6), "expected 7 channels"),
+        ((2, 2), ([[(1, 1)]], 2, 6), "3 dimensions"),
+        ((2, 2, 7), ([[(1, 1, 1)]], 2, 6), "an anchor must be two numbers"),
+        ((2, 2, 7), ([], 2, 6), "anchors for each of 1 outputs"),
+        ((2, 2, 5), ([[(1, 1)]], 0, 6), "classes"),
+        ((2, 2, 7), ([[(1, 1)]], 2, 0), "size"),
     ],
 )
 def test_candidates_refuse(backend: str, shape: tuple, arguments: tuple, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
-        cf.ops.yolo_candidates(np.zeros(shape, np.float32), *arguments)
+        cf.ops.yolo_candidates([np.zeros(shape, np.float32)], *arguments)
+
+
+def test_candidates_in_pixels_of_the_picture(backend: str, rng: np.random.Generator) -> None:
+    """Heads of one kind at once, and one by one where they differ."""
+    heads = [Head("yolo", ((10.0, 14.0),), 3), Head("region", ((1.0, 2.0),), 3)]
+    outputs = [rng.normal(size=(1, n, n, 8)).astype(np.float32) for n in (2, 4)]
+    _, place = letterbox(np.zeros((48, 128, 3), np.float32), 64)
+    frame = candidates(outputs, heads, 64, 0.3)[0]
+    picture = candidates(outputs, heads, 64, 0.3, place)[0]
+    np.testing.assert_allclose(picture.boxes, place.undo(frame.boxes), rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(picture.scores, frame.scores)
+    heads[1] = Head("region", ((1.0, 2.0),), 3, scale_xy=1.5)
+    other = candidates(outputs, heads, 64, 0.3, place)[0]
+    np.testing.assert_array_equal(other.scores, frame.scores)
+    assert not np.array_equal(other.boxes, picture.boxes)
 
 
 def test_strange_values_and_nothing_found() -> None:

@@ -72,20 +72,22 @@ void bind_boxes(py::module_& m) {
     return py::make_tuple(copied(kept.as<int64_t>(), {count}, count),
                           copied(kept_boxes.floats(), {count, 4}, 4 * count));
   });
-  m.def("yolo_candidates", [](const Floats& values, const std::vector<std::array<double, 2>>& anchors,
-                              std::pair<int64_t, int64_t> size, float threshold, float least, bool softmax,
-                              double scale_xy) {
-    const int64_t rows = values.shape(0), columns = values.shape(1);
-    const int64_t classes = anchors.empty() ? 0 : values.shape(2) / static_cast<int64_t>(anchors.size()) - 5;
-    const YoloOutput output{rows, columns, classes, anchors, size, threshold, least, softmax, scale_xy};
-    const float* vd = values.data();
-    YoloCandidates found;
-    without_gil([&] { found = yolo_candidates(output, vd); });
-    const auto count = static_cast<py::ssize_t>(found.scores.size());
-    return py::make_tuple(copied(found.boxes.data(), {count, 4}, 4 * count),
-                          copied(found.scores.data(), {count}, count),
-                          copied(found.classes.data(), {count}, count));
-  });
+  m.def("yolo_candidates",
+        [](const std::vector<Floats>& outputs, const std::vector<std::vector<std::array<double, 2>>>& anchors,
+           int64_t classes, std::array<double, 2> size, std::array<double, 2> origin,
+           std::optional<std::array<double, 2>> picture, float threshold, float least, bool softmax,
+           double scale_xy) {
+          const YoloDecoding decoding{classes, size, origin, picture, threshold, least, softmax, scale_xy};
+          std::vector<YoloOutput> grids;
+          for (size_t i = 0; i < outputs.size(); ++i)
+            grids.push_back({outputs[i].data(), outputs[i].shape(0), outputs[i].shape(1), anchors.at(i)});
+          YoloCandidates found;
+          without_gil([&] { found = yolo_candidates(grids, decoding); });
+          const auto count = static_cast<py::ssize_t>(found.scores.size());
+          return py::make_tuple(copied(found.boxes.data(), {count, 4}, 4 * count),
+                                copied(found.scores.data(), {count}, count),
+                                copied(found.classes.data(), {count}, count));
+        });
 }
 
 }  // namespace cnnfast::bindings

@@ -13,68 +13,62 @@ double sigmoid(double x) {
   return (x < 0 ? e : 1.0) / (1.0 + e);
 }
 
-// Adds the classes of one place with a score above the threshold; the box is made for the first of them.
-class Place {
- public:
-  Place(const YoloOutput& output, YoloCandidates* found) : output_(output), found_(found) {}
-
-  void add(const float* t, int64_t at) {
-    const auto objectness = static_cast<float>(sigmoid(t[4]));
-    const float* logits = t + 5;
-    double most = 0, sum = 1;
-    if (output_.softmax) {
-      most = *std::max_element(logits, logits + output_.classes);
-      sum = 0;
-      for (int64_t c = 0; c < output_.classes; ++c) sum += std::exp(logits[c] - most);
+// x1, y1, x2, y2 of the place with this number.
+std::array<float, 4> box_of(const YoloOutput& output, const YoloDecoding& how, int64_t at) {
+  const auto anchors = static_cast<int64_t>(output.anchors.size());
+  const float* t = output.values + at * (5 + how.classes);
+  const auto& anchor = output.anchors[static_cast<size_t>(at % anchors)];
+  const int64_t cell = at / anchors;
+  const auto centre = [&](float value, int64_t k, int64_t cells, size_t axis) {
+    const double inside = sigmoid(value) * how.scale_xy - (how.scale_xy - 1) / 2;
+    return (inside + static_cast<double>(k)) / static_cast<double>(cells) * how.size[axis] - how.origin[axis];
+  };
+  const double x = centre(t[0], cell % output.columns, output.columns, 1);
+  const double y = centre(t[1], cell / output.columns, output.rows, 0);
+  const double w = std::exp(static_cast<double>(t[2])) * (anchor[0] / 2);
+  const double h = std::exp(static_cast<double>(t[3])) * (anchor[1] / 2);
+  std::array<float, 4> box = {static_cast<float>(x - w), static_cast<float>(y - h), static_cast<float>(x + w),
+                              static_cast<float>(y + h)};
+  if (how.picture)
+    for (size_t k = 0; k < 4; ++k) {
+      const auto end = static_cast<float>((*how.picture)[1 - k % 2]);
+      box[k] = box[k] < 0 ? 0 : box[k] > end ? end : box[k];  // NaN stays
     }
-    bool made = false;
-    for (int64_t c = 0; c < output_.classes; ++c) {
-      if (!output_.softmax && !(logits[c] >= output_.least)) continue;
-      const double probability = output_.softmax ? std::exp(logits[c] - most) / sum : sigmoid(logits[c]);
-      const float score = objectness * static_cast<float>(probability);
-      if (!(score > output_.threshold)) continue;
-      if (!made) make_box(t, at);
-      made = true;
-      found_->boxes.insert(found_->boxes.end(), box_, box_ + 4);
-      found_->scores.push_back(score);
-      found_->classes.push_back(c);
-    }
-  }
+  return box;
+}
 
- private:
-  void make_box(const float* t, int64_t at) {
-    const auto anchors = static_cast<int64_t>(output_.anchors.size());
-    const auto& anchor = output_.anchors[static_cast<size_t>(at % anchors)];
-    const int64_t cell = at / anchors;
-    const double x = centre(t[0], cell % output_.columns, output_.columns, output_.size.second);
-    const double y = centre(t[1], cell / output_.columns, output_.rows, output_.size.first);
-    const double w = std::exp(static_cast<double>(t[2])) * (anchor[0] / 2);
-    const double h = std::exp(static_cast<double>(t[3])) * (anchor[1] / 2);
-    const double corners[4] = {x - w, y - h, x + w, y + h};
-    std::transform(corners, corners + 4, box_, [](double v) { return static_cast<float>(v); });
+// Adds the classes of a place with a score above the threshold.
+void add_place(const YoloOutput& output, const YoloDecoding& how, int64_t at, YoloCandidates* found) {
+  const float* t = output.values + at * (5 + how.classes);
+  const float* logits = t + 5;
+  const auto objectness = static_cast<float>(sigmoid(t[4]));
+  double most = 0, sum = 1;
+  if (how.softmax) {
+    most = *std::max_element(logits, logits + how.classes);
+    sum = 0;
+    for (int64_t c = 0; c < how.classes; ++c) sum += std::exp(logits[c] - most);
   }
-
-  double centre(float value, int64_t cell, int64_t cells, int64_t pixels) const {
-    const double inside = sigmoid(value) * output_.scale_xy - (output_.scale_xy - 1) / 2;
-    return (inside + static_cast<double>(cell)) / static_cast<double>(cells) * static_cast<double>(pixels);
+  for (int64_t c = 0; c < how.classes; ++c) {
+    if (!how.softmax && !(logits[c] >= how.least)) continue;
+    const double probability = how.softmax ? std::exp(logits[c] - most) / sum : sigmoid(logits[c]);
+    const float score = objectness * static_cast<float>(probability);
+    if (!(score > how.threshold)) continue;
+    const auto box = box_of(output, how, at);
+    found->boxes.insert(found->boxes.end(), box.begin(), box.end());
+    found->scores.push_back(score);
+    found->classes.push_back(c);
   }
-
-  const YoloOutput& output_;
-  YoloCandidates* found_;
-  float box_[4] = {};
-};
+}
 
 }  // namespace
 
-YoloCandidates yolo_candidates(const YoloOutput& output, const float* values) {
+YoloCandidates yolo_candidates(const std::vector<YoloOutput>& outputs, const YoloDecoding& decoding) {
   YoloCandidates found;
-  Place place(output, &found);
-  const int64_t step = 5 + output.classes;
-  const int64_t places = output.rows * output.columns * static_cast<int64_t>(output.anchors.size());
-  const float least = output.least;
-  for (int64_t at = 0; at < places; ++at) {
-    const float* t = values + at * step;
-    if (t[4] >= least) place.add(t, at);
+  for (const YoloOutput& output : outputs) {
+    const int64_t step = 5 + decoding.classes;
+    const int64_t places = output.rows * output.columns * static_cast<int64_t>(output.anchors.size());
+    for (int64_t at = 0; at < places; ++at)
+      if (output.values[at * step + 4] >= decoding.least) add_place(output, decoding, at, &found);
   }
   return found;
 }

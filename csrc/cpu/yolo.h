@@ -1,19 +1,26 @@
 #pragma once
 #include <array>
 #include <cstdint>
-#include <utility>
+#include <optional>
 #include <vector>
 
 namespace cnnfast {
 
-// What the values of one output of a YOLO network mean. Each of rows x columns x anchors places has x, y,
-// width, height, objectness and classes; anchors (width, height) and size (rows, columns) are in pixels.
+// One output of a YOLO network: rows x columns x anchors places, each with x, y, width, height, objectness
+// and classes. Anchors are width and height in pixels.
 struct YoloOutput {
-  int64_t rows, columns, classes;
+  const float* values;
+  int64_t rows, columns;
   std::vector<std::array<double, 2>> anchors;
-  std::pair<int64_t, int64_t> size;
-  float threshold;  // scores count above it,
-  float least;      // which no raw objectness below this leads to
+};
+
+// What all outputs have in common; size, origin and picture are rows before columns, in pixels.
+struct YoloDecoding {
+  int64_t classes;
+  std::array<double, 2> size, origin;
+  std::optional<std::array<double, 2>> picture;  // boxes are cut at its edges
+  float threshold;                               // scores count above it,
+  float least;                                   // which no raw objectness below this leads to
   bool softmax;
   double scale_xy;
 };
@@ -24,6 +31,6 @@ struct YoloCandidates {
   std::vector<int64_t> classes;
 };
 
-YoloCandidates yolo_candidates(const YoloOutput& output, const float* values);
+YoloCandidates yolo_candidates(const std::vector<YoloOutput>& outputs, const YoloDecoding& decoding);
 
 }  // namespace cnnfast

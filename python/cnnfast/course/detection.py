@@ -106,7 +106,7 @@ def yolo() -> Iterator[Fact]:
     yield Fact("bx = sigmoid(tx) + cx, bw = pw exp(tw)", expected, boxes, 1e-6)
     raw[0, ..., 4:] = -50
     raw[0, 1, 2, 4:] = 50
-    found = ops.yolo_candidates(raw[0], [(64, 96)], 1, 128)
+    found = ops.yolo_candidates([raw[0]], [[(64, 96)]], 1, 128)
     yield Fact("what is left above a threshold", expected[None], found[0], 1e-6)
 
 

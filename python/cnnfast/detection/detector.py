@@ -206,7 +206,6 @@ class Detector:
             least = _share(op, "score_threshold", score_threshold)
         with no_grad():
             found = self._find(picture.astype(np.float32, copy=False), least)
-        found = found._replace(boxes=clip_boxes(found.boxes, picture.shape[:2]))
         kept = suppress(
             found,
             method=self.suppression,
@@ -229,20 +228,19 @@ class Detector:
         self._ended = time.perf_counter()
         return outputs
 
-    # --- one function for each family: everything above a score, in pixels of the picture --------------
+    # --- one function for each family: everything above a score, within the picture and in its pixels ----
 
     def _yolo(self, picture: Array, least: float) -> Detections:
         from ..models.yolo import candidates
 
         frame, place = letterbox(picture, self.size, fill=127.5, antialias=True)
         np.divide(frame, 255, out=frame)  # the frame has fewer pixels than the picture
-        found = candidates(self._run(frame[None]), self.model.heads, self.size, least)[0]
-        return found._replace(boxes=place.undo(found.boxes, clip=False))
+        return candidates(self._run(frame[None]), self.model.heads, self.size, least, place)[0]
 
     def _onnx(self, picture: Array, least: float) -> Detections:
         x, place = self.exported.prepare(picture)
         found = self.exported.candidates(self._run(x), least)
-        return found._replace(boxes=place.undo(found.boxes, clip=False))
+        return found._replace(boxes=place.undo(found.boxes))
 
     def _ssd(self, picture: Array, least: float) -> Detections:
         from ..models import ssd
@@ -251,14 +249,15 @@ class Detector:
         locations, scores = self._run(x)
         rows, columns = picture.shape[:2]
         boxes = ssd.decode_boxes(locations[0], self.model.boxes) * np.array([columns, rows] * 2, np.float32)
-        return _above(boxes, ops.softmax(scores[0])[:, 1:], least)
+        return _above(clip_boxes(boxes, (rows, columns)), ops.softmax(scores[0])[:, 1:], least)
 
     def _faster_rcnn(self, picture: Array, least: float) -> Detections:
         from ..models.yolo import Detections
 
         found = self._run([picture / np.float32(255)])[0]
         keep = found["scores"] > least
-        return Detections(found["boxes"][keep], found["scores"][keep], found["labels"][keep] - 1)
+        boxes = clip_boxes(found["boxes"][keep], picture.shape[:2])
+        return Detections(boxes, found["scores"][keep], found["labels"][keep] - 1)
 
     def _proposed(self, picture: Array, least: float) -> Detections:
         regions = np.asarray(self.proposals(picture), np.float32).reshape(-1, 4)
@@ -269,7 +268,7 @@ class Detector:
         logits, offsets = self._run(np.ascontiguousarray(prepared), regions)
         moved = decode_boxes(offsets.reshape(len(regions), -1, 4), regions[:, None], BOX_WEIGHTS)[:, 1:]
         probabilities = ops.softmax(logits)[:, 1:]
-        return _above(moved, probabilities, least)
+        return _above(clip_boxes(moved, picture.shape[:2]), probabilities, least)
 
 
 def _above(boxes: Array, scores: Array, least: float) -> Detections:

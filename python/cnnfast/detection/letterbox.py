@@ -34,6 +34,12 @@ class Letterbox(NamedTuple):
     frame: tuple[int, int]
     offset: tuple[int, int]
 
+    @property
+    def inverse(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Pixels of the picture for one of the frame, and where the picture begins, in its pixels."""
+        scale = self.picture[0] / self.inner[0], self.picture[1] / self.inner[1]
+        return scale, (self.offset[0] * scale[0], self.offset[1] * scale[1])
+
     def apply(self, boxes: Any) -> Array:
         """Boxes (..., 4) x1, y1, x2, y2 in pixels of the picture, in pixels of the frame."""
         boxes = array("Letterbox.apply", "boxes", boxes)

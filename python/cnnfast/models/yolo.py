@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops
+from ..detection.letterbox import Letterbox
 from ..ops.registry import array, fail, number, pair, rank
-from ..ops.yolo import YOLO_CANDIDATES, YoloSpec, decode_places
+from ..ops.yolo import YOLO_CANDIDATES, YoloGrid, YoloSpec, decode_places
 from ..weights.darknet import Section
 from .darknet import Darknet, Head
 from .registry import Pretrained, register_model
@@ -221,24 +222,32 @@ class Detections(NamedTuple):
     classes: Array
 
 
-def _raw(output: Any, head: Head) -> Array:
-    output = array("decode", "output", np.asarray(output))
-    rank("decode", "output", output.shape, "N,H,W,C")
-    if output.shape[3] != head.channels:
-        fail("decode", f"expected {head.channels} channels", output=output.shape)
-    return output
+def _check_output(shape: tuple[int, ...], head: Head) -> None:
+    rank("decode", "output", shape, "N,H,W,C")
+    if shape[3] != head.channels:
+        fail("decode", f"expected {head.channels} channels", output=shape)
 
 
-@functools.lru_cache(maxsize=64)
 def _spec(
-    head: Head, grid: tuple[int, int], size: tuple[int, int], threshold: float, relative: bool = False
+    heads: tuple[Head, ...],
+    grids: tuple[tuple[int, int], ...],
+    size: tuple[int, int],
+    threshold: float,
+    place: Letterbox | None,
 ) -> YoloSpec:
-    """What the values of an output of this grid mean; ``relative`` for a picture of a single pixel."""
-    # Anchors of version 3 are pixels of the input, those of version 2 are cells.
-    rows, columns = size if head.kind == "yolo" else grid
-    height, width = seen = (1, 1) if relative else size
-    anchors = tuple([(w / columns * width, h / rows * height) for w, h in head.anchors])
-    return YoloSpec(*grid, anchors, head.classes, seen, threshold, head.softmax, head.scale_xy)
+    """What the values of outputs of these grids mean, of heads of one kind."""
+    scale, origin = ((1.0, 1.0), (0.0, 0.0)) if place is None else place.inverse
+    height, width = size[0] * scale[0], size[1] * scale[1]
+    found = []
+    for head, (rows, columns) in zip(heads, grids, strict=True):
+        # Anchors of version 3 are pixels of the input, those of version 2 are cells.
+        unit = scale if head.kind == "yolo" else (height / rows, width / columns)
+        found.append(YoloGrid(rows, columns, tuple([(w * unit[1], h * unit[0]) for w, h in head.anchors])))
+    head = heads[0]
+    return YoloSpec(
+        tuple(found), head.classes, (height, width), origin, None if place is None else place.picture,
+        threshold, head.softmax, head.scale_xy,
+    )  # fmt: skip
 
 
 def decode(output: Any, head: Head, size: Any, *, relative: bool = False) -> tuple[Array, Array, Array]:
@@ -274,15 +283,19 @@ def decode(output: Any, head: Head, size: Any, *, relative: bool = False) -> tup
     Redmon and Farhadi, "YOLO9000: better, faster, stronger", 2017, section 2 (with softmax over the
     classes); "YOLOv3: an incremental improvement", 2018, section 2 (with a sigmoid for each).
     """
-    output = _raw(output, head)
+    output = array("decode", "output", np.asarray(output))
+    _check_output(output.shape, head)
     n, rows, columns = output.shape[:3]
-    spec = _spec(head, (rows, columns), _size(size), 0.0, relative)
-    at = np.tile(np.arange(spec.places), n)
-    boxes, objectness, probabilities = decode_places(spec, output.reshape(-1, spec.values), at)
+    size = _size(size)
+    whole = Letterbox((1, 1), size, size, (0, 0)) if relative else None  # a picture of a single pixel
+    spec = _spec((head,), ((rows, columns),), size, 0.0, whole)
+    grid = spec.grids[0]
+    at = np.tile(np.arange(grid.places), n)
+    boxes, objectness, probabilities = decode_places(spec, grid, output.reshape(-1, spec.values), at)
     return (
-        boxes.reshape(n, spec.places, 4),
-        objectness.reshape(n, spec.places),
-        probabilities.reshape(n, spec.places, head.classes),
+        boxes.reshape(n, grid.places, 4),
+        objectness.reshape(n, grid.places),
+        probabilities.reshape(n, grid.places, head.classes),
     )
 
 
@@ -342,9 +355,18 @@ def detect(
 
 
 def candidates(
-    outputs: Sequence[Any], heads: Sequence[Head], size: Any, score_threshold: float
+    outputs: Sequence[Any],
+    heads: Sequence[Head],
+    size: Any,
+    score_threshold: float,
+    place: Letterbox | None = None,
 ) -> list[Detections]:
     """All pairs of box and class above a threshold, before any suppression; see :func:`detect`.
+
+    Parameters
+    ----------
+    place : Letterbox, optional
+        Boxes are in pixels of its picture and cut at its edges, instead of the input's.
 
     Returns
     -------
@@ -355,16 +377,35 @@ def candidates(
     ------
     ShapeError, DTypeError
     """
-    if len(outputs) != len(heads) or not heads:
-        fail("detect", f"expected one output for each of {len(heads)} heads, got {len(outputs)}")
-    size = _size(size)
-    threshold = number("detect", "score_threshold", score_threshold)
-    raw = [_raw(output, head) for output, head in zip(outputs, heads, strict=True)]
-    if any(len(output) != len(raw[0]) for output in raw):
-        fail("detect", f"outputs of {[len(output) for output in raw]} pictures do not belong together")
-    specs = [_spec(head, o.shape[1:3], size, threshold) for o, head in zip(raw, heads, strict=True)]
+    arrays = [array("decode", "output", np.asarray(output)) for output in outputs]
+    shapes = tuple([a.shape for a in arrays])
+    size = tuple(size) if isinstance(size, list) else size
+    decodings = _decodings(tuple(heads), shapes, size, score_threshold, place)
     results = []
-    for i in range(len(raw[0])):
-        found = [YOLO_CANDIDATES(spec, output[i]) for spec, output in zip(specs, raw, strict=True)]
-        results.append(Detections(*map(np.concatenate, zip(*found, strict=True))))
+    for i in range(shapes[0][0]):
+        found = [YOLO_CANDIDATES(spec, *[a[i] for a in arrays[part]]) for part, spec in decodings]
+        joined = found[0] if len(found) == 1 else map(np.concatenate, zip(*found, strict=True))
+        results.append(Detections(*joined))
     return results
+
+
+@functools.lru_cache(maxsize=64)
+def _decodings(
+    heads: tuple[Head, ...],
+    shapes: tuple[tuple[int, ...], ...],
+    size: Any,
+    score_threshold: float,
+    place: Letterbox | None,
+) -> list[tuple[slice, YoloSpec]]:
+    """Outputs that are decoded together, and how: all of them, unless their heads are of different kinds."""
+    if len(shapes) != len(heads) or not heads:
+        fail("detect", f"expected one output for each of {len(heads)} heads, got {len(shapes)}")
+    size, threshold = _size(size), number("detect", "score_threshold", score_threshold)
+    for shape, head in zip(shapes, heads, strict=True):
+        _check_output(shape, head)
+    if len({shape[0] for shape in shapes}) > 1:
+        fail("detect", f"outputs of {[shape[0] for shape in shapes]} pictures do not belong together")
+    alike = len({(head.classes, head.softmax, head.scale_xy) for head in heads}) == 1
+    parts = [slice(0, len(heads))] if alike else [slice(k, k + 1) for k in range(len(heads))]
+    grids = tuple([shape[1:3] for shape in shapes])
+    return [(part, _spec(heads[part], grids[part], size, threshold, place)) for part in parts]

@@ -31,6 +31,7 @@ from .registry import (
 METHODS = ("linear", "gaussian")
 # Boxes are numbered in 32 bits while they are sorted.
 MAX_BOXES = (1 << 31) - 64
+I64 = np.dtype(np.int64)
 
 
 class NmsSpec(NamedTuple):
@@ -390,6 +391,26 @@ def nms(boxes: Any, scores: Any, iou_threshold: float) -> Array:
     return NMS(infer_nms(boxes.shape, scores.shape, iou_threshold), boxes, scores)
 
 
+def _whole_numbers(classes: Any, on_device: bool) -> Any:
+    """Classes as int64, where the boxes are."""
+    if isinstance(classes, cuda.DeviceArray):
+        classes = cuda_cast(classes, np.int64)
+    elif not isinstance(classes, Tensor):
+        try:
+            classes = np.asarray(classes)
+        except ValueError as error:
+            raise ShapeError(f"batched_nms: classes is not a rectangular array: {error}") from None
+    if classes.dtype.kind not in "iu" and classes.size:
+        raise DTypeError(f"batched_nms: classes is {classes.dtype}; expected an integer type")
+    # Unsigned numbers past 2^63 wrap round, which keeps different classes different.
+    if isinstance(classes, Tensor):
+        classes = cast(classes, np.int64)
+    elif not isinstance(classes, cuda.DeviceArray):
+        classes = np.ascontiguousarray(classes, np.int64).reshape(classes.shape)
+        classes = cuda.asarray(classes) if on_device else classes
+    return classes
+
+
 def batched_nms(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> Array:
     """Non-maximum suppression within each class: boxes of different classes never meet.
 
@@ -418,21 +439,8 @@ def batched_nms(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> 
     boxes = array("batched_nms", "boxes", boxes)
     scores = array("batched_nms", "scores", scores, boxes)
     on_device = isinstance(boxes, cuda.DeviceArray)
-    if isinstance(classes, cuda.DeviceArray):
-        classes = cuda_cast(classes, np.int64)
-    elif not isinstance(classes, Tensor):
-        try:
-            classes = np.asarray(classes)
-        except ValueError as error:
-            raise ShapeError(f"batched_nms: classes is not a rectangular array: {error}") from None
-    if classes.dtype.kind not in "iu" and classes.size:
-        raise DTypeError(f"batched_nms: classes is {classes.dtype}; expected an integer type")
-    # Unsigned numbers past 2^63 wrap round, which keeps different classes different.
-    if isinstance(classes, Tensor):
-        classes = cast(classes, np.int64)
-    elif not isinstance(classes, cuda.DeviceArray):
-        classes = np.ascontiguousarray(classes, np.int64).reshape(classes.shape)
-        classes = cuda.asarray(classes) if on_device else classes
+    if on_device or type(classes) is not Array or classes.dtype != I64 or not classes.flags.c_contiguous:
+        classes = _whole_numbers(classes, on_device)
     spec = infer_batched_nms(boxes.shape, scores.shape, classes.shape, iou_threshold)
     return BATCHED_NMS(spec, boxes, scores, classes)
 
