@@ -52,11 +52,11 @@ def suppress(
     ------
     ShapeError, DTypeError
     """
-    choice("suppress", "method", method, METHODS)
     boxes, scores, classes = found
     if method == "hard":
         keep = ops.batched_nms(boxes, scores, classes, iou_threshold)[:max_detections]
-        return type(found)(boxes[keep], scores[keep], classes[keep])
+        return type(found)(boxes.take(keep, 0), scores.take(keep), classes.take(keep))
+    choice("suppress", "method", method, METHODS)
     parts = [(boxes[:0], scores[:0], classes[:0])]
     for kind in np.unique(classes):
         mine = np.flatnonzero(classes == kind)
