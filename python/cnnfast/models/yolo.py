@@ -407,5 +407,5 @@ def _decodings(
         fail("detect", f"outputs of {[shape[0] for shape in shapes]} pictures do not belong together")
     alike = len({(head.classes, head.softmax, head.scale_xy) for head in heads}) == 1
     parts = [slice(0, len(heads))] if alike else [slice(k, k + 1) for k in range(len(heads))]
-    grids = tuple([shape[1:3] for shape in shapes])
+    grids = tuple([(shape[1], shape[2]) for shape in shapes])
     return [(part, _spec(heads[part], grids[part], size, threshold, place)) for part in parts]
