@@ -64,6 +64,14 @@ _DRAWS: dict[str, Callable[..., np.ndarray]] = {
     "boxes": _boxes,
 }
 
+
+def beside(x: Any, constant: np.ndarray) -> Any:
+    """A constant where x lies, in host memory or on a device, and of its type; conditions stay conditions."""
+    dtype = constant.dtype if constant.dtype.kind == "b" else x.dtype
+    on_device = isinstance(x._data if isinstance(x, cf.Tensor) else x, cf.cuda.DeviceArray)
+    return cf.cuda.asarray(constant, dtype) if on_device else constant.astype(dtype)
+
+
 CASES: list[Case] = []
 
 
@@ -105,12 +113,12 @@ for _form, (_a, _b) in BROADCASTS.items():
     for _name in ("mul", "div", "maximum", "minimum"):
         _case(_name, _form, getattr(ops, _name), _a, _b)
     _case("pow", _form, ops.pow, _a, _b, draw="positive")
-    _case(
-        "where", _form, lambda a, b: ops.where(np.array([True, False, True])[:1], a, b), _a, _b, linear=True
-    )
+    _case("where", _form, lambda a, b: ops.where(beside(a, np.array([True])), a, b), _a, _b, linear=True)
 for _name in ("relu", "leaky_relu", "sigmoid", "silu", "hard_swish"):
     _case("add", f"act-{_name}", lambda a, b, n=_name: ops.add(a, b * 0.37, activation=n), (3, 7), (3, 7))
-_case("where", "condition", lambda a, b: ops.where(np.eye(3, 5) > 0, a, b), (3, 5), (5,), linear=True)
+_case(
+    "where", "condition", lambda a, b: ops.where(beside(a, np.eye(3, 5) > 0), a, b), (3, 5), (5,), linear=True
+)
 _case("prelu", "channels", ops.prelu, (2, 3, 7), (7,))
 
 # --- views and rearrangements ----------------------------------------------------------------------
@@ -169,7 +177,7 @@ _case(
 _case(
     "sigmoid_cross_entropy",
     "weighted",
-    lambda x: ops.sigmoid_cross_entropy(x, np.eye(3, 17, dtype=x.dtype), pos_weight=2.5),
+    lambda x: ops.sigmoid_cross_entropy(x, beside(x, np.eye(3, 17)), pos_weight=2.5),
     (3, 17),
 )
 _case("softmax_cross_entropy", "plain", lambda x: ops.softmax_cross_entropy(x, LABELS)[0], (2, 3, 17))
@@ -315,8 +323,8 @@ for _form, _options in RESIZES.items():
 
 for _kind in ("iou", "giou", "diou", "ciou"):
     _case("box_iou", _kind, lambda a, b, k=_kind: ops.box_iou(a, b, kind=k), (5, 4), (7, 4), draw="boxes")
-REGIONS = np.array([[0, 1, 1, 5, 4], [1, 0, 0, 6, 5], [0, 2.2, 3.1, 9, 9], [1, 3, 3, 2, 2]])
-_case("roi_pool", "plain", lambda x: ops.roi_pool(x, regions(x), (2, 3)), (2, 6, 7, 2))
+REGIONS = np.array([[0, 1, 1, 5, 4], [1, 0, 0, 6, 5], [0, 2.25, 3.125, 9, 9], [1, 3, 3, 2, 2]])
+_case("roi_pool", "plain", lambda x: ops.roi_pool(x, beside(x, REGIONS), (2, 3)), (2, 6, 7, 2))
 for _form, _options in {
     "plain": {"sampling_ratio": 2},
     "adaptive": {"spatial_scale": 0.7},
@@ -325,14 +333,10 @@ for _form, _options in {
     _case(
         "roi_align",
         _form,
-        lambda x, o=_options: ops.roi_align(x, regions(x), (2, 3), **o),
+        lambda x, o=_options: ops.roi_align(x, beside(x, REGIONS), (2, 3), **o),
         (2, 6, 7, 2),
         linear=True,
     )
-
-
-def regions(x: Any) -> np.ndarray:
-    return REGIONS.astype(x.dtype)
 
 
 # --- running a case --------------------------------------------------------------------------------

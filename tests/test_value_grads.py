@@ -11,8 +11,7 @@ import pytest
 
 import cnnfast as cf
 from cnnfast import ops
-from cnnfast.config import _State
-from cnnfast.errors import BackendError, ShapeError
+from cnnfast.errors import ShapeError
 from cnnfast.ops.binary import _GRADIENTS, PAIR_GRAD, infer_pair_grad
 from cnnfast.ops.cross_entropy import SIGMOID_CROSS_ENTROPY_GRAD, infer_sigmoid_cross_entropy_grad
 from cnnfast.ops.instance_norm import infer_instance_norm_grad
@@ -357,16 +356,6 @@ def test_parameters_and_threads(native: None, rng: np.random.Generator) -> None:
         batch = leaf_gradients(ops.batch_norm, g, x, *vectors)
         found.append([a.tobytes() for a in (*batch, *leaf_gradients(ops.instance_norm, g, x, *vectors[:2]))])
     assert all(other == found[0] for other in found)
-
-
-def test_host_arrays_beside_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients that have no CUDA kernel yet are worked out in host memory, and only those of host arrays."""
-    monkeypatch.setattr(_State, "backend", "cuda")
-    monkeypatch.setitem(UNARY_GRAD.__dict__, "cuda", None)  # as if nobody had written one
-    s, values = infer_unary_grad((2,), (2,), "abs"), np.array([-3, 6], F32)
-    assert UNARY_GRAD.compute(s, values, values).tolist() == [3, 6]
-    with pytest.raises(BackendError, match="unary_grad: there is no CUDA kernel"):
-        UNARY_GRAD.on_device(s, values, values)
 
 
 def test_errors() -> None:

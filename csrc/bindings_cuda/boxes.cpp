@@ -13,6 +13,14 @@ void bind_boxes(py::module_& m) {
     expect_bytes(y, n * k, DType::kFloat32, "box_iou");
     box_iou(static_cast<Overlap>(kind), n, k, in<float>(a), in<float>(b), out<float>(y), stream());
   });
+  m.def("box_iou_grad", [](int kind, int64_t n, int64_t k, const Buffer& a, const Buffer& b, const Buffer& g,
+                           const Buffer& of_a, const Buffer& of_b) {
+    for (const Buffer* buffer : {&a, &of_a}) expect_bytes(*buffer, 4 * n, DType::kFloat32, "box_iou_grad");
+    for (const Buffer* buffer : {&b, &of_b}) expect_bytes(*buffer, 4 * k, DType::kFloat32, "box_iou_grad");
+    expect_bytes(g, n * k, DType::kFloat32, "box_iou_grad");
+    box_iou_grad(static_cast<Overlap>(kind), n, k, in<float>(a), in<float>(b), in<float>(g), out<float>(of_a),
+                 out<float>(of_b), stream());
+  });
   m.def("nms",
         [](int64_t n, const Buffer& boxes, const Buffer& scores, const std::optional<Buffer>& classes,
            float threshold, const Buffer& kept, const Buffer& count, const std::optional<Buffer>& fused) {

@@ -73,6 +73,12 @@ void bind_elementwise(py::module_& m) {
           expect_bytes(y, count, t, "unary");
           unary(t, static_cast<Unary>(function), p, q, in(x), out(y), count, stream());
         });
+  m.def("unary_grad", [](int type, int function, float p, float q, const Buffer& g, const Buffer& v,
+                         const Buffer& dx, int64_t count) {
+    const auto t = static_cast<DType>(type);
+    for (const Buffer* b : {&g, &v, &dx}) expect_bytes(*b, count, t, "unary_grad");
+    unary_grad(t, static_cast<Unary>(function), p, q, in(g), in(v), out(dx), count, stream());
+  });
   m.def("binary",
         [](int type, int op, const std::vector<int64_t>& a_shape, const std::vector<int64_t>& b_shape,
            const Buffer& a, const Buffer& b, int activation, float slope, const Buffer& y) {
@@ -82,6 +88,16 @@ void bind_elementwise(py::module_& m) {
           expect_bytes(b, product(b_shape), t, "binary");
           expect_bytes(y, s.count, t, "binary");
           binary(t, static_cast<Binary>(op), s, in(a), in(b), activation, slope, out(y), stream());
+        });
+  m.def("binary_grad",
+        [](int type, int op, const std::vector<int64_t>& a_shape, const std::vector<int64_t>& b_shape,
+           const Buffer& g, const Buffer& a, const Buffer& b, const Buffer& dx) {
+          const auto t = static_cast<DType>(type);
+          const Broadcast s = make_broadcast(a_shape, b_shape);
+          expect_bytes(a, product(a_shape), t, "binary_grad");
+          expect_bytes(b, product(b_shape), t, "binary_grad");
+          for (const Buffer* buffer : {&g, &dx}) expect_bytes(*buffer, s.count, t, "binary_grad");
+          binary_grad(t, static_cast<BinaryGrad>(op), s, in(g), in(a), in(b), out(dx), stream());
         });
   m.def("cast", [](int from, const Buffer& x, int to, const Buffer& y, int64_t count) {
     const auto f = static_cast<DType>(from), t = static_cast<DType>(to);

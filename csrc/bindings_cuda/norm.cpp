@@ -46,6 +46,16 @@ void bind_norm(py::module_& m) {
     const Buffer workspace(static_cast<size_t>(statistics_workspace(s)));
     statistics(t, s, in(x), out<float>(mean), out<float>(var), out(workspace), stream());
   });
+  m.def("batch_norm_grad_sums", [](int type, int64_t rows, int64_t channels, const Buffer& g, const Buffer& x,
+                                   const Buffer& mean, const Buffer& sums, const Buffer& along) {
+    const auto t = static_cast<DType>(type);
+    const NormShape s{1, rows, channels};
+    for (const Buffer* b : {&g, &x}) expect_bytes(*b, count(s), t, "batch_norm_grad_sums");
+    expect_vectors(s, "batch_norm_grad_sums", {&mean, &sums, &along}, {});
+    const Buffer workspace(static_cast<size_t>(statistics_workspace(s)));
+    normalize_grad_sums(t, s, in(g), in(x), in<float>(mean), nullptr, nullptr, nullptr, 0, 0,
+                        out<float>(along), out<float>(sums), out(workspace), stream());
+  });
   m.def("normalize_grad",
         [](int type, int64_t groups, int64_t rows, int64_t channels, const Buffer& g, const Buffer& x,
            const Buffer& mean, const Buffer& var, const Vector& scale, const Vector& shift, double eps,

@@ -1,5 +1,7 @@
 #include "cuda/softmax.h"
 
+#include <pybind11/stl.h>
+
 #include "bindings_cuda/buffer.h"
 
 namespace cnnfast::cuda::bindings {
@@ -28,6 +30,17 @@ void bind_softmax(py::module_& m) {
           expect_bytes(gradient, rows * k, t, "softmax_cross_entropy");
           softmax_cross_entropy(t, rows, k, in(x), in<int64_t>(labels), smoothing, ignored, out(loss),
                                 out(gradient), stream());
+        });
+  m.def("sigmoid_cross_entropy",
+        [](int type, int what, int64_t count, double pos_weight, const std::optional<Buffer>& g,
+           const Buffer& x, const Buffer& target, const Buffer& y) {
+          const auto t = static_cast<DType>(type);
+          const auto loss = static_cast<SigmoidLoss>(what);
+          if (loss != SigmoidLoss::kLoss && !g)
+            throw std::invalid_argument("sigmoid_cross_entropy: expected a gradient");
+          if (g) expect_bytes(*g, count, t, "sigmoid_cross_entropy");
+          for (const Buffer* b : {&x, &target, &y}) expect_bytes(*b, count, t, "sigmoid_cross_entropy");
+          sigmoid_cross_entropy(t, loss, count, pos_weight, in(g), in(x), in(target), out(y), stream());
         });
 }
 

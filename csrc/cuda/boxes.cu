@@ -1,17 +1,16 @@
 // Suppression: (1) a key for every box, which grows as its score falls, with its number below it; (2) keys
-// sorted: 1024 at a time in shared memory, then runs merged in pairs, where every key finds its place by a
-// binary search; as no two keys are equal the order is that of a stable sort; (3) for chunks of 512 boxes in
-// order, 512 bits for every box: which boxes of its own chunk come before it and overlap it (64 bytes a box);
-// (4) chunk after chunk: what is left of the chunk is decided by rounds (a box goes if a kept one suppresses
-// it, it stays if all that could are gone; the first undecided box is always decided), and what is kept
-// suppresses later boxes; (5) the kept numbers, one after the other. All pairs of boxes of step 3 and the
-// kept ones of step 4 are compared once: 13 operations each.
+// sorted (sort.cu); (3) for chunks of 512 boxes in order, 512 bits for every box: which boxes of its own
+// chunk come before it and overlap it (64 bytes a box); (4) chunk after chunk: what is left of the chunk is
+// decided by rounds (a box goes if a kept one suppresses it, it stays if all that could are gone; the first
+// undecided box is always decided), and what is kept suppresses later boxes; (5) the kept numbers, one after
+// the other. All pairs of boxes of step 3 and the kept ones of step 4 are compared once: 13 operations each.
 #include "cuda/boxes.h"
 
 #include <cfloat>
 #include <cmath>
 
-#include "cuda/index.h"
+#include "cuda/columns.h"
+#include "cuda/sort.h"
 
 namespace cnnfast::cuda {
 namespace {
@@ -90,57 +89,129 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// --- order -----------------------------------------------------------------------------------------
+// --- gradient of the overlaps ----------------------------------------------------------------------
 
-using Key = unsigned long long;
-constexpr Key kNone = ~Key{0};  // a box that takes no part
-constexpr int kSorted = 1024, kSortThreads = 512;
+// Gradient by the corners of a box.
+struct Corners {
+  float x1 = 0, y1 = 0, x2 = 0, y2 = 0;
+
+  // g times the derivative of the area of a box of sides w and h.
+  __device__ __forceinline__ void product(float g, float w, float h) {
+    if (!(w > 0 && h > 0)) return;
+    x1 -= g * h, x2 += g * h;
+    y1 -= g * w, y2 += g * w;
+  }
+};
+
+// What of the gradient of a minimum of both belongs to the first: half where they are equal.
+__device__ __forceinline__ float share(float p, float q) { return p < q ? 1.0f : p == q ? 0.5f : 0.0f; }
+
+// An edge of both boxes and the hull of them, along one axis. NaN comes through.
+struct Axis {
+  float low, high, other_low, other_high, least, most;
+
+  __device__ __forceinline__ Axis(float p1, float p2, float q1, float q2)
+      : low(p1), high(p2), other_low(q1), other_high(q2) {
+    least = Smaller()(Smaller()(low, high), Smaller()(other_low, other_high));
+    most = Larger()(Larger()(low, high), Larger()(other_low, other_high));
+  }
+  __device__ __forceinline__ float hull() const { return most - least; }
+  __device__ __forceinline__ float shared() const {
+    return Smaller()(high, other_high) - Larger()(low, other_low);
+  }
+  // g, shared out among the corners that lie at that place.
+  __device__ __forceinline__ float part(float g, float place) const {
+    const int count = (low == place) + (high == place) + (other_low == place) + (other_high == place);
+    return g / static_cast<float>(count);
+  }
+  // Adds g times the derivative of the hull.
+  __device__ __forceinline__ void hull_grad(float g, float* of_low, float* of_high) const {
+    const float of_least = part(g, least), of_most = part(g, most);
+    *of_low += static_cast<float>(low == most) * of_most - static_cast<float>(low == least) * of_least;
+    *of_high += static_cast<float>(high == most) * of_most - static_cast<float>(high == least) * of_least;
+  }
+};
+
+constexpr float kAngles = 0.40528473456935109f;  // 4 / pi^2
+
+// g times the derivative of the overlap of p and q by p. All overlaps are the same for (q, p).
+__device__ __forceinline__ Corners overlap_grad(Overlap kind, const Box& p, const Box& q, float g) {
+  Corners of;
+  const Axis x(p.x1, p.x2, q.x1, q.x2), y(p.y1, p.y2, q.y1, q.y2);
+  const float pw = p.x2 - p.x1, ph = p.y2 - p.y1, w = x.shared(), h = y.shared();
+  const float inter = area(w, h), whole = (area(pw, ph) + area(q)) - inter;
+  float g_iou = g, g_union = 0;
+  if (kind != Overlap::kIou) {
+    const float hull_w = x.hull(), hull_h = y.hull();
+    float g_w, g_h;
+    if (kind == Overlap::kGiou) {  // iou - 1 + union / hull
+      const float hull = hull_w * hull_h, g_hull = -ratio(g * whole, hull * hull);
+      g_union = ratio(g, hull);
+      g_w = g_hull * hull_h;
+      g_h = g_hull * hull_w;
+    } else {  // iou - distance / diagonal - v^2 / (1 - iou + v)
+      const float dx = ((p.x1 + p.x2) - (q.x1 + q.x2)) * 0.5f, dy = ((p.y1 + p.y2) - (q.y1 + q.y2)) * 0.5f;
+      const float distance = dx * dx + dy * dy, diagonal = hull_w * hull_w + hull_h * hull_h;
+      const float g_apart = -ratio(g, diagonal), g_sides = 2 * ratio(g * distance, diagonal * diagonal);
+      of.x1 += g_apart * dx, of.x2 += g_apart * dx;
+      of.y1 += g_apart * dy, of.y2 += g_apart * dy;
+      g_w = g_sides * hull_w;
+      g_h = g_sides * hull_h;
+    }
+    x.hull_grad(g_w, &of.x1, &of.x2);
+    y.hull_grad(g_h, &of.y1, &of.y2);
+  }
+  if (kind == Overlap::kCiou) {
+    const float turn = angle(p) - angle(q), v = kAngles * (turn * turn);
+    const float part = ratio(v, (1.0f - ratio(inter, whole)) + v);
+    g_iou = g * (1 - part * part);
+    const float g_turn = -g * (part * (2 - part)) * (2 * kAngles) * turn;
+    const float wide = Larger()(pw, 0.0f), high = Larger()(ph, 0.0f), square = wide * wide + high * high;
+    const float by_w = wide > 0 ? g_turn * high / square : 0.0f;
+    const float by_h = high > 0 ? -g_turn * wide / square : 0.0f;
+    of.x1 -= by_w, of.x2 += by_w;
+    of.y1 -= by_h, of.y2 += by_h;
+  }
+  g_union -= ratio(g_iou * inter, whole * whole);
+  of.product(g_union, pw, ph);
+  Corners both;  // of the intersection
+  both.product(ratio(g_iou, whole) - g_union, w, h);
+  of.x1 += both.x1 * share(q.x1, p.x1), of.y1 += both.y1 * share(q.y1, p.y1);
+  of.x2 += both.x2 * share(p.x2, q.x2), of.y2 += both.y2 * share(p.y2, q.y2);
+  return of;
+}
+
+// A warp for each of n boxes: the sum over all m others, in double precision. The gradient of pair (i, j) is
+// g[i * g_row + j * g_column].
+__global__ void __launch_bounds__(kThreads)
+    iou_grad_kernel(Overlap kind, int64_t n, int64_t m, const float* boxes, const float* others,
+                    const float* g, int64_t g_row, int64_t g_column, float* of) {
+  const int lane = threadIdx.x % 32;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * (kThreads / 32);
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; i < n; i += step) {
+    const Box box = load_box(boxes, i);
+    double sums[4] = {};
+    for (int64_t j = lane; j < m; j += 32) {
+      const Corners one = overlap_grad(kind, box, load_box(others, j), g[i * g_row + j * g_column]);
+      sums[0] += one.x1;
+      sums[1] += one.y1;
+      sums[2] += one.x2;
+      sums[3] += one.y2;
+    }
+    for (int away = 16; away > 0; away /= 2)
+      for (double& sum : sums) sum += __shfl_xor_sync(~0u, sum, away);
+    if (lane == 0)
+      for (int c = 0; c < 4; ++c) of[4 * i + c] = static_cast<float>(sums[c]);
+  }
+}
+
+// --- order -----------------------------------------------------------------------------------------
 
 __global__ void __launch_bounds__(kThreads)
     key_kernel(int64_t n, const float* boxes, const float* scores, Key* keys) {
   CNNFAST_EACH(i, n) {
-    const float score = scores[i] + 0.0f;  // the two zeros are equal
-    const uint32_t bits = __float_as_uint(score), rising = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    const bool valid = score == score && !has_nan(load_box(boxes, i));
-    keys[i] = valid ? static_cast<Key>(~rising) << 32 | static_cast<uint32_t>(i) : kNone;
-  }
-}
-
-// Batcher, "Sorting networks and their applications", 1968: the bitonic network.
-__global__ void __launch_bounds__(kSortThreads) sort_kernel(int64_t n, Key* keys) {
-  CNNFAST_SHARED(Key, room, [kSorted]);
-  const int t = threadIdx.x;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kSorted;
-  for (int i = t; i < kSorted; i += kSortThreads) room[i] = first + i < n ? keys[first + i] : kNone;
-  __syncthreads();
-  for (int run = 2; run <= kSorted; run *= 2)
-    for (int step = run / 2; step > 0; step /= 2) {
-      const int i = 2 * t - (t & (step - 1)), j = i + step;
-      const Key a = room[i], b = room[j];
-      if ((a > b) == ((i & run) == 0)) room[i] = b, room[j] = a;
-      __syncthreads();
-    }
-  for (int i = t; i < kSorted; i += kSortThreads)
-    if (first + i < n) keys[first + i] = room[i];
-}
-
-// Runs of `run` keys to runs of twice as many. Equal keys (kNone) of the first run come first.
-__global__ void __launch_bounds__(kThreads) merge_kernel(int64_t n, int64_t run, const Key* from, Key* to) {
-  CNNFAST_EACH(i, n) {
-    const int64_t pair = i & ~(2 * run - 1), middle = pair + run < n ? pair + run : n;
-    const int64_t end = pair + 2 * run < n ? pair + 2 * run : n;
-    const bool second = i >= middle;
-    const Key key = from[i];
-    int64_t low = second ? pair : middle, high = second ? middle : end;
-    const int64_t start = low;
-    while (low < high) {
-      const int64_t at = (low + high) / 2;
-      if (from[at] < key || (second && from[at] == key))
-        low = at + 1;
-      else
-        high = at;
-    }
-    to[pair + (i - (second ? middle : pair)) + (low - start)] = key;
+    const bool valid = scores[i] == scores[i] && !has_nan(load_box(boxes, i));
+    keys[i] = valid ? make_key(~rising_bits(scores[i]), i) : kNoKey;  // kNoKey takes no part
   }
 }
 
@@ -158,7 +229,7 @@ struct Ordered {
   __device__ __forceinline__ bool meet(int64_t i, int64_t j) const {
     return !classes || classes[i] == classes[j];
   }
-  __device__ __forceinline__ bool valid(int64_t i) const { return keys[i] != kNone; }
+  __device__ __forceinline__ bool valid(int64_t i) const { return keys[i] != kNoKey; }
 };
 
 __global__ void __launch_bounds__(kThreads)
@@ -166,8 +237,8 @@ __global__ void __launch_bounds__(kThreads)
                  int64_t* ordered_classes, int* owner) {
   CNNFAST_EACH(i, n) {
     owner[i] = -1;
-    if (keys[i] == kNone) continue;
-    const int64_t number = static_cast<uint32_t>(keys[i]);
+    if (keys[i] == kNoKey) continue;
+    const int64_t number = place_of(keys[i]);
     for (int k = 0; k < 4; ++k) ordered[4 * i + k] = boxes[4 * number + k];
     if (classes) ordered_classes[i] = classes[number];
   }
@@ -271,7 +342,7 @@ __global__ void __launch_bounds__(kListThreads) list_kernel(int64_t n, const Key
   int64_t total = 0;
   for (int64_t first = 0; first < n; first += kListThreads) {
     const int64_t i = first + t;
-    const bool stays = i < n && keys[i] != kNone && owner[i] == i;
+    const bool stays = i < n && keys[i] != kNoKey && owner[i] == i;
     const unsigned votes = __ballot_sync(~0u, stays);
     if (lane == 0) sums[warp] = __popc(votes);
     __syncthreads();
@@ -282,7 +353,7 @@ __global__ void __launch_bounds__(kListThreads) list_kernel(int64_t n, const Key
     }
     if (stays) {
       const int64_t at = total + before + __popc(votes & ((1u << lane) - 1));
-      kept[at] = static_cast<uint32_t>(keys[i]);
+      kept[at] = place_of(keys[i]);
       if (places) places[at] = i;
     }
     total += all;
@@ -303,7 +374,7 @@ __global__ void __launch_bounds__(kThreads)
     int members = 0;
     for (int64_t i = place + lane; i < s.n; i += 32) {
       if (!s.valid(i) || owner[i] != place) continue;
-      const double weight = scores[static_cast<uint32_t>(s.keys[i])];
+      const double weight = scores[place_of(s.keys[i])];
       for (int c = 0; c < 4; ++c) sums[c] += weight * s.boxes[4 * i + c];
       sums[4] += weight;
       ++members;
@@ -431,6 +502,17 @@ void box_iou(Overlap kind, int64_t n, int64_t m, const float* a, const float* b,
                  b, y);
 }
 
+void box_iou_grad(Overlap kind, int64_t n, int64_t m, const float* a, const float* b, const float* g,
+                  float* of_a, float* of_b, cudaStream_t stream) {
+  constexpr int kBoxes = kThreads / 32;
+  if (n > 0)
+    CNNFAST_LAUNCH((iou_grad_kernel), blocks_for(n, kBoxes), kThreads, 0, stream, kind, n, m, a, b, g, m, 1,
+                   of_a);
+  if (m > 0)
+    CNNFAST_LAUNCH((iou_grad_kernel), blocks_for(m, kBoxes), kThreads, 0, stream, kind, m, n, b, a, g, 1, m,
+                   of_b);
+}
+
 int64_t nms_workspace(int64_t n) { return Workspace(n, nullptr).bytes; }
 
 void nms(int64_t n, const float* boxes, const float* scores, const int64_t* classes, float threshold,
@@ -442,12 +524,7 @@ void nms(int64_t n, const float* boxes, const float* scores, const int64_t* clas
   Workspace w(n, workspace);
   const unsigned blocks = blocks_for(n, kThreads);
   CNNFAST_LAUNCH((key_kernel), blocks, kThreads, 0, stream, n, boxes, scores, w.keys);
-  CNNFAST_LAUNCH((sort_kernel), static_cast<unsigned>(ceil_div(n, kSorted)), kSortThreads, 0, stream, n,
-                 w.keys);
-  for (int64_t run = kSorted; run < n; run *= 2) {
-    CNNFAST_LAUNCH((merge_kernel), blocks, kThreads, 0, stream, n, run, w.keys, w.spare);
-    std::swap(w.keys, w.spare);
-  }
+  w.keys = sort_rows(1, n, w.keys, w.spare, stream);
   CNNFAST_LAUNCH((order_kernel), blocks, kThreads, 0, stream, n, w.keys, boxes, classes, w.boxes, w.classes,
                  w.owner);
   const Ordered s{n, w.keys, w.boxes, classes ? w.classes : nullptr, threshold};

@@ -13,6 +13,10 @@ namespace cnnfast::cuda {
 enum class Overlap : int { kIou = 0, kGiou = 1, kDiou = 2, kCiou = 3 };
 void box_iou(Overlap kind, int64_t n, int64_t m, const float* a, const float* b, float* y,
              cudaStream_t stream);
+// Gradients by both sets of boxes, from g of n x m overlaps. Where corners of both are equal each has half of
+// what the smaller or larger one would have.
+void box_iou_grad(Overlap kind, int64_t n, int64_t m, const float* a, const float* b, const float* g,
+                  float* of_a, float* of_b, cudaStream_t stream);
 
 // Bytes of workspace of both below: 64 bytes of suppression bits a box, and the boxes in order.
 int64_t nms_workspace(int64_t n);

@@ -105,9 +105,60 @@ __device__ __forceinline__ float combine(float a, float b) {
   return a < 0 ? a * b : a;  // kPrelu
 }
 
-template <int N, class T, Binary Op>
-__global__ void __launch_bounds__(kThreads)
-    alike_kernel(const T* a, const T* b, T* y, int64_t count, int activation, float slope) {
+template <Binary Op>
+struct Combined {
+  int activation;
+  float slope;
+  __device__ float operator()(float a, float b) const {
+    return activate(activation, combine<Op>(a, b), slope);
+  }
+};
+
+template <int Kind>
+struct ActivationGrad {
+  float slope;
+  __device__ float operator()(float g, float v) const { return activation_grad<Kind>(g, v, slope); }
+};
+
+// g times the derivative at v.
+struct FunctionGrad {
+  Unary function;
+  float p, q;
+  __device__ float operator()(float g, float v) const { return g * derivative(v); }
+
+  __device__ float derivative(float v) const {
+    switch (function) {
+      case Unary::kNeg:
+        return -1.0f;
+      case Unary::kAbs:
+        return v > 0 ? 1.0f : v < 0 ? -1.0f : v;
+      case Unary::kSqrt:
+        return 0.5f / v;
+      case Unary::kExp:
+        return v;
+      case Unary::kLog:
+        return 1.0f / v;
+      case Unary::kReciprocal:
+        return -v * v;
+      case Unary::kClip:
+        return v >= p && v <= q ? 1.0f : 0.0f;
+      case Unary::kElu:
+        return v < 0 ? p * expf(v) : 1.0f;
+      case Unary::kHardSigmoid: {
+        const float y = p * v + q;
+        return y > 0 && y < 1 ? p : 0.0f;
+      }
+      case Unary::kErf:
+        return 1.12837917f * expf(-v * v);  // 2 / sqrt(pi)
+      default:                              // stairs
+        return 0.0f;
+    }
+  }
+};
+
+// y[i] = f(a[i], b[i]), N elements at a time.
+template <int N, class T, class F>
+__global__ void __launch_bounds__(kThreads) pair_kernel(const T* a, const T* b, T* y, int64_t count, F f) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i * N < count; i += step) {
     if ((i + 1) * N <= count) {
@@ -115,79 +166,94 @@ __global__ void __launch_bounds__(kThreads)
       load_vector(a + i * N, v);
       load_vector(b + i * N, w);
 #pragma unroll
-      for (int j = 0; j < N; ++j) v[j] = activate(activation, combine<Op>(v[j], w[j]), slope);
+      for (int j = 0; j < N; ++j) v[j] = f(v[j], w[j]);
       store_vector(y + i * N, v);
     } else {
-      for (int64_t j = i * N; j < count; ++j)
-        store(y + j, activate(activation, combine<Op>(load(a + j), load(b + j)), slope));
+      for (int64_t j = i * N; j < count; ++j) store(y + j, f(load(a + j), load(b + j)));
     }
   }
 }
 
-template <int N, class T, int Kind>
-__global__ void __launch_bounds__(kThreads)
-    activation_grad_kernel(const T* g, const T* v, T* dx, int64_t count, float slope) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i * N < count; i += step) {
-    if ((i + 1) * N <= count) {
-      float a[N], b[N];
-      load_vector(g + i * N, a);
-      load_vector(v + i * N, b);
-#pragma unroll
-      for (int j = 0; j < N; ++j) a[j] = activation_grad<Kind>(a[j], b[j], slope);
-      store_vector(dx + i * N, a);
-    } else {
-      for (int64_t j = i * N; j < count; ++j)
-        store(dx + j, activation_grad<Kind>(load(g + j), load(v + j), slope));
-    }
-  }
-}
-
-template <class T, int Kind>
-void activation_grad_of(float slope, const void* g, const void* v, void* dx, int64_t count,
-                        cudaStream_t stream) {
-  const auto *from = static_cast<const T*>(g), *at = static_cast<const T*>(v);
-  auto* to = static_cast<T*>(dx);
+template <class T, class F>
+void map_pairs(const void* a, const void* b, void* y, int64_t count, F f, cudaStream_t stream) {
+  const auto *first = static_cast<const T*>(a), *second = static_cast<const T*>(b);
+  auto* to = static_cast<T*>(y);
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-  if (aligned(16, g, v, dx))
-    CNNFAST_LAUNCH((activation_grad_kernel<kVector, T, Kind>), blocks_for(count, kThreads * kVector),
-                   kThreads, 0, stream, from, at, to, count, slope);
+  if (aligned(16, a, b, y))
+    CNNFAST_LAUNCH((pair_kernel<kVector, T, F>), blocks_for(count, kThreads * kVector), kThreads, 0, stream,
+                   first, second, to, count, f);
   else
-    CNNFAST_LAUNCH((activation_grad_kernel<1, T, Kind>), blocks_for(count, kThreads), kThreads, 0, stream,
-                   from, at, to, count, slope);
+    CNNFAST_LAUNCH((pair_kernel<1, T, F>), blocks_for(count, kThreads), kThreads, 0, stream, first, second,
+                   to, count, f);
 }
+
+// Where element i of the result lies in both operands.
+struct Places {
+  int64_t a = 0, b = 0;
+
+  __device__ __forceinline__ Places(const Broadcast& s, int64_t i) {
+#pragma unroll
+    for (int axis = kMostAxes - 1; axis >= 0; --axis) {
+      if (axis >= s.rank) continue;
+      const int64_t next = i / s.size[axis], index = i - next * s.size[axis];
+      a += index * s.a[axis];
+      b += index * s.b[axis];
+      i = next;
+    }
+  }
+};
 
 template <class T, Binary Op>
 __global__ void __launch_bounds__(kThreads)
     broadcast_kernel(Broadcast s, const T* a, const T* b, T* y, int activation, float slope) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < s.count; i += step) {
-    int64_t rest = i, at_a = 0, at_b = 0;
-#pragma unroll
-    for (int axis = kMostAxes - 1; axis >= 0; --axis) {
-      if (axis >= s.rank) continue;
-      const int64_t next = rest / s.size[axis], index = rest - next * s.size[axis];
-      at_a += index * s.a[axis];
-      at_b += index * s.b[axis];
-      rest = next;
-    }
-    store(y + i, activate(activation, combine<Op>(load(a + at_a), load(b + at_b)), slope));
+    const Places at(s, i);
+    store(y + i, activate(activation, combine<Op>(load(a + at.a), load(b + at.b)), slope));
+  }
+}
+
+// All of the gradient to the winner, half of it each where both are equal; NaN has it too.
+__device__ __forceinline__ float to_winner(float g, float winner, float loser) {
+  return winner < loser ? 0.0f : winner == loser ? g * 0.5f : g;
+}
+
+__device__ __forceinline__ float gradient(BinaryGrad op, float g, float a, float b) {
+  switch (op) {
+    case BinaryGrad::kDivisor:
+      return -(g * a) / b;
+    case BinaryGrad::kBase:  // x^0 is 1 everywhere: no power of -1
+      return g * (b * powf(a, b != 0 ? b - 1.0f : b));
+    case BinaryGrad::kExponent:
+      return g * (b == 0 ? 0.0f : b * logf(a));
+    case BinaryGrad::kLarger:
+      return to_winner(g, a, b);
+    case BinaryGrad::kSmaller:
+      return to_winner(g, b, a);
+    case BinaryGrad::kPrelu:
+      return a > 0 ? g : g * b;
+    default:  // kSlope
+      return a < 0 ? g * a : 0.0f;
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    binary_grad_kernel(BinaryGrad op, Broadcast s, const T* g, const T* a, const T* b, T* y) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < s.count; i += step) {
+    const Places at(s, i);
+    store(y + i, gradient(op, load(g + i), load(a + at.a), load(b + at.b)));
   }
 }
 
 template <class T, Binary Op>
 void binary_of(const Broadcast& s, const void* a, const void* b, int activation, float slope, void* y,
                cudaStream_t stream) {
-  const auto *x = static_cast<const T*>(a), *w = static_cast<const T*>(b);
-  auto* to = static_cast<T*>(y);
-  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   const bool alike = s.rank == 0 || (s.rank == 1 && s.a[0] == 1 && s.b[0] == 1);
-  if (alike && aligned(16, a, b, y))
-    CNNFAST_LAUNCH((alike_kernel<kVector, T, Op>), blocks_for(s.count, kThreads * kVector), kThreads, 0,
-                   stream, x, w, to, s.count, activation, slope);
-  else
-    CNNFAST_LAUNCH((broadcast_kernel<T, Op>), blocks_for(s.count, kThreads), kThreads, 0, stream, s, x, w, to,
-                   activation, slope);
+  if (alike) return map_pairs<T>(a, b, y, s.count, Combined<Op>{activation, slope}, stream);
+  CNNFAST_LAUNCH((broadcast_kernel<T, Op>), blocks_for(s.count, kThreads), kThreads, 0, stream, s,
+                 static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y), activation, slope);
 }
 
 template <class T>
@@ -246,19 +312,19 @@ void activation_grad(DType type, int kind, float slope, const void* g, const voi
     using T = decltype(element);
     switch (kind) {
       case kRelu:
-        return activation_grad_of<T, kRelu>(slope, g, v, dx, count, stream);
+        return map_pairs<T>(g, v, dx, count, ActivationGrad<kRelu>{slope}, stream);
       case kRelu6:
-        return activation_grad_of<T, kRelu6>(slope, g, v, dx, count, stream);
+        return map_pairs<T>(g, v, dx, count, ActivationGrad<kRelu6>{slope}, stream);
       case kLeakyRelu:
-        return activation_grad_of<T, kLeakyRelu>(slope, g, v, dx, count, stream);
+        return map_pairs<T>(g, v, dx, count, ActivationGrad<kLeakyRelu>{slope}, stream);
       case kSigmoid:
-        return activation_grad_of<T, kSigmoid>(slope, g, v, dx, count, stream);
+        return map_pairs<T>(g, v, dx, count, ActivationGrad<kSigmoid>{slope}, stream);
       case kTanh:
-        return activation_grad_of<T, kTanh>(slope, g, v, dx, count, stream);
+        return map_pairs<T>(g, v, dx, count, ActivationGrad<kTanh>{slope}, stream);
       case kSilu:
-        return activation_grad_of<T, kSilu>(slope, g, v, dx, count, stream);
+        return map_pairs<T>(g, v, dx, count, ActivationGrad<kSilu>{slope}, stream);
       default:
-        return activation_grad_of<T, kHardSwish>(slope, g, v, dx, count, stream);
+        return map_pairs<T>(g, v, dx, count, ActivationGrad<kHardSwish>{slope}, stream);
     }
   });
 }
@@ -271,11 +337,30 @@ void unary(DType type, Unary function, float p, float q, const void* x, void* y,
   });
 }
 
+void unary_grad(DType type, Unary function, float p, float q, const void* g, const void* v, void* dx,
+                int64_t count, cudaStream_t stream) {
+  if (count == 0) return;
+  dispatch_float(type, [&](auto element) {
+    map_pairs<decltype(element)>(g, v, dx, count, FunctionGrad{function, p, q}, stream);
+  });
+}
+
 void binary(DType type, Binary op, const Broadcast& s, const void* a, const void* b, int activation,
             float slope, void* y, cudaStream_t stream) {
   if (s.count == 0) return;
   dispatch_float(
       type, [&](auto element) { binary_of<decltype(element)>(op, s, a, b, activation, slope, y, stream); });
+}
+
+void binary_grad(DType type, BinaryGrad op, const Broadcast& s, const void* g, const void* a, const void* b,
+                 void* dx, cudaStream_t stream) {
+  if (s.count == 0) return;
+  dispatch_float(type, [&](auto element) {
+    using T = decltype(element);
+    CNNFAST_LAUNCH((binary_grad_kernel<T>), blocks_for(s.count, kThreads), kThreads, 0, stream, op, s,
+                   static_cast<const T*>(g), static_cast<const T*>(a), static_cast<const T*>(b),
+                   static_cast<T*>(dx));
+  });
 }
 
 void cast(DType from, const void* x, DType to, void* y, int64_t count, cudaStream_t stream) {

@@ -25,9 +25,17 @@ void activation_grad(DType type, int kind, float slope, const void* g, const voi
 // y = function(x), with the numbers it takes.
 void unary(DType type, Unary function, float p, float q, const void* x, void* y, int64_t count,
            cudaStream_t stream);
+// dx = g times the derivative at v: the result of the root, the exponential and the reciprocal, the argument
+// of the others.
+void unary_grad(DType type, Unary function, float p, float q, const void* g, const void* v, void* dx,
+                int64_t count, cudaStream_t stream);
 // y = act(a op b).
 void binary(DType type, Binary op, const Broadcast& s, const void* a, const void* b, int activation,
             float slope, void* y, cudaStream_t stream);
+// The gradient by one operand, from g of the result's shape and two arrays that broadcast to it, before it is
+// summed over what was repeated.
+void binary_grad(DType type, BinaryGrad op, const Broadcast& s, const void* g, const void* a, const void* b,
+                 void* dx, cudaStream_t stream);
 // Elements of one floating-point type to another, rounded to nearest even.
 void cast(DType from, const void* x, DType to, void* y, int64_t count, cudaStream_t stream);
 

@@ -15,11 +15,14 @@ struct Channel {
   __device__ __forceinline__ float operator()(float x) const { return fmaf(x - mean, factor, shift); }
 };
 
-__device__ __forceinline__ double deviation(float var, double eps) { return 1.0 / sqrt(var + eps); }
+// 1 / sqrt(var + eps) of that channel; 1 where there are no variances.
+__device__ __forceinline__ double deviation(const float* var, int64_t at, double eps) {
+  return var ? 1.0 / sqrt(var[at] + eps) : 1.0;
+}
 
 __device__ __forceinline__ Channel channel(int64_t at, int64_t c, const float* mean, const float* var,
                                            const float* scale, const float* shift, double eps) {
-  double factor = deviation(var[at], eps);
+  double factor = deviation(var, at, eps);
   if (scale) factor *= scale[c];
   return {mean[at], static_cast<float>(factor), shift ? shift[c] : 0.0f};
 }
@@ -140,7 +143,7 @@ __global__ void grad_sums_end_kernel(Columns c, Divider inner, const Sums* parts
     const Divided at = inner.divide(i);
     const Sums s = add_parts(c, parts, at.quotient, at.rest);
     dshift[i] = static_cast<float>(s.first);
-    dscale[i] = static_cast<float>(s.second * deviation(var[i], eps));
+    dscale[i] = static_cast<float>(s.second * deviation(var, i, eps));
   }
 }
 
@@ -158,7 +161,7 @@ __global__ void __launch_bounds__(kColumnThreads)
   for (int v = 0; v < V; ++v) {
     const int64_t inner = part.inner * V + v, at = part.outer * c.inner * V + inner;
     of[v] = channel(at, inner, mean, var, scale, shift, eps);
-    along[v] = static_cast<float>(deviation(var[at], eps) * dscale[at] / rows);
+    along[v] = static_cast<float>(deviation(var, at, eps) * dscale[at] / rows);
     level[v] = static_cast<float>(dshift[at] / rows);
   }
   for (int64_t k = part.first; k < part.end; k += part.step) {
@@ -286,9 +289,9 @@ void statistics(DType type, NormShape s, const void* x, float* mean, float* var,
   });
 }
 
-void normalize_grad(DType type, NormShape s, const void* g, const void* x, const float* mean,
-                    const float* var, const float* scale, const float* shift, double eps, int activation,
-                    void* dx, float* dscale, float* dshift, void* workspace, cudaStream_t stream) {
+void normalize_grad_sums(DType type, NormShape s, const void* g, const void* x, const float* mean,
+                         const float* var, const float* scale, const float* shift, double eps, int activation,
+                         float* dscale, float* dshift, void* workspace, cudaStream_t stream) {
   const Columns c = split_columns(s.groups, s.rows, s.channels);
   if (c.count() == 0) return;
   auto* parts = static_cast<Sums*>(workspace);
@@ -299,6 +302,14 @@ void normalize_grad(DType type, NormShape s, const void* g, const void* x, const
   });
   CNNFAST_LAUNCH((grad_sums_end_kernel), blocks_for(c.count(), 64), 64, 0, stream, c, Divider(c.inner), parts,
                  var, eps, dscale, dshift);
+}
+
+void normalize_grad(DType type, NormShape s, const void* g, const void* x, const float* mean,
+                    const float* var, const float* scale, const float* shift, double eps, int activation,
+                    void* dx, float* dscale, float* dshift, void* workspace, cudaStream_t stream) {
+  normalize_grad_sums(type, s, g, x, mean, var, scale, shift, eps, activation, dscale, dshift, workspace,
+                      stream);
+  if (s.groups * s.rows * s.channels == 0) return;
   dispatch_vector(
       type, s.channels,
       [&](auto element, auto vector) {

@@ -23,8 +23,13 @@ int64_t statistics_workspace(NormShape s);
 void statistics(DType type, NormShape s, const void* x, float* mean, float* var, void* workspace,
                 cudaStream_t stream);
 
-// The gradient of statistics and normalisation together (act: none, ReLU or ReLU6): dx, and sums over rows of
-// g x' (dscale) and of g (dshift), one per group and channel.
+// Sums over rows of g x' (dscale) and of g (dshift), one per group and channel, with x' = (x - mean) /
+// sqrt(var + eps), or x - mean where var is null; g as far as it comes through act: none, ReLU or ReLU6.
+// Workspace as for `statistics`.
+void normalize_grad_sums(DType type, NormShape s, const void* g, const void* x, const float* mean,
+                         const float* var, const float* scale, const float* shift, double eps, int activation,
+                         float* dscale, float* dshift, void* workspace, cudaStream_t stream);
+// The gradient of statistics and normalisation together: these sums, and dx.
 void normalize_grad(DType type, NormShape s, const void* g, const void* x, const float* mean,
                     const float* var, const float* scale, const float* shift, double eps, int activation,
                     void* dx, float* dscale, float* dshift, void* workspace, cudaStream_t stream);

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "cuda/columns.h"
+#include "cuda/sort.h"
 
 namespace cnnfast::cuda {
 namespace {
@@ -109,6 +110,42 @@ __global__ void __launch_bounds__(kColumnThreads) argmax_kernel(Columns c, const
   if (part.lead) y[part.outer * c.inner + part.inner] = best.place;
 }
 
+// Columns of outer x k x inner as rows of k keys that rise, or fall, with the values.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    column_keys_kernel(int64_t count, Divider length, Divider inner, int64_t k, int64_t width, bool falling,
+                       const T* x, Key* keys) {
+  CNNFAST_EACH(i, count) {
+    const Divided row = length.divide(i), column = inner.divide(row.quotient);
+    const uint32_t bits = rising_bits(load(x + (column.quotient * k + row.rest) * width + column.rest));
+    keys[i] = make_key(falling ? ~bits : bits, row.rest);
+  }
+}
+
+// Result j of a column (o, c) is key j of its row.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    first_kernel(int64_t total, Divider inner, Divider taken, int64_t k, int64_t width, const T* x,
+                 const Key* keys, T* values, int64_t* places) {
+  CNNFAST_EACH(i, total) {
+    const Divided c = inner.divide(i), j = taken.divide(c.quotient);
+    const int64_t place = place_of(keys[(j.quotient * width + c.rest) * k + j.rest]);
+    values[i] = x[(j.quotient * k + place) * width + c.rest];
+    places[i] = place;
+  }
+}
+
+// Every place of x is asked for once, at most.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    scatter_kernel(int64_t total, Divider inner, Divider taken, int64_t k, int64_t width, const T* g,
+                   const int64_t* places, T* dx) {
+  CNNFAST_EACH(i, total) {
+    const Divided c = inner.divide(i);
+    dx[(taken.quotient(c.quotient) * k + places[i]) * width + c.rest] = g[i];
+  }
+}
+
 }  // namespace
 
 int64_t reduce_workspace(int64_t outer, int64_t k, int64_t inner) {
@@ -140,6 +177,40 @@ void argmax(DType type, int64_t outer, int64_t k, int64_t inner, const void* x, 
   dispatch_float(type, [&](auto element) {
     using T = decltype(element);
     CNNFAST_LAUNCH((argmax_kernel<T>), c.grid(), kColumnThreads, 0, stream, c, static_cast<const T*>(x), y);
+  });
+}
+
+int64_t topk_workspace(int64_t outer, int64_t k, int64_t inner) {
+  return 2 * outer * k * inner * static_cast<int64_t>(sizeof(Key));
+}
+
+void topk(DType type, int64_t outer, int64_t k, int64_t inner, int64_t count, bool largest, const void* x,
+          void* values, int64_t* places, void* workspace, cudaStream_t stream) {
+  const int64_t all = outer * k * inner, total = outer * count * inner;
+  if (total == 0) return;
+  auto* keys = static_cast<Key*>(workspace);
+  dispatch_float(type, [&](auto element) {
+    using T = decltype(element);
+    const auto* from = static_cast<const T*>(x);
+    CNNFAST_LAUNCH((column_keys_kernel<T>), blocks_for(all, kThreads), kThreads, 0, stream, all, Divider(k),
+                   Divider(inner), k, inner, largest, from, keys);
+    const Key* sorted = sort_rows(outer * inner, k, keys, keys + all, stream);
+    CNNFAST_LAUNCH((first_kernel<T>), blocks_for(total, kThreads), kThreads, 0, stream, total, Divider(inner),
+                   Divider(count), k, inner, from, sorted, static_cast<T*>(values), places);
+  });
+}
+
+void topk_grad(DType type, int64_t outer, int64_t k, int64_t inner, int64_t count, const void* g,
+               const int64_t* places, void* dx, cudaStream_t stream) {
+  const int64_t total = outer * count * inner;
+  if (outer * k * inner == 0) return;
+  CNNFAST_CUDA_CHECK(cudaMemsetAsync(dx, 0, static_cast<size_t>(outer * k * inner * size_of(type)), stream));
+  if (total == 0) return;
+  dispatch_float(type, [&](auto element) {
+    using T = decltype(element);
+    CNNFAST_LAUNCH((scatter_kernel<T>), blocks_for(total, kThreads), kThreads, 0, stream, total,
+                   Divider(inner), Divider(count), k, inner, static_cast<const T*>(g), places,
+                   static_cast<T*>(dx));
   });
 }
 

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "cuda/activation.h"
 #include "cuda/columns.h"
 
 namespace cnnfast::cuda {
@@ -104,6 +105,34 @@ __global__ void __launch_bounds__(kColumnThreads)
   store(loss + part.outer, value);
 }
 
+// softplus(z) = log(1 + exp(z)), without overflow, for z = -x and z = x.
+struct Softplus {
+  float of_one, of_zero;
+
+  __device__ __forceinline__ explicit Softplus(float x) {
+    const float small = log1pf(expf(-fabsf(x)));
+    of_one = small + (x < 0 ? -x : 0.0f);
+    of_zero = small + (x > 0 ? x : 0.0f);
+  }
+};
+
+template <class T, SigmoidLoss What>
+__global__ void __launch_bounds__(kThreads)
+    sigmoid_cross_entropy_kernel(int64_t count, float weight, const T* g, const T* x, const T* target, T* y) {
+  CNNFAST_EACH(i, count) {
+    const float v = load(x + i), t = load(target + i), from_one = weight * t, from_zero = 1.0f - t;
+    float value;
+    if (What == SigmoidLoss::kByScore) {
+      value = load(g + i) * (from_zero * sigmoid(v) - from_one * sigmoid(-v));
+    } else {
+      const Softplus of(v);
+      value = What == SigmoidLoss::kLoss ? from_one * of.of_one + from_zero * of.of_zero
+                                         : load(g + i) * (weight * of.of_one - of.of_zero);
+    }
+    store(y + i, value);
+  }
+}
+
 }  // namespace
 
 void softmax(DType type, int64_t outer, int64_t k, int64_t inner, bool log, const void* x, void* y,
@@ -146,6 +175,32 @@ void softmax_cross_entropy(DType type, int64_t rows, int64_t k, const void* x, c
     CNNFAST_LAUNCH((cross_entropy_kernel<T>), c.grid(), kColumnThreads, 0, stream, c,
                    static_cast<const T*>(x), labels, static_cast<float>(smoothing), ignored,
                    static_cast<T*>(loss), static_cast<T*>(gradient));
+  });
+}
+
+void sigmoid_cross_entropy(DType type, SigmoidLoss what, int64_t count, double pos_weight, const void* g,
+                           const void* x, const void* target, void* y, cudaStream_t stream) {
+  if (count == 0) return;
+  const unsigned blocks = blocks_for(count, kThreads);
+  const auto weight = static_cast<float>(pos_weight);
+  dispatch_float(type, [&](auto element) {
+    using T = decltype(element);
+    const auto *gs = static_cast<const T*>(g), *xs = static_cast<const T*>(x);
+    const auto* ts = static_cast<const T*>(target);
+    auto* ys = static_cast<T*>(y);
+    switch (what) {
+      case SigmoidLoss::kLoss:
+        CNNFAST_LAUNCH((sigmoid_cross_entropy_kernel<T, SigmoidLoss::kLoss>), blocks, kThreads, 0, stream,
+                       count, weight, gs, xs, ts, ys);
+        break;
+      case SigmoidLoss::kByScore:
+        CNNFAST_LAUNCH((sigmoid_cross_entropy_kernel<T, SigmoidLoss::kByScore>), blocks, kThreads, 0, stream,
+                       count, weight, gs, xs, ts, ys);
+        break;
+      case SigmoidLoss::kByTarget:
+        CNNFAST_LAUNCH((sigmoid_cross_entropy_kernel<T, SigmoidLoss::kByTarget>), blocks, kThreads, 0, stream,
+                       count, weight, gs, xs, ts, ys);
+    }
   });
 }
 

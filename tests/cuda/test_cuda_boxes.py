@@ -33,6 +33,38 @@ def test_box_iou(device: Any, rng: np.random.Generator, kind: str) -> None:
         np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.parametrize("kind", ["iou", "giou", "diou", "ciou"])
+def test_gradient_of_box_iou(device: Any, rng: np.random.Generator, kind: str) -> None:
+    gradient = ops.OPERATORS["box_iou_grad"]
+    a, b = _boxes(rng, 7), _boxes(rng, 37)
+    b[:4] = [[5, 5, 5, 5], [0, 0, 1, 1], a[3], [*a[4, :2], 90, 95]]  # with corners that are equal
+    g = rng.standard_normal((7, 37)).astype(np.float32)
+    spec = gradient.infer(a.shape, b.shape, g.shape, kind)
+    exact = gradient.reference(spec, *[v.astype(np.float64) for v in (a, b, g)])
+    for got, wanted in zip(gradient(spec, *map(asarray, (a, b, g))), exact, strict=True):
+        near(got, wanted, "float32", 64, 1 + abs(wanted))
+    short = gradient(spec, *[asarray(v, "bfloat16") for v in (a, b, g)])
+    assert [str(v.dtype) for v in short] == ["bfloat16"] * 2
+
+
+@pytest.mark.parametrize("kind", ["iou", "giou", "diou", "ciou"])
+def test_gradient_of_box_iou_of_extremes(device: Any, kind: str) -> None:
+    """NaN and infinity are where the definition has them; no box gives no gradient."""
+    gradient = ops.OPERATORS["box_iou_grad"]
+    nan, inf = np.nan, np.inf
+    a = np.array([[0, 0, 4, 4], [nan, 0, 2, 2], [0, 1, inf, 3], [-inf, 0, 2, nan]], np.float32)
+    g = np.ones((4, 1), np.float32)
+    for b in np.array([[[1, 1, 5, 6]], [[0, 0, 4, nan]], [[0, 0, inf, inf]]], np.float32):
+        spec = gradient.infer(a.shape, b.shape, g.shape, kind)
+        wanted = gradient.reference(spec, a, b, g)
+        for got, exact in zip(gradient(spec, *map(asarray, (a, b, g))), wanted, strict=True):
+            np.testing.assert_allclose(got.numpy(), exact, rtol=1e-5, atol=1e-6)
+    empty = gradient.infer((0, 4), (2, 4), (0, 2), kind)
+    none, zeros = gradient(empty, *[asarray(np.ones(n, np.float32)) for n in ((0, 4), (2, 4), (0, 2))])
+    assert none.shape == (0, 4)
+    np.testing.assert_array_equal(zeros.numpy(), np.zeros((2, 4)))
+
+
 # One box, one chunk, more than one, and more than two sorted runs.
 COUNTS = [0, 1, 2, 65, 600, 2300]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_checks import close
+from device_checks import close, near
 
 import cnnfast as cf
 from cnnfast import ops
@@ -83,6 +83,79 @@ def test_functions(device: Any, rng: np.random.Generator, name: str) -> None:
     close(getattr(ops, name)(x), getattr(ops, name)(wide), "float32", 8)
 
 
+# Numbers of those that take any, and the error of the derivative in units of rounding.
+GRADIENTS: dict[str, tuple[tuple[float, ...], float]] = {
+    **dict.fromkeys(("neg", "abs", "floor", "ceil"), ((), 1)),
+    **dict.fromkeys(("sqrt", "exp", "log", "reciprocal"), ((), 4)),
+    "clip": ((-0.5, 1.25), 1),
+    "hard_sigmoid": ((0.25, 0.5), 2),
+    "elu": ((0.5,), 8),
+    "erf": ((), 32),  # the square in the exponent is rounded
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_of_functions(device: Any, rng: np.random.Generator, name: str, dtype: str) -> None:
+    numbers, ulps = GRADIENTS[name]
+    gradient = ops.OPERATORS["unary_grad"]
+    for shape in [*SHAPES, (0, 2)]:
+        (g, wide_g), (v, wide_v) = _given(rng, shape, dtype), _given(rng, shape, dtype)
+        spec = gradient.infer(shape, shape, name, numbers)
+        close(gradient(spec, g, v), gradient(spec, wide_g, wide_v), dtype, ulps)
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_corners_of_functions(device: Any, name: str) -> None:
+    """Zeros, infinities and NaN as the definition has them."""
+    v = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 2.0], np.float32)
+    g = np.full_like(v, -2.5)
+    gradient = ops.OPERATORS["unary_grad"]
+    spec = gradient.infer(v.shape, v.shape, name, GRADIENTS[name][0])
+    got = gradient(spec, asarray(g), asarray(v)).numpy()
+    np.testing.assert_allclose(got, gradient.reference(spec, g, v), rtol=1e-6)
+
+
+KINDS = ["divisor", "base", "exponent", "larger", "smaller", "prelu", "slope"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_pairs(device: Any, rng: np.random.Generator, kind: str, dtype: str) -> None:
+    gradient = ops.OPERATORS["pair_grad"]
+    for shapes in PAIRS:
+        a, b = (asarray(np.abs(x.numpy()) + 0.25, dtype) for x, _ in (_given(rng, s, dtype) for s in shapes))
+        wide_a, wide_b = (x.numpy().astype(np.float64) for x in (a, b))
+        g, wide_g = _given(rng, np.broadcast_shapes(*shapes), dtype)
+        spec = gradient.infer(g.shape, *shapes, kind)
+        wanted = gradient(spec, wide_g, wide_a, wide_b)
+        # Powers and logarithms: relative to their sums, as those near 1 are small.
+        size = np.abs(wide_g) * (1 + np.abs(wide_a)) * (1 + np.abs(wide_b))
+        scale = size if kind == "exponent" else np.abs(wanted)
+        near(gradient(spec, g, a, b), wanted, dtype, 64 if kind == "base" else 8, scale)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_corners_of_pairs(device: Any, kind: str) -> None:
+    """Ties, zeros of both signs, infinities and NaN as the definition has them."""
+    numbers = np.array([0.0, -0.0, 1.0, -2.0, np.inf, -np.inf, np.nan], np.float32)
+    a, b = numbers[:, None], numbers
+    g = np.full((7, 7), -2.5, np.float32)
+    gradient = ops.OPERATORS["pair_grad"]
+    spec = gradient.infer(g.shape, a.shape, b.shape, kind)
+    got = gradient(spec, asarray(g), asarray(a), asarray(b)).numpy()
+    np.testing.assert_allclose(got, gradient.reference(spec, g, a, b), rtol=1e-6)
+
+
+def test_gradients_of_casts_take_the_type_of_the_argument(device: Any) -> None:
+    x = cf.Tensor(asarray(np.array([1.5, -2, 3], np.float32), "bfloat16"), requires_grad=True)
+    y = ops.cast(x, "float32")
+    assert y.dtype == np.float32
+    y.backward(asarray(np.array([1.00390625, 2, 0.5], np.float32)))
+    assert str(x.grad.dtype) == "bfloat16"
+    np.testing.assert_array_equal(x.grad.numpy(), [1, 2, 0.5])
+
+
 def test_clip(device: Any, rng: np.random.Generator) -> None:
     x, wide = _given(rng, (2, 7, 17), "float32")
     close(ops.clip(x, -1, 2), ops.clip(wide, -1, 2), "float32", 0)
@@ -103,3 +176,11 @@ def test_host_arrays_on_the_cuda_backend(device: Any, rng: np.random.Generator) 
         np.testing.assert_array_equal(y, np.maximum(x, 0))
         np.testing.assert_array_equal(ops.add(x, 1.0), x + 1)
         np.testing.assert_array_equal(ops.relu(x.astype(np.float64)), np.maximum(x, 0))
+
+
+def test_gradients_of_host_arrays_on_the_cuda_backend(device: Any) -> None:
+    x = cf.Tensor(np.array([-3, 6, 2], np.float32), requires_grad=True)
+    with cf.use_backend("cuda"):
+        ops.abs(x).backward(np.array([1, 2, 3], np.float32))
+    assert type(x.grad) is np.ndarray
+    np.testing.assert_array_equal(x.grad, [-1, 2, 3])

@@ -86,6 +86,33 @@ def test_instance_norm(device: Any, rng: np.random.Generator) -> None:
         )
 
 
+def test_gradient_of_instance_norm(device: Any, rng: np.random.Generator) -> None:
+    gradient = ops.OPERATORS["instance_norm_grad"]
+    for shape in [(2, 4, 4, 16), (3, 7, 5, 17), (2, 9, 3), (1, 60, 60, 3), (0, 2, 5)]:
+        (x, wide), (g, wide_g) = given(rng, shape), given(rng, shape)
+        (_, _, scale, _), (_, _, wide_scale, _) = _vectors(rng, shape[-1])
+        rows = wide.size // shape[-1]
+        for vector, wide_vector in ((None, None), (scale, wide_scale)):
+            spec = gradient.infer(shape, shape, None if vector is None else vector.shape)
+            found, exact = gradient(spec, g, x, vector), gradient(spec, wide_g, wide, wide_vector)
+            near(found[0], exact[0], "float32", 16, 24 * (1 if vector is None else abs(wide_scale)))
+            for got, wanted in zip(found[1:], exact[1:], strict=True):
+                near(got, wanted, "float32", 4, 16 * np.sqrt(rows) + abs(wanted))
+
+
+def test_sums_of_gradients_by_given_statistics(device: Any, rng: np.random.Generator) -> None:
+    gradient = ops.OPERATORS["batch_norm_grad_sums"]
+    for shape in [*SHAPES, (5,), (0, 3)]:
+        (x, wide), (g, wide_g) = given(rng, shape), given(rng, shape)
+        (mean, _, _, _), (wide_mean, _, _, _) = _vectors(rng, shape[-1])
+        spec = gradient.infer(shape, shape, mean.shape)
+        found, exact = gradient(spec, g, x, mean), gradient(spec, wide_g, wide, wide_mean)
+        pixels = tuple(range(len(shape) - 1))
+        sizes = abs(wide_g), abs((wide - wide_mean) * wide_g)
+        for got, wanted, size in zip(found, exact, sizes, strict=True):
+            near(got, wanted, "float32", 1, abs(wanted) + 2.0**-20 * size.sum(pixels))
+
+
 def test_local_response_norm(device: Any, rng: np.random.Generator) -> None:
     gradient = ops.OPERATORS["local_response_norm_grad"]
     for shape in [(2, 3, 3, 16), (1, 2, 5, 17), (4, 2)]:

@@ -73,6 +73,40 @@ def test_argmax(device: Any, rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(got.numpy(), ops.argmax(x, axis))
 
 
+# Rows that share a block, of more than one sorted run, and columns; all and none of the values.
+CHOICES: list[tuple[tuple[int, ...], int, int]] = [
+    ((3, 17), 1, 5),
+    ((3, 17), 0, 3),
+    ((2, 7, 3), 1, 2),
+    ((5, 1), 1, 1),
+    ((2, 1500), 1, 7),
+    ((1, 2300), 1, 2300),
+    ((2, 3), 1, 0),
+    ((0, 4), 1, 2),
+]
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_topk_and_its_gradient(device: Any, rng: np.random.Generator, dtype: str, largest: bool) -> None:
+    gradient = ops.OPERATORS["topk_grad"]
+    for shape, axis, k in CHOICES:
+        host = rng.integers(-50, 50, shape).astype(np.float32)  # with ties
+        if host.size > 9:
+            host.flat[[0, 3, 4, 5, 8]] = [np.inf, np.nan, -np.inf, -np.nan, -0.0]
+        found, places = ops.topk(asarray(host, dtype), k, axis, largest=largest)
+        wanted, wanted_places = ops.topk(host, k, axis, largest=largest)
+        assert str(found.dtype) == dtype
+        assert places.dtype == np.int64
+        np.testing.assert_array_equal(places.numpy(), wanted_places)
+        np.testing.assert_array_equal(found.numpy(), wanted)
+        g = rng.integers(-9, 10, wanted.shape).astype(np.float32)
+        spec = gradient.infer(g.shape, g.shape, shape, axis)
+        got = gradient(spec, asarray(g, dtype), places)
+        assert str(got.dtype) == dtype
+        np.testing.assert_array_equal(got.numpy(), gradient.reference(spec, g, wanted_places))
+
+
 AXES = [((2, 7, 17), -1), ((2, 7, 17), 1), ((3, 1000), 1), ((40, 3), 0), ((2, 1), 1), ((0, 3), 1)]
 
 
@@ -127,6 +161,39 @@ def test_cross_entropy(device: Any, rng: np.random.Generator, smoothing: float) 
         near(gradient, wanted_gradient, "float32", 16, 1)
         again, _ = ops.softmax_cross_entropy(x, asarray(labels), label_smoothing=smoothing)
         np.testing.assert_array_equal(again.numpy(), loss.numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("weight", [1.0, 2.5])
+def test_cross_entropy_of_sigmoids(device: Any, rng: np.random.Generator, weight: float, dtype: str) -> None:
+    gradient = ops.OPERATORS["sigmoid_cross_entropy_grad"]
+    for shape in [(2, 4, 16), (1, 7, 17), (0, 3), ()]:
+        x, wide = given(rng, shape, dtype)
+        target = asarray(rng.uniform(0, 1, shape).astype(np.float32), dtype)
+        wide_target = target.numpy().astype(np.float64)
+        wanted = ops.sigmoid_cross_entropy(wide, wide_target, pos_weight=weight)
+        near(ops.sigmoid_cross_entropy(x, target, pos_weight=weight), wanted, dtype, 8, wanted)
+        g, wide_g = given(rng, shape, dtype)
+        for by_target in (False, True):
+            spec = gradient.infer(shape, shape, shape, weight, by_target)
+            exact = gradient(spec, wide_g, wide, wide_target)
+            size = abs(wide_g) * (1 + weight) * (1 + by_target * abs(wide))
+            near(gradient(spec, g, x, target), exact, dtype, 8, size)
+
+
+def test_cross_entropy_of_sigmoids_of_extremes(device: Any) -> None:
+    gradient = ops.OPERATORS["sigmoid_cross_entropy_grad"]
+    x = np.array([1000, -1000, np.inf, -np.inf, np.nan, 0, -0.0, 88, -88] * 2, np.float32)
+    target = np.repeat(np.array([0, 1], np.float32), 9)
+    calls = [(ops.OPERATORS["sigmoid_cross_entropy"], (x, target))]
+    calls += [(gradient, (np.full_like(x, -2), x, target))] * 2
+    specs = [calls[0][0].infer(x.shape, x.shape, 2.0)]
+    specs += [gradient.infer(x.shape, x.shape, x.shape, 2.0, by_target) for by_target in (False, True)]
+    for (op, arrays), spec in zip(calls, specs, strict=True):
+        with np.errstate(all="ignore"):
+            wanted = op.reference(spec, *[a.astype(np.float64) for a in arrays]).astype(np.float32)
+        got = op(spec, *map(asarray, arrays)).numpy()
+        np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-44)
 
 
 def test_the_same_bits_under_every_schedule(shim: Any, rng: np.random.Generator) -> None:

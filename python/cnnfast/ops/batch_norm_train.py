@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .. import cuda
 from .activations import ACTIVATION_CODES, apply_activation
-from .norm import buffer, cuda_normalize, cuda_statistics, finite, narrow
+from .norm import cuda_normalize, cuda_normalize_grad, cuda_statistics, finite
+from .rearrange import expand
 from .registry import (
     NO_GRADIENT,
     Array,
@@ -175,22 +177,9 @@ def _cuda_batch_norm_train(
 def _cuda_batch_norm_train_grad(
     s: BatchNormTrainSpec, g: Any, x: Any, mean: Any, var: Any, scale: Any = None, shift: Any = None
 ) -> tuple[Any, Any, Any]:
-    gx, gscale, gshift = cuda.empty(s.out, g.dtype), cuda.empty(s.out[-1:]), cuda.empty(s.out[-1:])
-    vectors = [narrow(v) for v in (mean, var, scale, shift)]
-    cuda.module().normalize_grad(
-        g.code,
-        1,
-        s.rows,
-        s.out[-1],
-        g.buffer,
-        x.buffer,
-        *map(buffer, vectors),
-        s.eps,
-        ACTIVATION_CODES[s.activation],
-        gx.buffer,
-        gscale.buffer,
-        gshift.buffer,
-    )
+    sizes, code = (1, s.rows, s.out[-1]), ACTIVATION_CODES[s.activation]
+    gx, *vectors = cuda_normalize_grad(sizes, g, x, mean, var, scale, shift, s.eps, code)
+    gscale, gshift = [v.reshape(s.out[-1:]) for v in vectors]
     return gx, gscale, gshift
 
 
@@ -212,11 +201,12 @@ def _vjp(s: BatchNormTrainSpec, needs: tuple[bool, ...], g: Any, inputs: Any, re
     found = (None,) * 3 if gy is None else BATCH_NORM_TRAIN_GRAD(s, gy, x, mean, var, scale, shift)
     if g_mean is None and g_var is None:
         return found
-    gx = np.zeros_like(x) if found[0] is None else found[0]
+    parts = [found[0]]
     if g_mean is not None:
-        gx = gx + g_mean / x.dtype.type(s.rows)
+        parts.append(expand(g_mean / float(s.rows), s.out))
     if g_var is not None:
-        gx = gx + (x - mean) * (g_var * x.dtype.type(2 / s.rows))
+        parts.append((x - mean) * (g_var * (2.0 / s.rows)))
+    gx = functools.reduce(operator.add, [part for part in parts if part is not None])
     return (gx, *found[1:])
 
 

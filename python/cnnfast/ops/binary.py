@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BackendError
+from .. import cuda
 from .arithmetic import BINARY_CODES, broadcast_shape, cuda_binary, mul, unbroadcast
 from .operands import operands
 from .registry import (
@@ -112,10 +112,10 @@ def reference_pair_grad(s: PairGradSpec, g: Array, a: Array, b: Array) -> Array:
 
 
 def _cuda_pair_grad(s: PairGradSpec, g: Any, a: Any, b: Any) -> Any:
-    """Of other operators, where there are some."""
-    if s.kind != "divisor":
-        raise BackendError(f"pair_grad: there is no CUDA kernel for {s.kind!r}")
-    return -(g * a) / b
+    gx, code = cuda.empty(s.out, g.dtype), _GRADIENT_CODES[s.kind]
+    a, b = a.astype(g.dtype), b.astype(g.dtype)
+    cuda.module().binary_grad(g.code, code, a.shape, b.shape, g.buffer, a.buffer, b.buffer, gx.buffer)
+    return gx
 
 
 PAIR_GRAD = Op(
@@ -127,7 +127,6 @@ PAIR_GRAD = Op(
     vjp=NO_GRADIENT,
     settings=lambda s: {"kind": s.kind},
     cuda=_cuda_pair_grad,
-    on_host=True,
 )
 
 

@@ -246,6 +246,13 @@ def reference_box_iou_grad(spec: IouSpec, a: Array, b: Array, g: Array) -> tuple
     return np.ascontiguousarray(ga.sum(2).T), np.ascontiguousarray(gb.sum(1).T)
 
 
+def _cuda_box_iou_grad(spec: IouSpec, a: Any, b: Any, g: Any) -> tuple[Any, Any]:
+    ga, gb = cuda.empty((spec.n, 4)), cuda.empty((spec.m, 4))
+    given = [v.astype("float32").buffer for v in (a, b, g)]
+    cuda.module().box_iou_grad(KINDS[spec.kind], spec.n, spec.m, *given, ga.buffer, gb.buffer)
+    return ga.astype(a.dtype), gb.astype(b.dtype)
+
+
 BOX_IOU_GRAD = Op(
     "box_iou_grad",
     infer_box_iou_grad,
@@ -255,6 +262,7 @@ BOX_IOU_GRAD = Op(
     vjp=NO_GRADIENT,
     results=lambda s, dtype: (((s.n, 4), dtype), ((s.m, 4), dtype)),
     settings=lambda s: {"kind": s.kind},
+    cuda=_cuda_box_iou_grad,
 )
 BOX_IOU = Op(
     "box_iou",

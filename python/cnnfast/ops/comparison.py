@@ -136,8 +136,8 @@ def _vjp_where(s: WhereSpec, needs: Any, g: Array, inputs: Any, results: Any) ->
     condition = inputs[0]
     return (
         None,
-        unbroadcast(np.where(condition, g, 0), s.a) if needs[1] else None,
-        unbroadcast(np.where(condition, 0, g), s.b) if needs[2] else None,
+        unbroadcast(where(condition, g, 0.0), s.a) if needs[1] else None,
+        unbroadcast(where(condition, 0.0, g), s.b) if needs[2] else None,
     )
 
 

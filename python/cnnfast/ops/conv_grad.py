@@ -45,6 +45,7 @@ from .registry import (
     native,
     rank,
 )
+from .views import take
 
 # --- shape rules -----------------------------------------------------------------------------------
 
@@ -325,6 +326,9 @@ CONV2D_TRANSPOSE.differentiate(Vjp(_vjp_transpose, _reads))
 # --- public ----------------------------------------------------------------------------------------
 
 
+_FLIP = (slice(None, None, -1), slice(None, None, -1))
+
+
 def conv2d_grad_input(
     g: Any,
     w: Any,
@@ -368,7 +372,7 @@ def conv2d_grad_input(
     w = array(op, "weight", w, g)
     if flip:
         rank(op, "weight", w.shape, "KH,KW,C_in/groups,C_out")
-        w = np.ascontiguousarray(w[::-1, ::-1])
+        w = take(w, _FLIP)
     shape = hashable(input_shape)
     s = infer_conv2d_grad_input(g.shape, w.shape, shape, stride, padding, dilation, groups)
     return CONV2D_GRAD_INPUT(s, g, w)
@@ -419,7 +423,7 @@ def conv2d_grad_weight(
     shape = hashable(weight_shape)
     s = infer_conv2d_grad_weight(x.shape, g.shape, shape, stride, padding, dilation, groups)
     y = CONV2D_GRAD_WEIGHT(s, x, g)
-    return y if not flip else y[::-1, ::-1]
+    return y if not flip else take(y, _FLIP)
 
 
 def bias_grad(g: Any) -> Array:

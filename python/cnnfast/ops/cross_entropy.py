@@ -247,7 +247,14 @@ def _cost_sigmoid(s: Any) -> Cost:
     return Cost(12 * float(np.prod(s.out, dtype=float)), 16 * float(np.prod(s.out, dtype=float)))
 
 
-# Numbers of the native function: the loss, its gradient by the score, and by the target.
+def _cuda_sigmoid(what: int, s: Any, g: Any, x: Any, target: Any) -> Any:
+    y, start = cuda.empty(s.out, x.dtype), None if g is None else g.buffer
+    buffers = start, x.buffer, target.buffer, y.buffer
+    cuda.module().sigmoid_cross_entropy(x.code, what, x.size, s.pos_weight, *buffers)
+    return y
+
+
+# Numbers of the native functions: the loss, its gradient by the score, and by the target.
 SIGMOID_CROSS_ENTROPY_GRAD = Op(
     "sigmoid_cross_entropy_grad",
     infer_sigmoid_cross_entropy_grad,
@@ -256,7 +263,7 @@ SIGMOID_CROSS_ENTROPY_GRAD = Op(
     _cost_sigmoid,
     vjp=NO_GRADIENT,
     settings=lambda s: {"pos_weight": s.pos_weight, "by_target": s.by_target},
-    on_host=True,
+    cuda=lambda s, g, x, target: _cuda_sigmoid(1 + s.by_target, s, g, x, target),
 )
 SIGMOID_CROSS_ENTROPY = Op(
     "sigmoid_cross_entropy",
@@ -266,6 +273,7 @@ SIGMOID_CROSS_ENTROPY = Op(
     _cost_sigmoid,
     vjp=Vjp(_vjp_sigmoid, lambda s, needs: (0, 1)),
     settings=lambda s: {"pos_weight": s.pos_weight},
+    cuda=lambda s, x, target: _cuda_sigmoid(0, s, None, x, target),
 )
 
 

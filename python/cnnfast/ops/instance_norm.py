@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .norm import cuda_normalize, cuda_statistics, finite
+from .norm import cuda_normalize, cuda_normalize_grad, cuda_statistics, finite
+from .reduce import cuda_reduce
 from .registry import (
     NO_GRADIENT,
     Array,
@@ -123,6 +124,13 @@ def reference_instance_norm_grad(
         )
 
 
+def _cuda_instance_norm_grad(s: InstanceNormSpec, g: Any, x: Any, scale: Any = None) -> tuple[Any, Any, Any]:
+    n, _, c = sizes = s.out[0], math.prod(s.out[1:-1]), s.out[-1]
+    gx, *vectors = cuda_normalize_grad(sizes, g, x, *cuda_statistics(sizes, x), scale, None, s.eps)
+    gscale, gshift = [cuda_reduce("reduce_sum", (c,), [(1, n, c)], v).astype(g.dtype) for v in vectors]
+    return gx, gscale, gshift
+
+
 INSTANCE_NORM_GRAD = Op(
     "instance_norm_grad",
     infer_instance_norm_grad,
@@ -132,7 +140,7 @@ INSTANCE_NORM_GRAD = Op(
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.out, dtype), (s.out[-1:], dtype), (s.out[-1:], dtype)),
     settings=lambda s: {"eps": s.eps},
-    on_host=True,
+    cuda=_cuda_instance_norm_grad,
 )
 
 

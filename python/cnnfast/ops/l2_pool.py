@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .arithmetic import MUL, infer_mul
+from .arithmetic import MUL, infer_mul, mul
+from .binary import div
+from .comparison import equal, where
 from .pool import AVG_POOL2D, PoolSpec, cuda_avg_pool2d, infer_avg_pool2d
 from .pool_grad import AVG_POOL2D_GRAD
 from .registry import RESULT, Array, Cost, Lower, Op, Vjp, array, cached, native
@@ -47,10 +49,9 @@ def _lower(steps: Any, s: L2PoolSpec, inputs: Any, outputs: Any) -> None:
 
 def _vjp(s: L2PoolSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
     """x times the sum of g / y over the windows with that pixel; windows of length 0 have no gradient."""
-    rows, columns = s.mean.size
-    with np.errstate(all="ignore"):
-        share = np.where(results[0] == 0, 0, g / results[0]) * g.dtype.type(rows * columns)
-    return (inputs[0] * AVG_POOL2D_GRAD(s.mean, share),)
+    (y,) = results
+    share = mul(where(equal(y, 0.0), 0.0, div(g, y)), float(math.prod(s.mean.size)))
+    return (mul(inputs[0], AVG_POOL2D_GRAD(s.mean, share)),)
 
 
 def _cost(s: L2PoolSpec) -> Cost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from .registry import (
     shape_of,
     vector,
 )
+from .unary import sqrt
 
 _F32_MAX = float(np.finfo(np.float32).max)
 
@@ -119,6 +121,27 @@ def cuda_normalize(
     return y
 
 
+def cuda_normalize_grad(
+    sizes: tuple[int, int, int],
+    g: Any,
+    x: Any,
+    mean: Any,
+    var: Any,
+    scale: Any,
+    shift: Any,
+    eps: float,
+    activation: int = 0,
+) -> tuple[Any, Any, Any]:
+    """The gradient of x through the statistics of its groups and their use; and in float32, for every group
+    and channel, those of scale and shift."""
+    groups, _, channels = sizes
+    gx, gscale, gshift = cuda.empty(g.shape, g.dtype), *[cuda.empty((groups, channels)) for _ in range(2)]
+    vectors = [buffer(narrow(v)) for v in (mean, var, scale, shift)]
+    given = g.buffer, x.buffer, *vectors, eps, activation
+    cuda.module().normalize_grad(g.code, *sizes, *given, gx.buffer, gscale.buffer, gshift.buffer)
+    return gx, gscale, gshift
+
+
 def narrow(vector: Any) -> Any:
     """One value per channel as kernels take it, in float32."""
     return None if vector is None else vector.astype("float32")
@@ -189,6 +212,14 @@ def reference_batch_norm_grad_sums(
         return g.sum(axis=rows, dtype=np.float64), along
 
 
+def _cuda_batch_norm_grad_sums(s: BatchNormGradSpec, g: Any, x: Any, mean: Any) -> tuple[Any, Any]:
+    """Added up in double precision, and rounded to float32, which is the widest type on a device."""
+    shift, along = cuda.empty(s.out[-1:]), cuda.empty(s.out[-1:])
+    buffers = g.buffer, x.buffer, narrow(mean).buffer, shift.buffer, along.buffer
+    cuda.module().batch_norm_grad_sums(g.code, rows_of(s), s.out[-1], *buffers)
+    return shift, along
+
+
 BATCH_NORM_GRAD_SUMS = Op(
     "batch_norm_grad_sums",
     infer_batch_norm_grad_sums,
@@ -197,27 +228,33 @@ BATCH_NORM_GRAD_SUMS = Op(
     lambda s: Cost(4 * float(np.prod(s.out, dtype=float)), 8 * float(np.prod(s.out, dtype=float))),
     vjp=NO_GRADIENT,
     results=lambda s, dtype: ((s.out[-1:], F64), (s.out[-1:], F64)),
-    on_host=True,
+    cuda=_cuda_batch_norm_grad_sums,
 )
+
+
+def _widest(g: Any) -> Callable[[Any], Any]:
+    """To the widest floating-point type where g lies."""
+    return narrow if isinstance(g, cuda.DeviceArray) else lambda vector: vector.astype(F64)
 
 
 def _vjp_batch_norm(s: BatchNormSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
     """Of x and the parameters, and of the statistics as numbers of their own."""
     x, mean, var, scale, _ = inputs
+    wide = _widest(g)
     shift: Any = None
     along: Any = None
     if needs[2] or needs[3]:
         sums = infer_batch_norm_grad_sums(g.shape, x.shape, mean.shape)
         shift, along = BATCH_NORM_GRAD_SUMS.compute(sums, g, x, mean)
     elif needs[1] or needs[4]:
-        shift = reduce_sum(g, tuple(range(g.ndim - 1)))
+        shift = wide(reduce_sum(g, tuple(range(g.ndim - 1))))
     with np.errstate(all="ignore"):
-        deviation = 1 / np.sqrt(var.astype(np.float64) + s.eps)
-        factor = deviation if scale is None else deviation * scale
+        deviation = 1.0 / sqrt(wide(var) + s.eps)
+        factor = deviation if scale is None else deviation * wide(scale)
         return (
             mul(g, factor.astype(g.dtype)) if needs[0] else None,
             -shift * factor if needs[1] else None,
-            -0.5 * along * factor * deviation**2 if needs[2] else None,
+            -0.5 * along * factor * deviation * deviation if needs[2] else None,
             along * deviation if needs[3] else None,
             shift if needs[4] else None,
         )

@@ -11,6 +11,7 @@ import numpy as np
 from .. import cuda
 from .arithmetic import mul
 from .binary import div, sub
+from .comparison import less, where
 from .reduce import reduce_l2, reduce_sum
 from .registry import (
     RESULT,
@@ -87,9 +88,9 @@ def _vjp(s: L2NormalizeSpec, needs: Any, g: Array, inputs: Any, results: Any) ->
     x, y = inputs[0], results[0]
     length = reduce_l2(x, s.axis, keepdims=True)
     along = reduce_sum(mul(g, y), s.axis, keepdims=True)
-    short = length < s.eps
-    rest = sub(g, mul(y, np.where(short, x.dtype.type(0), along)))
-    return (div(rest, np.where(short, x.dtype.type(s.eps), length)),)
+    short = less(length, s.eps)
+    rest = sub(g, mul(y, where(short, 0.0, along)))
+    return (div(rest, where(short, s.eps, length)),)
 
 
 def _cost(s: L2NormalizeSpec) -> Cost:

@@ -106,7 +106,8 @@ def _lower_tile(steps: Any, s: RepeatSpec, inputs: Any, outputs: Any) -> None:
 def _vjp_tile(s: RepeatSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
     """The sum over all repetitions, in double precision."""
     apart = [size for n, m in zip(s.x, s.out, strict=True) for size in (m // n if n else 1, n)]
-    return (g.reshape(apart).sum(axis=tuple(range(0, len(apart), 2)), dtype=np.float64),)
+    once = [size for n in s.x for size in (1, n)]
+    return (unbroadcast(g.reshape(apart), tuple(once)).reshape(s.x),)
 
 
 def _cuda_expand(s: RepeatSpec, x: Any) -> Any:

@@ -16,7 +16,7 @@ from .. import cuda
 from .arithmetic import mul
 from .binary import div
 from .cast import cuda_cast
-from .comparison import equal
+from .comparison import equal, where
 from .operands import values
 from .rearrange import expand
 from .registry import (
@@ -31,6 +31,7 @@ from .registry import (
     choice,
     elements,
     fail,
+    hashable,
     integer,
     native,
 )
@@ -228,8 +229,7 @@ def _vjp_of(name: str) -> Vjp:
 def _vjp_l2(s: ReduceSpec, needs: Any, g: Array, inputs: Any, results: Any) -> Any:
     """x / |x|, and 0 where the length is 0."""
     (y,) = results
-    with np.errstate(all="ignore"):
-        share = np.where(y == 0, 0, g / y)
+    share = where(equal(y, 0.0), 0.0, div(g, y))
     return (mul(inputs[0], share.reshape(s.kept)),)
 
 
@@ -360,10 +360,14 @@ def reference_argmax(s: ReduceSpec, x: Array) -> Array:
     return np.asarray(np.argmax(x, axis=s.axes[0], keepdims=s.keepdims), np.int64)
 
 
+def _along(x: tuple[int, ...], axis: int) -> tuple[int, int, int]:
+    """Sizes before, of and after an axis."""
+    return math.prod(x[:axis]), x[axis], math.prod(x[axis + 1 :])
+
+
 def _cuda_argmax(s: ReduceSpec, x: Any) -> Any:
     y, (axis,) = cuda.empty(s.out, np.int64), s.axes
-    sizes = math.prod(s.x[:axis]), s.x[axis], math.prod(s.x[axis + 1 :])
-    cuda.module().argmax(x.code, *sizes, x.buffer, y.buffer)
+    cuda.module().argmax(x.code, *_along(s.x, axis), x.buffer, y.buffer)
     return y
 
 
@@ -416,11 +420,62 @@ def reference_topk(s: TopKSpec, x: Array) -> tuple[Array, Array]:
     return np.take_along_axis(x, order, axis=s.axis), order
 
 
+def _cuda_topk(s: TopKSpec, x: Any) -> tuple[Any, Any]:
+    found, places = cuda.empty(s.out, x.dtype), cuda.empty(s.out, np.int64)
+    buffers = x.buffer, found.buffer, places.buffer
+    cuda.module().topk(x.code, *_along(s.x, s.axis), s.k, s.largest, *buffers)
+    return found, places
+
+
+@dataclass(frozen=True)
+class TopKGradSpec:
+    """The array that was chosen from, how many, and the axis."""
+
+    out: tuple[int, ...]
+    k: int
+    axis: int
+
+
+def infer_topk_grad(g: tuple[int, ...], places: tuple[int, ...], x: Any, axis: Any = -1) -> TopKGradSpec:
+    """Validate the gradient of a choice of the largest values of an array of shape x."""
+    op = "topk_grad"
+    x = hashable(x)
+    axis = integer(op, "axis", axis, -len(x), len(x) - 1) % max(1, len(x))
+    if len(g) != len(x) or infer_topk(x, g[axis], axis).out != g:
+        fail(op, "the gradient must have the shape of what was chosen", g=g, x=x)
+    if places != g:
+        fail(op, "expected a place for every gradient", places=places, g=g)
+    return TopKGradSpec(x, g[axis], axis)
+
+
+def reference_topk_grad(s: TopKGradSpec, g: Array, places: Array) -> Array:
+    """Each value's gradient to the place it came from, zeros elsewhere."""
+    gx = np.zeros(s.out, g.dtype)
+    np.put_along_axis(gx, places, g, axis=s.axis)
+    return gx
+
+
+def _cuda_topk_grad(s: TopKGradSpec, g: Any, places: Any) -> Any:
+    gx = cuda.empty(s.out, g.dtype)
+    buffers = g.buffer, places.buffer, gx.buffer
+    cuda.module().topk_grad(g.code, *_along(s.out, s.axis), s.k, *buffers)
+    return gx
+
+
+TOPK_GRAD = Op(
+    "topk_grad",
+    infer_topk_grad,
+    reference_topk_grad,
+    reference_topk_grad,
+    lambda s: Cost(0.0, 4 * float(np.prod(s.out, dtype=float))),
+    vjp=NO_GRADIENT,
+    settings=lambda s: {"x": s.out, "axis": s.axis},
+    cuda=_cuda_topk_grad,
+)
+
+
 def _vjp_topk(s: TopKSpec, needs: Any, g: Any, inputs: Any, results: Any) -> Any:
-    """Each value's gradient to the place it came from."""
-    gx = np.zeros(s.x, g[0].dtype)
-    np.put_along_axis(gx, results[1], g[0], axis=s.axis)
-    return (gx,)
+    return (TOPK_GRAD.compute(TopKGradSpec(s.x, s.k, s.axis), g[0], results[1]),)
 
 
 TOPK = Op(
@@ -432,6 +487,7 @@ TOPK = Op(
     vjp=Vjp(_vjp_topk, lambda s, needs: (~1,)),
     results=lambda s, dtype: ((s.out, dtype), (s.out, _INT64)),
     settings=lambda s: {"k": s.k, "axis": s.axis, "largest": s.largest},
+    cuda=_cuda_topk,
 )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from .. import cuda
-from ..errors import BackendError
 from .operands import values
 from .registry import (
     F32,
@@ -165,20 +164,10 @@ def reference_unary_grad(s: UnarySpec, g: Array, v: Array) -> Array:
         return np.asarray(g * _DERIVATIVES[s.name](v, *s.numbers))
 
 
-# The same for device arrays, of other operators.
-_ON_DEVICE: dict[str, Callable[..., Any]] = {
-    "neg": lambda g, v: -g,
-    "sqrt": lambda g, y: g * 0.5 / y,
-    "exp": lambda g, y: g * y,
-    "log": lambda g, x: g / x,
-    "reciprocal": lambda g, y: -(g * y * y),
-}
-
-
 def _cuda_unary_grad(s: UnarySpec, g: Any, v: Any) -> Any:
-    if s.name not in _ON_DEVICE:
-        raise BackendError(f"unary_grad: there is no CUDA kernel for the gradient of {s.name}")
-    return _ON_DEVICE[s.name](g, v)
+    gx = cuda.empty(s.out, g.dtype)
+    cuda.module().unary_grad(g.code, *_native_numbers(s), g.buffer, v.buffer, gx.buffer, g.size)
+    return gx
 
 
 UNARY_GRAD = Op(
@@ -190,7 +179,6 @@ UNARY_GRAD = Op(
     vjp=NO_GRADIENT,
     settings=lambda s: {"name": s.name, "numbers": s.numbers},
     cuda=_cuda_unary_grad,
-    on_host=True,
 )
 
 

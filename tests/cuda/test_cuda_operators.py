@@ -1,0 +1,60 @@
+"""Every operator has a CUDA form, and every gradient: the calls of all gradients on a device, against the
+NumPy definitions in float64 of the same numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cnnfast as cf
+from cnnfast.cuda import DeviceArray, asarray
+from cnnfast.ops.registry import OPERATORS
+from gradient_cases import CASES, Case, gradients, outputs
+
+# Not on a device, and why.
+LEFT_OUT = {"cast-float64": "device arrays have no float64"}
+CALLS = [c for c in CASES if str(c) not in LEFT_OUT]
+
+
+def test_every_operator_has_a_cuda_form() -> None:
+    """Without any exception: a kernel of its own, or operators that have one."""
+    assert not [name for name, op in OPERATORS.items() if op.cuda is None]
+
+
+def _run(case: Case, dtype: str) -> tuple[list[Any], list[Any]]:
+    """Results and gradients on a device, and the exact ones."""
+    tensors = [cf.Tensor(asarray(a, dtype), requires_grad=True) for a in case.inputs(np.float32)]
+    results, rng = outputs(case, *tensors), np.random.default_rng(1)
+    starts = [asarray(rng.standard_normal(y.shape).astype(np.float32), dtype) for y in results]
+    for y, g in zip(results, starts, strict=True):
+        y.backward(g, retain_graph=True)
+    found = [y.data for y in results] + [t.grad for t in tensors]
+    wide = [t.data.numpy().astype(np.float64) for t in tensors]
+    values, _, exact = gradients(case, wide, [g.numpy().astype(np.float64) for g in starts])
+    return found, [*values, *exact]
+
+
+def _check(case: Case, dtype: str, bound: float) -> None:
+    for got, exact in zip(*_run(case, dtype), strict=True):
+        assert type(got) is DeviceArray
+        assert str(got.dtype) == dtype
+        assert got.shape == exact.shape
+        scale = max(1.0, float(np.abs(exact).max(initial=0)))
+        assert np.abs(got.numpy() - exact).max(initial=0) <= bound * scale
+
+
+@pytest.mark.parametrize("device", ["shuffled", pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True)
+@pytest.mark.parametrize("case", CALLS, ids=str)
+def test_float32(device: Any, case: Case) -> None:
+    """Held to the bound of the kernels of the CPU (test_gradients.py)."""
+    _check(case, "float32", 1e-5)
+
+
+@pytest.mark.parametrize("device", ["reverse", pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True)
+@pytest.mark.parametrize(("dtype", "unit"), [("bfloat16", 2.0**-8), ("float16", 2.0**-11)])
+@pytest.mark.parametrize("case", CALLS, ids=str)
+def test_short_types(device: Any, case: Case, dtype: str, unit: float) -> None:
+    """Each operator on the way rounds what it gives by half a unit."""
+    _check(case, dtype, 4 * unit)
