@@ -156,9 +156,9 @@ struct FunctionGrad {
   }
 };
 
-// y[i] = f(a[i], b[i]), N elements at a time.
+// y[i] = f(a[i], b[i]), N elements at a time. Without the number of blocks registers are spilled.
 template <int N, class T, class F>
-__global__ void __launch_bounds__(kThreads) pair_kernel(const T* a, const T* b, T* y, int64_t count, F f) {
+__global__ void __launch_bounds__(kThreads, 4) pair_kernel(const T* a, const T* b, T* y, int64_t count, F f) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i * N < count; i += step) {
     if ((i + 1) * N <= count) {

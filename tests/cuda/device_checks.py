@@ -45,6 +45,7 @@ def near(got: Any, wanted: np.ndarray, dtype: Any, ulps: float, scale: Any = 1.0
     unit = {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}[str(dtype)]
     exact = np.where(finite, wanted, 0)
     scale = np.where(finite, scale, 0)
-    bound = ulps * 2.0**-24 * scale + unit * np.abs(exact) + 2.0**-24 * (str(dtype) == "float16")
+    tiny = {"float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}[str(dtype)]
+    bound = ulps * 2.0**-24 * scale + unit * np.abs(exact) + tiny
     error = np.where(finite, np.abs(values - exact), 0)
     assert (error <= bound).all(), (error - bound).max()

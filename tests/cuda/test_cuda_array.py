@@ -79,7 +79,15 @@ def test_host_and_device_do_not_mix(device: Any) -> None:
         cf.ops.add(asarray(x), x)
     with pytest.raises(cf.errors.BackendError, match="add: expected all arrays on the device"):
         cf.ops.add(x, asarray(x))
-    with pytest.raises(cf.errors.BackendError, match="there is no CUDA kernel"):
-        cf.ops.topk(asarray(x), 1)
     with pytest.raises(cf.errors.DTypeError):
         cf.ops.add(asarray(x), asarray(x, "float16"))
+
+
+def test_nothing_falls_back(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator without a CUDA form, as somebody may register one."""
+    monkeypatch.setitem(cf.ops.OPERATORS["topk"].__dict__, "cuda", None)
+    x = np.ones((2, 3), np.float32)
+    with pytest.raises(cf.errors.BackendError, match="topk: there is no CUDA kernel"):
+        cf.ops.topk(asarray(x), 1)
+    with cf.use_backend("cuda"), pytest.raises(cf.errors.BackendError, match="topk: there is no CUDA kernel"):
+        cf.ops.topk(x, 1)

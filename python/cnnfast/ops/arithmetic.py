@@ -207,7 +207,8 @@ def _operands(op: str, x: Any, y: Any) -> tuple[Array, Array]:
     return x, vector(op, "y", y, x)
 
 
-def scalar(op: str, value: float, like: Array) -> Array:
+def scalar(op: str, value: float, like: Any) -> Any:
+    """A number as an array without axes, of the type of another: types of 16 bits are those of a device."""
     try:
         wide = float(value)
     except OverflowError:
@@ -216,7 +217,8 @@ def scalar(op: str, value: float, like: Array) -> Array:
         return np.array(wide, F64)
     if abs(wide) >= _INFINITE:
         wide = math.copysign(math.inf, wide)
-    return np.array(wide, F32)
+    number = np.array(wide, F32)
+    return number if like.dtype is F32 else cuda.asarray(number, like.dtype)
 
 
 def add(x: Any, y: Any, *, activation: str | None = None) -> Array:

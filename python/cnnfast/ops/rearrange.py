@@ -293,10 +293,9 @@ def gather(x: Any, indices: Any, axis: int = 0) -> Any:
     ShapeError, DTypeError
     """
     x = any_array(x)
-    if isinstance(x, cuda.DeviceArray) and not isinstance(indices, (Tensor, cuda.DeviceArray)):
-        indices = cuda.asarray(np.asarray(indices))
     if not isinstance(indices, (Tensor, cuda.DeviceArray)):
-        indices = np.asarray(indices)
+        on_device = isinstance(x._data if isinstance(x, Tensor) else x, cuda.DeviceArray)
+        indices = cuda.asarray(np.asarray(indices)) if on_device else np.asarray(indices)
     if indices.dtype.kind not in "iu":
         raise DTypeError(f"gather: indices are {indices.dtype}; expected whole numbers")
     return GATHER(infer_gather(x.shape, indices.shape, axis, x.dtype.name), x, indices)
