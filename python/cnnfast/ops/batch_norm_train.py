@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,12 +199,15 @@ def _vjp(s: BatchNormTrainSpec, needs: tuple[bool, ...], g: Any, inputs: Any, re
     found = (None,) * 3 if gy is None else BATCH_NORM_TRAIN_GRAD(s, gy, x, mean, var, scale, shift)
     if g_mean is None and g_var is None:
         return found
-    parts = [found[0]]
+    gx = found[0]
+    if (
+        g_var is not None
+    ):  # vectors on a device are float32, which sums and products take beside shorter types
+        part = (x + -mean) * (g_var * (2.0 / s.rows))
+        gx = part if gx is None else gx + part
     if g_mean is not None:
-        parts.append(expand(g_mean / float(s.rows), s.out))
-    if g_var is not None:
-        parts.append((x - mean) * (g_var * (2.0 / s.rows)))
-    gx = functools.reduce(operator.add, [part for part in parts if part is not None])
+        part = g_mean / float(s.rows)
+        gx = expand(part, s.out) if gx is None else gx + part
     return (gx, *found[1:])
 
 

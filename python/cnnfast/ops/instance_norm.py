@@ -127,7 +127,7 @@ def reference_instance_norm_grad(
 def _cuda_instance_norm_grad(s: InstanceNormSpec, g: Any, x: Any, scale: Any = None) -> tuple[Any, Any, Any]:
     n, _, c = sizes = s.out[0], math.prod(s.out[1:-1]), s.out[-1]
     gx, *vectors = cuda_normalize_grad(sizes, g, x, *cuda_statistics(sizes, x), scale, None, s.eps)
-    gscale, gshift = [cuda_reduce("reduce_sum", (c,), [(1, n, c)], v).astype(g.dtype) for v in vectors]
+    gscale, gshift = [cuda_reduce("reduce_sum", (c,), [(1, n, c)], v) for v in vectors]
     return gx, gscale, gshift
 
 
