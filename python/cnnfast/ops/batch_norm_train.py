@@ -200,9 +200,7 @@ def _vjp(s: BatchNormTrainSpec, needs: tuple[bool, ...], g: Any, inputs: Any, re
     if g_mean is None and g_var is None:
         return found
     gx = found[0]
-    if (
-        g_var is not None
-    ):  # vectors on a device are float32, which sums and products take beside shorter types
+    if g_var is not None:  # of float32 beside shorter types, which sums and products take
         part = (x + -mean) * (g_var * (2.0 / s.rows))
         gx = part if gx is None else gx + part
     if g_mean is not None:
