@@ -375,7 +375,8 @@ def test_static_parts_against_torch(model: FasterRCNN, rng: np.random.Generator)
 
 
 def test_pictures_from_end_to_end(backend: str, model: FasterRCNN) -> None:
-    rng = np.random.default_rng(3)
+    # Noise in which rounding decides neither an overlap at its threshold nor the order of two scores.
+    rng = np.random.default_rng(6)
     pictures = [rng.random((50, 60, 3)).astype(np.float32), rng.random((90, 40, 3)).astype(np.float32)]
     results = model(pictures)
     assert len(results) == 2
