@@ -24,13 +24,20 @@ const float* only_read(const Floats& array, int64_t n) {
 }  // namespace
 
 void bind_optim(py::module_& m) {
-  m.def("optim_sgd", [](Written p, const Floats& g, Maybe velocity, float lr, float momentum, float gain,
+  // Lists of parameters, gradients and velocities (or None in their place).
+  m.def("optim_sgd", [](std::vector<Written> ps, const std::vector<Floats>& gs,
+                        std::optional<std::vector<Written>> velocities, float lr, float momentum, float gain,
                         float decay, float sign, bool nesterov, bool first) {
-    const int64_t n = p.size();
-    float *pd = written(p, n), *vd = written(velocity, n);
-    const float* gd = only_read(g, n);
+    if (gs.size() != ps.size() || (velocities && velocities->size() != ps.size()))
+      throw std::invalid_argument("optim: lists of different lengths");
+    std::vector<SgdArrays> all;
+    for (size_t i = 0; i < ps.size(); ++i) {
+      const int64_t n = ps[i].size();
+      all.push_back(
+          {written(ps[i], n), only_read(gs[i], n), velocities ? written((*velocities)[i], n) : nullptr, n});
+    }
     const SgdStep step{lr, momentum, gain, decay, sign, nesterov, first};
-    without_gil([&] { sgd(step, n, pd, gd, vd); });
+    without_gil([&] { sgd(step, all); });
   });
   m.def("optim_rmsprop", [](Written p, const Floats& g, Written square, Maybe mean, Maybe velocity, float lr,
                             float alpha, float rest, float eps, float decay, float momentum, float sign) {

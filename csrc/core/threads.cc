@@ -25,6 +25,9 @@ namespace cnnfast {
 namespace {
 
 constexpr int kMaxThreads = 256;
+// How often a worker looks for the next job before it sleeps: some tenths of a millisecond, longer than a
+// program in Python needs from one call to the next.
+constexpr int kSpins = 20000;
 
 inline void cpu_relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -145,7 +148,7 @@ void Pool::work(int index) {
   uint64_t seen = 0;
   for (;;) {
     uint64_t state = state_.load(std::memory_order_acquire);
-    for (int spin = 0; (state >> 32) == seen && spin < 2000; ++spin) {
+    for (int spin = 0; (state >> 32) == seen && spin < kSpins; ++spin) {
       cpu_relax();
       state = state_.load(std::memory_order_acquire);
     }

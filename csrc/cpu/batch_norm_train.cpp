@@ -204,7 +204,7 @@ void batch_norm_train_grad(int64_t rows, int64_t c, const float* g, const float*
 }
 
 void activation_grad(int kind, float slope, const float* g, const float* v, float* y, int64_t n) {
-  constexpr int64_t kBlock = 16384;
+  constexpr int64_t kBlock = 4096;
   const double each = kind >= kSigmoid ? 0.5 : 0.2;
   parallel_for(ceil_div(n, kBlock), threads_for(static_cast<double>(n) * each), [&](int64_t task) {
     const int64_t at = task * kBlock;

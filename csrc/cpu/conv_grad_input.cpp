@@ -9,6 +9,7 @@
 #include "cpu/conv2d.h"
 #include "cpu/conv_grad.h"
 #include "cpu/winograd.h"
+#include "kernels/table.h"
 
 namespace cnnfast {
 namespace {
@@ -82,11 +83,7 @@ bool scatters(const Conv2dSpec& s) {
   return s.groups == 1 && s.c <= kFewChannels && s.kw > 1 && s.dw == 1 && s.o >= kOutputsPerChannel * s.c;
 }
 
-void add_values(int64_t count, const float* __restrict from, float* __restrict to) {
-  for (int64_t i = 0; i < count; ++i) to[i] += from[i];
-}
-
-// Every value of dx adds up over p, then q, whatever the bands.
+// Every value of dx adds up over blocks of lines of g, there first over p, then q, whatever the bands.
 void by_scattering(const Conv2dSpec& s, const float* g, const float* w, float* dx, int threads) {
   constexpr int64_t kProducts = 1 << 15;  // floats that stay in the cache until they are added
   const int64_t columns = s.kh * s.kw * s.c, reach = (s.kh - 1) * s.dh + 1;
@@ -103,21 +100,24 @@ void by_scattering(const Conv2dSpec& s, const float* g, const float* w, float* d
     const int64_t above = std::max<int64_t>(0, y0 + s.pt - (reach - 1));
     const int64_t p0 = (above + s.sh - 1) / s.sh, p1 = std::min(s.p, (y1 - 1 + s.pt) / s.sh + 1);
     const Buffer products(static_cast<size_t>(lines * s.q * columns) * sizeof(float));
-    for (int64_t first = p0; first < p1; first += lines) {
-      const int64_t count = std::min(lines, p1 - first);
-      dense_gemm(g + (image * s.p + first) * s.q * s.o, s.o, count * s.q, packed.view(), Epilogue{},
+    std::vector<const float*> rows(static_cast<size_t>(s.kh));
+    for (int64_t first = p0, last; first < p1; first = last) {
+      last = std::min(p1, (first / lines + 1) * lines);  // blocks are the same for all bands
+      dense_gemm(g + (image * s.p + first) * s.q * s.o, s.o, (last - first) * s.q, packed.view(), Epilogue{},
                  products.floats(), columns, 1);
-      const float* from = products.floats();
-      for (int64_t p = first; p < first + count; ++p)
-        for (int64_t q = 0; q < s.q; ++q, from += columns) {
-          const int64_t x = q * s.sw - s.pl;
-          const int64_t j0 = std::max<int64_t>(0, -x), j1 = std::min(s.kw, s.w - x);
-          for (int64_t i = 0; i < s.kh && j0 < j1; ++i) {
-            const int64_t y = p * s.sh - s.pt + i * s.dh;
-            if (y < y0 || y >= y1) continue;
-            add_values((j1 - j0) * s.c, from + (i * s.kw + j0) * s.c, picture + (y * s.w + x + j0) * s.c);
-          }
+      const int64_t end = std::min(y1, (last - 1) * s.sh - s.pt + reach);
+      for (int64_t y = std::max(y0, first * s.sh - s.pt); y < end; ++y) {
+        WindowRows t{rows.data(), 0,           s.q,        columns,
+                     s.kw * s.c,  -s.pl * s.c, s.sw * s.c, picture + y * s.w * s.c,
+                     s.w * s.c};
+        for (int64_t i = s.kh; i-- > 0;) {
+          const int64_t p = y + s.pt - i * s.dh;
+          if (p % s.sh || p < first * s.sh || p >= last * s.sh) continue;
+          rows[static_cast<size_t>(t.row_count++)] =
+              products.floats() + (p / s.sh - first) * s.q * columns + i * s.kw * s.c;
         }
+        if (t.row_count) kernels().outer.add_windows(&t);
+      }
     }
   });
 }

@@ -28,6 +28,9 @@ constexpr int64_t kFewChannels = 8;
 constexpr int64_t kFewValues = 32, kMostCopied = 14;
 // Up to so many tiles per panel, taps counted, are quicker without a packed gradient.
 constexpr int64_t kFewTiles = 4;
+// Fewer tiles than kShares are no work for many threads: the pixels are shared instead, at least kLeastShare
+// each.
+constexpr int64_t kShares = 8, kLeastShare = 128;
 // Up to so many panels an input without taps is read where it lies, fetched so many pixels ahead.
 constexpr int64_t kFewPanels = 4, kAhead = 24;
 
@@ -64,19 +67,22 @@ struct Shape {
     const int64_t vl = kernels().vl, vectors = ceil_div(outputs, vl);
     panels = ceil_div(vectors, k.widest / vl);
     in_place = is_line(s) && panels <= kFewPanels;
-    // Pixels whose gradients, and whose input where that is not packed, stay in the second-level cache.
-    const int64_t pixels = std::clamp<int64_t>(kBlockFloats / (s.o + (in_place ? s.c : 0)), 128, 2048);
-    block_units = std::max<int64_t>(1, pixels / ceil_div(s.q, pieces));
-    blocks = ceil_div(units, block_units);
-    group_blocks = kGroup;
-    while (ceil_div(blocks, group_blocks) * weights() > kMostFloats && group_blocks < blocks)
-      group_blocks *= 2;
-    sums = ceil_div(blocks, group_blocks);
     for (int64_t p = 0; p <= panels; ++p)
       panel_starts.push_back(std::min(outputs, p * vectors / panels * vl));
     rows = columns;
     for (int64_t p = 0; p < panels; ++p) rows = std::min(rows, k.rows(panel_starts[p + 1] - panel_starts[p]));
     tiles = ceil_div(columns, rows);
+    // Pixels whose gradients, and whose input where that is not packed, stay in the second-level cache.
+    const int64_t pixels = std::clamp<int64_t>(kBlockFloats / (s.o + (in_place ? s.c : 0)), 128, 2048);
+    block_units = std::max<int64_t>(1, pixels / ceil_div(s.q, pieces));
+    const int64_t shares =
+        tiles * s.groups < kShares ? std::clamp<int64_t>(s.n * s.p * s.q / kLeastShare, 1, kShares) : 1;
+    block_units = std::min(block_units, ceil_div(units, shares));
+    blocks = ceil_div(units, block_units);
+    group_blocks = std::min(kGroup, std::max<int64_t>(1, blocks / shares));
+    while (ceil_div(blocks, group_blocks) * weights() > kMostFloats && group_blocks < blocks)
+      group_blocks *= 2;
+    sums = ceil_div(blocks, group_blocks);
   }
   int64_t weights() const { return s.kh * s.kw * (s.c / s.groups) * s.o; }
   int64_t panel_width(int64_t p) const {  // packed
@@ -412,6 +418,8 @@ void conv2d_grad_weight(const Conv2dSpec& spec, const float* x, const float* g, 
     std::fill_n(dw, spec.depth() * spec.o, 0.0f);
     return;
   }
+  if (covers_picture(spec) && spec.h * spec.w > 1)
+    return linear_grad_weight(spec.n, spec.depth(), spec.o, x, g, dw);
   if (spec.groups == spec.c && spec.o == spec.c && spec.c > 1) return depthwise_grad_weight(spec, x, g, dw);
   if (const auto form = winograd_grad_form(spec); winograd && form)
     return conv2d_grad_weight_winograd(spec, x, g, *form, dw);

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kBlock = 16384;   // values of a task
 constexpr int64_t kPartial = 4096;  // values that one sum of single precision runs over
-constexpr double kNanosecondsPerByte = 0.08;
+constexpr double kNanosecondsPerByte = 0.08, kCached = 2e6;
 
 // f(first value, number of values) for all blocks; `bytes` are read and written for each value.
 template <class F>
@@ -25,10 +25,29 @@ float* at(float* array, int64_t i) { return array ? array + i : nullptr; }
 
 }  // namespace
 
-void sgd(const SgdStep& step, int64_t n, float* p, const float* g, float* velocity) {
-  in_blocks(n, kBlock, velocity ? 20 : 12, [&](int64_t i, int64_t count) {
-    kernels().optim.sgd(&step, p + i, g + i, at(velocity, i), count);
-  });
+void sgd(const SgdStep& step, const std::vector<SgdArrays>& all) {
+  // Stretches of about a block: whole small parameters, or one part of a large one.
+  std::vector<SgdArrays> parts;
+  std::vector<size_t> starts;
+  double bytes = 0;
+  int64_t room = 0;
+  for (const SgdArrays& a : all) {
+    bytes += static_cast<double>(a.n) * (a.velocity ? 20 : 12);
+    for (int64_t i = 0, count; i < a.n; i += count) {
+      if (room == 0) starts.push_back(parts.size()), room = kBlock;
+      count = std::min(room, a.n - i);
+      room -= count;
+      parts.push_back({a.p + i, a.g + i, at(a.velocity, i), count});
+    }
+  }
+  starts.push_back(parts.size());
+  // What one core's cache holds would only travel between two.
+  const int threads = bytes < kCached ? 1 : threads_for(bytes * kNanosecondsPerByte);
+  parallel_for(
+      static_cast<int64_t>(starts.size()) - 1, threads_for(bytes * kNanosecondsPerByte), [&](int64_t task) {
+        for (size_t i = starts[static_cast<size_t>(task)]; i < starts[static_cast<size_t>(task) + 1]; ++i)
+          kernels().optim.sgd(&step, parts[i].p, parts[i].g, parts[i].velocity, parts[i].n);
+      });
 }
 
 void rmsprop(const RmspropStep& step, int64_t n, float* p, const float* g, float* square, float* mean,

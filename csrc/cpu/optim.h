@@ -1,10 +1,20 @@
 // Steps of optimisers over whole arrays, in place; see kernels/optim.h for the numbers.
 #pragma once
+#include <vector>
+
 #include "kernels/optim.h"
 
 namespace cnnfast {
 
-void sgd(const SgdStep& step, int64_t n, float* p, const float* g, float* velocity);
+// A parameter, its gradient, and its velocity or null; n values each.
+struct SgdArrays {
+  float* p;
+  const float* g;
+  float* velocity;
+  int64_t n;
+};
+// All parameters in one go: many are too small for more than one thread.
+void sgd(const SgdStep& step, const std::vector<SgdArrays>& all);
 void rmsprop(const RmspropStep& step, int64_t n, float* p, const float* g, float* square, float* mean,
              float* velocity);
 void adam(const AdamStep& step, int64_t n, float* p, const float* g, float* mean, float* square,

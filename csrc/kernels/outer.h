@@ -22,10 +22,23 @@ struct OuterBlock {
   bool first;  // y is overwritten
 };
 
+// Windows that overlap, added up: y[q * step + k] += the sum over rows r of rows[r][q * ld + k], k below n.
+// Of windows that reach out of y, the first and the last ones, only what lies in 0 .. size counts; `start` is
+// where the first one begins, and may be negative.
+struct WindowRows {
+  const float* const* rows;
+  int64_t row_count;
+  int64_t q, ld, n;
+  int64_t start, step;
+  float* y;
+  int64_t size;
+};
+
 struct OuterKernels {
   int64_t widest;              // columns of one block at most
   int64_t (*rows)(int64_t n);  // rows of the tallest tile of n columns
   void (*block)(const OuterBlock*);
+  void (*add_windows)(const WindowRows*);
 };
 
 }  // namespace cnnfast

@@ -2,6 +2,7 @@
 // registers while the pixels of all runs pass; M neighbouring values of a are broadcast against NV vectors
 // of b. Accumulators: M * NV vectors, summed in the order of the pixels; the caller's blocks bound the
 // rounding error. Tiles as for the GEMM (see gemm.inl), narrow ones by half vectors on AVX-512.
+// Overlapping windows: rows are summed in registers, a window at a time, before memory is added to.
 #pragma once
 #include "kernels/gemm.inl"
 #include "kernels/outer.h"
@@ -121,6 +122,22 @@ static void outer_block(const cnnfast::OuterBlock* t) {
   kOuterTiles[(t->n + VL - 1) / VL][t->m](t);
 }
 
-constexpr cnnfast::OuterKernels outer_kernels() { return {kMaxVectors * VL, outer_rows, outer_block}; }
+static void add_windows(const cnnfast::WindowRows* t) {
+  for (int64_t q = 0; q < t->q; ++q) {
+    const int64_t at = t->start + q * t->step, from = q * t->ld;
+    const int64_t end = min_int(t->n, t->size - at);
+    for (int64_t k = max_int(0, -at); k < end; k += VL) {
+      const int lanes = static_cast<int>(min_int(VL, end - k));
+      vf sum = load_n(t->rows[0] + from + k, lanes);
+      for (int64_t r = 1; r < t->row_count; ++r) sum += load_n(t->rows[r] + from + k, lanes);
+      float* y = t->y + at + k;
+      store_n(y, load_n(y, lanes) + sum, lanes);
+    }
+  }
+}
+
+constexpr cnnfast::OuterKernels outer_kernels() {
+  return {kMaxVectors * VL, outer_rows, outer_block, add_windows};
+}
 
 }  // namespace

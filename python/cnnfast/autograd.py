@@ -93,8 +93,9 @@ class Step:
         """Keep what the gradient reads of arguments and results."""
         held: list[Any] = [None] * len(arrays)
         given: list[Array | None] = [None] * len(results)
-        if self.op.vjp is not None:
-            for i in self.op.vjp.reads(self.spec, self.needs):
+        vjp = self.op.vjp
+        if vjp is not None:
+            for i in vjp.reads(self.spec, self.needs):
                 if i >= 0:
                     held[i] = arrays[i]
                 else:
@@ -134,15 +135,18 @@ def tape(op: Op, spec: Any, arguments: tuple[Any, ...], arrays: list[Any]) -> An
     result = op.compute(spec, *arrays)
     several = isinstance(result, tuple)
     results = result if several else (result,)
-    tensors = tuple(map(Tensor, results))
+    tensors = [Tensor(r) for r in results]
     if op.vjp is not NO_GRADIENT:
         step = Step(op, spec, arguments)
         step.remember(arrays, results)
-        step.outputs = tuple([Value(t.shape, t.dtype) for t in tensors])
-        for tensor, output in zip(tensors, step.outputs, strict=True):
+        outputs = []
+        for tensor in tensors:
+            output = Value(tensor.shape, tensor.dtype)
+            outputs.append(output)
             if tensor.dtype.kind == "f":
                 tensor.requires_grad, tensor.step, tensor.value = True, step, output
-    return tensors if several else tensors[0]
+        step.outputs = tuple(outputs)
+    return tuple(tensors) if several else tensors[0]
 
 
 def register(tensor: Tensor, function: Callable[[Array], Array | None]) -> Hook:
@@ -297,6 +301,8 @@ def _share_out(
     coming: dict[_Key, int],
 ) -> None:
     """Add what an operator's rule gave to the gradients of its arguments."""
+    assert step.op.vjp is not None
+    fresh = step.op.vjp.own
     # Arguments may be left out at the end.
     for i, (key, part) in enumerate(zip(step.keys, parts, strict=False)):
         if key is None or part is None:
@@ -315,7 +321,7 @@ def _share_out(
         if total is None and coming[key] == 1 and isinstance(key, Value):
             sums[key] = _Sum(array, False)
             continue
-        own = _is_own(array, (*grads, *step.inputs, *step.results, *parts[:i], *parts[i + 1 :]))
+        own = i in fresh or _is_own(array, (*grads, *step.inputs, *step.results, *parts[:i], *parts[i + 1 :]))
         if total is None:
             sums[key] = _Sum(array, own)
         else:

@@ -4,7 +4,8 @@
 
 #include "harness.h"
 
-CNNFAST_EXPECT_KERNELS(OuterKernels, int64_t widest; int64_t (*rows)(); void (*block)();)
+CNNFAST_EXPECT_KERNELS(OuterKernels, int64_t widest; int64_t (*rows)(); void (*block)();
+                       void (*add_windows)();)
 CNNFAST_EXPECT_KERNELS(DepthwiseGradKernels, void (*weight)(); void (*input)();)
 CNNFAST_EXPECT_KERNELS(PoolGradKernels, void (*max_row)(); void (*average_row)();)
 CNNFAST_EXPECT_KERNELS(TrainKernels, void (*moments)(); void (*norm_sums)(); void (*norm_grad)();
@@ -54,6 +55,25 @@ void compare_outer(const KernelTable& base, const KernelTable& level, Guard guar
       report.same("outer", expected.data(), got.data(), start.size(), &bounds);
     }
   }
+  // Windows of n values, some of which begin before y or end behind it.
+  for (int64_t n : {1, 5, 8, 15, 16, 17, 30, 33, 70})
+    for (int64_t step : {1, 6, 20})
+      for (int64_t row_count : {1, 2, 5}) {
+        const int64_t q = 7, ld = n + 3, start = random.below(2) ? 0 : -n / 2 - 1;
+        const int64_t size = start + (q - 1) * step + (random.below(2) ? n : (n + 1) / 2);
+        if (size < 1) continue;
+        const Floats x = random.floats((row_count * q - 1) * ld + n, guard);
+        std::vector<const float*> rows;
+        for (int64_t r = 0; r < row_count; ++r) rows.push_back(x.data() + r * q * ld);
+        Floats results[2] = {random.floats(size, guard), Floats(size, guard)};
+        std::copy(results[0].begin(), results[0].end(), results[1].begin());
+        const KernelTable* tables[2] = {&base, &level};
+        for (int k = 0; k < 2; ++k) {
+          const cnnfast::WindowRows t{rows.data(), row_count, q, ld, n, start, step, results[k].data(), size};
+          tables[k]->outer.add_windows(&t);
+        }
+        report.same("windows", results[0].data(), results[1].data(), size);
+      }
 }
 
 void compare_depthwise_grad(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {

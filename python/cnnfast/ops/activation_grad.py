@@ -116,6 +116,15 @@ def activation_grad(g: Any, v: Any, name: str, *, slope: float = 0.01) -> Array:
     return ACTIVATION_GRAD(infer_activation_grad(g.shape, v.shape, name, slope), g, v)
 
 
+def before_activation(s: Any, g: Array, results: Any) -> Array:
+    """The gradient of what went into the activation of an operator with specification ``s``, from that of its
+    result."""
+    if s.activation is None:
+        return g
+    found: Array = ACTIVATION_GRAD.compute(infer_activation(g.shape, s.activation, s.slope), g, results[0])
+    return found
+
+
 # --- the gradients of the activations --------------------------------------------------------------
 
 

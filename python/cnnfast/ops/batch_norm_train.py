@@ -215,7 +215,7 @@ BATCH_NORM_TRAIN = Op(
     reference_batch_norm_train,
     _native_batch_norm_train,
     _cost_train,
-    vjp=Vjp(_vjp, lambda s, needs: (0, 1, 2, ~1, ~2)),
+    vjp=Vjp(_vjp, lambda s, needs: (0, 1, 2, ~1, ~2), own=(1, 2)),
     results=lambda s, dtype: ((s.out, dtype), (s.out[-1:], dtype), (s.out[-1:], dtype)),
     settings=lambda s: {"eps": s.eps, "activation": s.activation},
     cuda=_cuda_batch_norm_train,

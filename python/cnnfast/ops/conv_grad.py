@@ -18,7 +18,7 @@ import numpy as np
 from .. import cuda
 from ..config import current_backend, winograd_gradients
 from . import conv_mma
-from .activation_grad import activation_grad
+from .activation_grad import before_activation
 from .conv import (
     CONV2D,
     DEPTHWISE_CONV2D,
@@ -244,15 +244,14 @@ BIAS_GRAD = Op(
 # --- gradients of the convolutions -----------------------------------------------------------------
 
 
-def _reads(s: Conv2dSpec, needs: tuple[bool, ...]) -> tuple[int, ...]:
+def layer_reads(s: Any, needs: tuple[bool, ...]) -> tuple[int, ...]:
     """Input and weight read each other, and an activation its result."""
-    return tuple([1 - i for i in (0, 1) if needs[i]] + [RESULT] * (s.activation is not None))
+    return _layer_reads(needs[0], needs[1], s.activation is not None)
 
 
-def _before_activation(s: Conv2dSpec, g: Array, results: Any) -> Array:
-    if s.activation is None:
-        return g
-    return activation_grad(g, results[0], s.activation, slope=s.slope)
+@functools.cache
+def _layer_reads(x: bool, w: bool, activation: bool) -> tuple[int, ...]:
+    return (1,) * x + (0,) * w + (RESULT,) * activation
 
 
 def bias_gradient(needs: tuple[bool, ...], position: int, g: Array) -> Array | None:
@@ -266,7 +265,7 @@ def _wanted(needs: tuple[bool, ...], position: int) -> bool:
 
 
 def _vjp_conv2d(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any, results: Any) -> Any:
-    g = _before_activation(s, g, results)
+    g = before_activation(s, g, results)
     x, w = inputs[:2]
     return (
         _input_gradient(s, g, w) if needs[0] else None,
@@ -307,7 +306,7 @@ def _vjp_depthwise(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any
 
 def _vjp_transpose(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any, results: Any) -> Any:
     """The gradient of an adjoint is the convolution itself."""
-    g = _before_activation(s, g, results)
+    g = before_activation(s, g, results)
     x, w = inputs[:2]
     adjoint = adjoint_of_transpose(s)
     return (
@@ -318,9 +317,11 @@ def _vjp_transpose(s: Conv2dSpec, needs: tuple[bool, ...], g: Array, inputs: Any
     )
 
 
-CONV2D.differentiate(Vjp(_vjp_conv2d, _reads))
-DEPTHWISE_CONV2D.differentiate(Vjp(_vjp_depthwise, _reads))
-CONV2D_TRANSPOSE.differentiate(Vjp(_vjp_transpose, _reads))
+# Weight and bias.
+LAYER_OWN = (1, 3)
+CONV2D.differentiate(Vjp(_vjp_conv2d, layer_reads, LAYER_OWN))
+DEPTHWISE_CONV2D.differentiate(Vjp(_vjp_depthwise, layer_reads, LAYER_OWN))
+CONV2D_TRANSPOSE.differentiate(Vjp(_vjp_transpose, layer_reads, LAYER_OWN))
 
 
 # --- public ----------------------------------------------------------------------------------------

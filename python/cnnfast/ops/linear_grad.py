@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from . import conv_mma
-from .activation_grad import activation_grad
-from .conv_grad import bias_gradient
+from .activation_grad import before_activation
+from .conv_grad import LAYER_OWN, bias_gradient, layer_reads
 from .linear import LINEAR, LinearSpec, _cost_linear, as_convolution, cuda_gemm, infer_linear
-from .registry import NO_GRADIENT, RESULT, Array, Op, Vjp, array, cached, fail, native
+from .registry import NO_GRADIENT, Array, Op, Vjp, array, cached, fail, native
 
 
 def _infer(op: str, g: Any, x: Any, w: Any) -> LinearSpec:
@@ -89,8 +89,7 @@ LINEAR_GRAD_WEIGHT = Op(
 
 
 def _vjp(s: LinearSpec, needs: tuple[bool, ...], g: Array, inputs: Any, results: Any) -> Any:
-    if s.activation is not None:
-        g = activation_grad(g, results[0], s.activation, slope=s.slope)
+    g = before_activation(s, g, results)
     x, w = inputs[:2]
     return (
         LINEAR_GRAD_INPUT.compute(s, g, w) if needs[0] else None,
@@ -100,12 +99,7 @@ def _vjp(s: LinearSpec, needs: tuple[bool, ...], g: Array, inputs: Any, results:
     )
 
 
-LINEAR.differentiate(
-    Vjp(
-        _vjp,
-        lambda s, needs: tuple([1 - i for i in (0, 1) if needs[i]] + [RESULT] * (s.activation is not None)),
-    )
-)
+LINEAR.differentiate(Vjp(_vjp, layer_reads, LAYER_OWN))
 
 
 def linear_grad_input(g: Any, w: Any) -> Array:

@@ -113,10 +113,14 @@ class Vjp:
     reads : callable
         (spec, needs) -> positions of the arguments that the function reads, and ``~j`` for result j. All
         else may be freed before the gradient is asked for.
+    own : tuple of int
+        Positions of arguments whose gradients are C-contiguous arrays that nobody else holds, so that others
+        may be added to them. Of gradients at other positions that is found out.
     """
 
     function: Callable[..., Any] | None
     reads: Callable[[Any, tuple[bool, ...]], Collection[int]] = _none
+    own: tuple[int, ...] = ()
 
 
 NO_GRADIENT = Vjp(None)

@@ -23,6 +23,9 @@ from ..tensor import Tensor
 
 Array = np.ndarray
 
+# State of a parameter, its data and its gradient.
+Ready = tuple[dict[str, Any], Any, Any]
+
 __all__ = ["Optimizer"]
 
 
@@ -170,12 +173,16 @@ class Optimizer:
         loss = None if closure is None else closure()
         with together():
             for group in self.param_groups:
+                ready: list[Ready] = []
                 for parameter in group["params"]:
                     grad = gradient(self._name, parameter)
                     if grad is None:
                         continue
-                    state = self._state.setdefault(id(parameter), {})
-                    self._update(group, state, self._own(state, parameter), grad)
+                    state = self._state.get(id(parameter))
+                    if state is None:
+                        state = self._state[id(parameter)] = {}
+                    ready.append((state, self._own(state, parameter), grad))
+                self._update_all(group, ready)
         return loss
 
     def _own(self, state: dict[str, Any], parameter: Any) -> Any:
@@ -185,6 +192,11 @@ class Optimizer:
             state["data"] = data = data.copy() if isinstance(data, DeviceArray) else np.array(data, order="C")
             parameter.data = data
         return data
+
+    def _update_all(self, group: dict[str, Any], ready: list[Ready]) -> None:
+        """All parameters of a group that have gradients."""
+        for state, p, g in ready:
+            self._update(group, state, p, g)
 
     def _update(self, group: dict[str, Any], state: dict[str, Any], p: Array, g: Array) -> None:
         """One parameter: ``p`` and the state change in place."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .optimizer import FROM_ZERO, Array, Optimizer, native_for, number, zeros_once
+from .. import config
+from .optimizer import FROM_ZERO, Array, Optimizer, Ready, native_for, number, zeros_once
 
 __all__ = ["SGD", "Momentum"]
 
@@ -98,22 +99,31 @@ class SGD(Optimizer):
                 f"{group['momentum']!r} and dampening {group['dampening']!r}"
             )
 
-    def _update(self, group: dict[str, Any], state: dict[str, Any], p: Array, g: Array) -> None:
-        momentum = group["momentum"]
-        first = "velocity" not in state
-        module = native_for(p)
-        (module.optim_sgd if module else reference_sgd)(
-            p,
-            g,
-            zeros_once(state, "velocity", p) if momentum else None,
+    def _update_all(self, group: dict[str, Any], ready: list[Ready]) -> None:
+        """Natively all at once: the calls for small parameters would cost more than the steps."""
+        settings = (
             group["lr"],
-            momentum,
+            group["momentum"],
             1 - group["dampening"],
             group["weight_decay"],
             -1.0 if group["maximize"] else 1.0,
             group["nesterov"],
-            first,
         )
+        native: dict[bool, tuple[list[Array], list[Array], list[Array]]] = {}
+        for state, p, g in ready:
+            first = "velocity" not in state
+            velocity = zeros_once(state, "velocity", p) if group["momentum"] else None
+            module = native_for(p)
+            if module is None:
+                reference_sgd(p, g, velocity, *settings, first)
+            elif module is not config._cpu:
+                module.optim_sgd(p, g, velocity, *settings, first)
+            else:
+                lists = native.setdefault(first, ([], [], []))
+                for array, to in zip((p, g, velocity), lists, strict=True):
+                    to.append(array)
+        for first, (ps, gs, velocities) in native.items():
+            config._cpu.optim_sgd(ps, gs, velocities if group["momentum"] else None, *settings, first)
 
 
 class Momentum(SGD):
