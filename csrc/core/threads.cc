@@ -25,9 +25,9 @@ namespace cnnfast {
 namespace {
 
 constexpr int kMaxThreads = 256;
-// How often a worker looks for the next job before it sleeps: some tenths of a millisecond, longer than a
+// How often a worker looks for the next job before it sleeps: about a quarter of a millisecond, longer than a
 // program in Python needs from one call to the next.
-constexpr int kSpins = 20000;
+constexpr int kSpins = 10000;
 
 inline void cpu_relax() {
 #if defined(__x86_64__) || defined(__i386__)
