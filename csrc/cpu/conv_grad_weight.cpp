@@ -29,8 +29,9 @@ constexpr int64_t kFewValues = 32, kMostCopied = 14;
 // Up to so many tiles per panel, taps counted, are quicker without a packed gradient.
 constexpr int64_t kFewTiles = 4;
 // Fewer tiles than kShares are no work for many threads: the pixels are shared instead, at least kLeastShare
-// each.
-constexpr int64_t kShares = 8, kLeastShare = 128;
+// each. So they are where every share of up to kTilesPerPack tiles would pack the same gradient; sums of
+// their own cost more there, so the shares are larger.
+constexpr int64_t kShares = 8, kLeastShare = 128, kTilesPerPack = 64, kLeastPackedShare = 384;
 // Up to so many panels an input without taps is read where it lies, fetched so many pixels ahead.
 constexpr int64_t kFewPanels = 4, kAhead = 24;
 
@@ -62,8 +63,6 @@ struct Shape {
         taps_x(by_rows ? 1 : spec.kw),
         outputs(spec.o / spec.groups) {
     const OuterKernels& k = kernels().outer;
-    pieces = ceil_div(s.q, kSums);
-    units = s.n * s.p * pieces;
     const int64_t vl = kernels().vl, vectors = ceil_div(outputs, vl);
     panels = ceil_div(vectors, k.widest / vl);
     in_place = is_line(s) && panels <= kFewPanels;
@@ -72,11 +71,17 @@ struct Shape {
     rows = columns;
     for (int64_t p = 0; p < panels; ++p) rows = std::min(rows, k.rows(panel_starts[p + 1] - panel_starts[p]));
     tiles = ceil_div(columns, rows);
+    const int64_t all_tiles = tiles * taps_y * taps_x * s.groups;
+    const int64_t least = tiles * s.groups < kShares                        ? kLeastShare
+                          : all_tiles <= kTilesPerPack && !packed_already() ? kLeastPackedShare
+                                                                            : s.n * s.p * s.q;
+    const int64_t shares = std::clamp<int64_t>(s.n * s.p * s.q / least, 1, kShares);
+    pieces = ceil_div(s.q, kSums);
+    if (s.n * s.p == 1) pieces = std::min(s.q, ceil_div(pieces, shares) * shares);
+    units = s.n * s.p * pieces;
     // Pixels whose gradients, and whose input where that is not packed, stay in the second-level cache.
     const int64_t pixels = std::clamp<int64_t>(kBlockFloats / (s.o + (in_place ? s.c : 0)), 128, 2048);
     block_units = std::max<int64_t>(1, pixels / ceil_div(s.q, pieces));
-    const int64_t shares =
-        tiles * s.groups < kShares ? std::clamp<int64_t>(s.n * s.p * s.q / kLeastShare, 1, kShares) : 1;
     block_units = std::min(block_units, ceil_div(units, shares));
     blocks = ceil_div(units, block_units);
     group_blocks = std::min(kGroup, std::max<int64_t>(1, blocks / shares));
