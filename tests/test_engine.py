@@ -380,6 +380,40 @@ def test_winograd_can_be_switched_off(rng: np.random.Generator) -> None:
         cf.compile(model, x.shape, winograd=8)
 
 
+@pytest.mark.parametrize(
+    ("layer", "size", "quick", "lean"),
+    [
+        (nn.Conv2d(256, 256, 3, padding=1), 14, "Winograd F(4,3)", "Winograd F(4,3), plain weights"),
+        (nn.Conv2d(64, 64, 3, padding=1), 56, "Winograd F(4,3)", "Winograd F(4,3)"),
+        (nn.Conv2d(256, 1024, 1), 14, "Strassen, two levels", "Strassen"),
+        (nn.Conv2d(512, 1024, 1), 7, "Strassen", "pointwise GEMM"),
+    ],
+)
+def test_lean(
+    rng: np.random.Generator, tmp_path: Path, layer: nn.Conv2d, size: int, quick: str, lean: str
+) -> None:
+    """Where little time is lost weights take less memory, in files as well; the results stay close."""
+    randomize(layer, rng).eval()
+    x = rng.standard_normal((2, size, size, layer.weight.shape[2])).astype(np.float32)
+    engines = [cf.compile(layer, x.shape, lean=wanted) for wanted in (False, True)]
+    first, second = [engine.describe(runs=1) for engine in engines]
+    assert [first.steps[0].algorithm, second.steps[0].algorithm] == [quick, lean]
+    assert second.weights_bytes < first.weights_bytes or quick == lean
+    expected = cf.compile(layer, x.shape, winograd=False)(x)
+    assert np.linalg.norm(engines[1](x) - expected) <= 2e-5 * np.linalg.norm(expected)
+    engines[1].save(tmp_path / "lean")
+    loaded = cf.load_engine(tmp_path / "lean")
+    same_bits(loaded(x), engines[1](x))
+    assert loaded.describe(runs=1).steps[0].algorithm == lean
+    one = cf.compile(layer, (1, *x.shape[1:]), lean=True, threads=1)
+    same_bits(one(x[1:]), engines[1](x)[1:])
+
+
+def test_lean_is_a_truth_value() -> None:
+    with pytest.raises(ValueError, match="lean must be True or False"):
+        cf.compile(nn.Conv2d(8, 8, 1), (1, 4, 4, 8), lean="small")  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
 @pytest.mark.skipif(SANITIZED, reason="sanitizers keep what was freed")

@@ -21,8 +21,11 @@ _cpu: Any = config._cpu
 pytestmark = pytest.mark.usefixtures("native")
 
 ACTIVATIONS = (None, "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "hard_swish")
-Form = tuple[int, int, int]  # sides of a tile of outputs and of the kernel, stride
-FORMS: tuple[Form, ...] = ((2, 3, 1), (4, 3, 1), (6, 3, 1), (2, 5, 1), (2, 3, 2))
+# Sides of a tile of outputs and of the kernel, stride, whether weights are transformed in the run.
+Form = tuple[int, int, int, bool]
+FORMS: tuple[Form, ...] = tuple(
+    [(*form, plain) for form in ((2, 3, 1), (4, 3, 1), (6, 3, 1), (2, 5, 1), (2, 3, 2)) for plain in (False, True)]
+)
 UNITS = {2: 64, 4: 64, 6: 192}  # of 2**-24 of the sum of absolute products, by the tile
 # Channels in and out, size of the picture: layers of real networks.
 LAYERS = [
@@ -69,8 +72,8 @@ def run(
     activation: str | None = None,
     slope: float = 0.0,
 ) -> np.ndarray:
-    tile, taps, stride = form
-    packed, pads = _cpu.pack_winograd(w, tile, stride), pads or same(form)
+    tile, taps, stride, plain = form
+    packed, pads = _cpu.pack_winograd(w, tile, stride, plain), pads or same(form)
     number, s = ACTIVATIONS.index(activation), spec(x, w.shape[3], pads, taps, stride)
     return _cpu.conv2d_winograd(s, x, packed, bias, residual, number, slope)
 
@@ -244,9 +247,10 @@ def test_error_of_layers(c: int, o: int, size: int, form: Form, positive: bool) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tile", [4, 6])
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize(("c", "o", "size"), LARGE_LAYERS)
-def test_error_of_large_layers(c: int, o: int, size: int, tile: int) -> None:
-    norm, units = layer_error(c, o, size, (tile, 3, 1), True)
+def test_error_of_large_layers(c: int, o: int, size: int, plain: bool, tile: int) -> None:
+    norm, units = layer_error(c, o, size, (tile, 3, 1, plain), True)
     assert norm <= 2e-5
     assert units <= UNITS[tile]
 

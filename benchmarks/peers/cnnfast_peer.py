@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 LABEL = "cnnfast"
 COLUMNS = ("eager", "packed")
 WAYS = ("plan",)
-ENGINE = "cnnfast.engine"  # the file of a compiled network
+# Files of the compiled network, by the way that loads them.
+ENGINES = {"plan": "cnnfast.engine", "lean": "lean.engine"}
 
 # Keywords that a pack function must know beside the weights.
 PACKED = {"conv2d": ("groups",), "conv2d_transpose": ("stride", "dilation", "groups"), "linear": ()}
@@ -98,12 +99,14 @@ def prepare_packed(problem: Problem, operands: Operands, threads: int) -> dict[s
 
 
 def convert(network: Network) -> None:
-    """The compiled network, weights packed."""
+    """The compiled network, weights packed: for time, and for memory."""
     import cnnfast
 
     from ..networks.source import load_model
 
-    cnnfast.compile(load_model(network), network.shape).save(network.folder / ENGINE)
+    model = load_model(network)
+    for way, name in ENGINES.items():
+        cnnfast.compile(model, network.shape, lean=way == "lean").save(network.folder / name)
 
 
 def load(network: Network, way: str, threads: int, x: np.ndarray) -> Candidate:
@@ -112,8 +115,8 @@ def load(network: Network, way: str, threads: int, x: np.ndarray) -> Candidate:
 
     from ..networks.source import load_model, only
 
-    if way == "plan" and "CNNFAST_ISA" not in os.environ:
-        engine = cnnfast.load_engine(network.folder / ENGINE, threads=threads)
+    if way in ENGINES and "CNNFAST_ISA" not in os.environ:
+        engine = cnnfast.load_engine(network.folder / ENGINES[way], threads=threads)
     else:
         engine = cnnfast.compile(
             load_model(network), network.shape, threads=threads, winograd=way != "direct"

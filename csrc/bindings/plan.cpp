@@ -249,24 +249,28 @@ void bind_plan(py::module_& m) {
       .value("winograd_strided", ConvKind::kWinogradStrided)
       .value("strassen1", ConvKind::kStrassen1)
       .value("strassen2", ConvKind::kStrassen2);
-  m.def("choose_conv", choose_conv);
+  py::class_<ConvForm>(m, "ConvForm")
+      .def(py::init<ConvKind, bool>(), py::arg("kind"), py::arg("plain") = false)
+      .def_readonly("kind", &ConvForm::kind)
+      .def_readonly("plain", &ConvForm::plain);
+  m.def("choose_conv", choose_conv, py::arg("spec"), py::arg("winograd"), py::arg("lean") = false);
   m.attr("packing_version") = kPackingVersion;
   py::class_<ConvWeights, std::shared_ptr<ConvWeights>>(m, "ConvWeights")
-      .def(py::init([](ConvKind kind, const Conv2dSpec& s, const Floats& w) {
+      .def(py::init([](ConvForm form, const Conv2dSpec& s, const Floats& w) {
         if (w.size() != s.depth() * s.o) throw std::invalid_argument("ConvWeights: wrong number of weights");
         const float* data = w.data();
         py::gil_scoped_release release;
-        return std::make_shared<ConvWeights>(kind, s, data);
+        return std::make_shared<ConvWeights>(form, s, data);
       }))
       .def("parts",
            [](const py::object& self) {
              const auto& w = self.cast<const ConvWeights&>();
              return WeightParts{{view_of(w.data(), w.floats(), self), w.finite()}};
            })
-      .def_static("restore", [](ConvKind kind, const Conv2dSpec& s, const WeightParts& parts) {
+      .def_static("restore", [](ConvForm form, const Conv2dSpec& s, const WeightParts& parts) {
         expect_parts(parts, 1);
-        const float* data = expect_floats(parts[0].first, ConvWeights::floats(kind, s));
-        return std::make_shared<ConvWeights>(kind, s, parts[0].second, data, kept(parts[0].first));
+        const float* data = expect_floats(parts[0].first, ConvWeights::floats(form, s));
+        return std::make_shared<ConvWeights>(form, s, parts[0].second, data, kept(parts[0].first));
       });
 
   py::class_<BlockStage>(m, "BlockStage")

@@ -12,16 +12,16 @@ void bind_winograd(py::module_& m) {
         py::arg("once") = false);
   m.def(
       "pack_winograd",
-      [](const Floats& w, int tile, int stride) {
+      [](const Floats& w, int tile, int stride, bool plain) {
         const bool square = w.ndim() == 4 && w.shape(0) == w.shape(1) && w.shape(0) <= 5;
         const WinogradForm form{tile, square ? static_cast<int>(w.shape(0)) : 0, stride};
         if (!is_known(form))
           throw std::invalid_argument(
               "pack_winograd: expected a 3x3 weight for a tile of 2, 4 or 6, or 5x5 for 2");
         py::gil_scoped_release release;
-        return PackedWinograd(w.data(), w.shape(2), w.shape(3), form, num_threads());
+        return PackedWinograd(w.data(), w.shape(2), w.shape(3), form, plain, num_threads());
       },
-      py::arg("w"), py::arg("tile"), py::arg("stride") = 1);
+      py::arg("w"), py::arg("tile"), py::arg("stride") = 1, py::arg("plain") = false);
   m.def("conv2d_winograd",
         [](const Conv2dSpec& s, const Floats& x, const PackedWinograd& w, const std::optional<Floats>& bias,
            const std::optional<Floats>& residual, int activation, float slope) {

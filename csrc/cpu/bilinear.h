@@ -1,7 +1,8 @@
 // The driver of bilinear algorithms, Winograd's convolution and Strassen's product. A tile of the input is
 // transformed to V, one row of `depth` values for each plane; every plane is multiplied by transformed
 // weights U of its own; and the products M of a tile are transformed to its outputs, a block of columns at a
-// time.
+// time. Where U would be large and a picture has few tiles, weights are kept as they are, and every run
+// transforms them a piece at a time, in the second-level cache.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -60,6 +61,40 @@ void pack_bilinear(int64_t planes, int64_t depth, int64_t columns, float* out, i
   });
 }
 
+// Weights that are kept as they are, `parts` of them for each k and column: blocks of columns
+// [k][part][column]. row(k, part): those of all columns.
+struct PlainColumns {
+  int64_t width, blocks;  // of a block, a multiple of the vector; the last one may be narrower
+  explicit PlainColumns(int64_t columns) : width(2 * kernels().vl), blocks((columns + width - 1) / width) {}
+};
+
+inline int64_t bilinear_plain_floats(int64_t parts, int64_t depth, int64_t columns) {
+  return parts * depth * BilinearColumns(columns).vectors * kernels().vl;
+}
+
+template <class Row>
+void pack_bilinear_plain(int64_t parts, int64_t depth, int64_t columns, float* out, const Row& row) {
+  const PlainColumns c(columns);
+  for (int64_t block = 0; block < c.blocks; ++block) {
+    const int64_t column = block * c.width, count = std::min(c.width, columns - column);
+    const int64_t padded = (count + kernels().vl - 1) / kernels().vl * kernels().vl;
+    for (int64_t k = 0; k < depth; ++k)
+      for (int64_t part = 0; part < parts; ++part) {
+        std::copy_n(row(k, part) + column, count, out);
+        std::fill(out + count, out + padded, 0.0f);
+        out += padded;
+      }
+  }
+}
+
+// Where weights are kept as they are: the tiles that one transformation of them serves.
+inline int64_t bilinear_plain_tiles(int64_t planes, int64_t depth) {
+  // V, which all threads share, in the last-level cache; M of a block of columns in the second-level one.
+  constexpr int64_t kSharedBytes = 8 << 20, kProductBytes = 512 << 10;
+  return std::max<int64_t>(
+      1, std::min(kSharedBytes / (planes * depth * 4), kProductBytes / (planes * PlainColumns(1).width * 4)));
+}
+
 // Runs of memory that are wanted soon.
 struct Aheads {
   static constexpr int64_t kMost = 64;
@@ -74,11 +109,14 @@ struct BilinearTiles {
 
 /* `Transforms` has:
    planes, tiles, depth, columns: sizes; weights: U
-   void input(BilinearTiles, int64_t k_first, int64_t k_last, float* v, int64_t v_row, int64_t v_plane) const
-   void output(BilinearTiles, int64_t column, int64_t columns, const float* m, int64_t m_row, int64_t m_plane)
-       const
-   void input_ahead(first, end, Aheads*) const, output_ahead(first, end, Aheads*) const: what the transforms
-   of these tiles read and write, where it is far away */
+   kMayBePlain: whether there are also
+     plain: whether weights are kept as they are; parts: of them for each k and column
+     void transform_weights(int64_t rows, int64_t columns, const float* from, float* u, int64_t u_plane)
+   const: rows of a block of them to U[plane][k][column] void input(BilinearTiles, int64_t k_first, int64_t
+   k_last, float* v, int64_t v_row, int64_t v_plane) const void output(BilinearTiles, int64_t column, int64_t
+   columns, const float* m, int64_t m_row, int64_t m_plane) const void input_ahead(first, end, Aheads*) const,
+   output_ahead(first, end, Aheads*) const: what the transforms of these tiles read and write, where it is far
+   away */
 template <class Transforms>
 class BilinearRun {
  public:
@@ -95,6 +133,8 @@ class BilinearRun {
     // Bytes of V and M per tile.
     const int64_t v_tile = t_.planes * v_row_ * 4, m_tile = t_.planes * m_row_ * 4;
     const int64_t block = std::clamp(kBlockBytes / (v_tile + m_tile), kLeastTiles, kMostTiles);
+    if constexpr (Transforms::kMayBePlain)
+      if (t_.plain) return from_plain();
     if (u_bytes_ <= kFarBytes &&
         t_.tiles >= threads_ * (u_bytes_ <= kNearBytes ? kLeastTiles / 2 : kLeastTiles))
       each_alone(block);
@@ -111,6 +151,8 @@ class BilinearRun {
   static constexpr int64_t kBlockBytes = 768 << 10;
   // V that all threads share, in the last-level cache.
   static constexpr int64_t kSharedBytes = 8 << 20;
+  // A piece of U, of weights that are kept as they are.
+  static constexpr int64_t kPieceBytes = 512 << 10;
   // Weights that few tiles are enough for.
   static constexpr int64_t kNearBytes = 5 << 20;
   // A block of fewer tiles reads the weights too often, one of more leaves the cache.
@@ -202,6 +244,62 @@ class BilinearRun {
     });
   }
 
+  // The same with weights that are transformed on the way, once for every pass.
+  void from_plain() const {
+    const PlainColumns columns(t_.columns);
+    const int64_t passes = ceil_div(t_.tiles, bilinear_plain_tiles(t_.planes, t_.depth));
+    const int64_t most = ceil_div(t_.tiles, passes);
+    const int64_t v_plane = spread_planes(most * v_row_);
+    const Buffer v(static_cast<size_t>(t_.planes * v_plane) * sizeof(float));
+    // Few columns: several threads take the same ones, for tiles of their own.
+    const int64_t rows = std::clamp<int64_t>(threads_ / columns.blocks, 1, ceil_div(most, kLeastTiles / 2));
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      const int64_t begin = share(pass, passes, t_.tiles), end = share(pass + 1, passes, t_.tiles);
+      transform(begin, end - begin, v.floats(), v_plane);
+      parallel_for(columns.blocks * rows, threads_, [&](int64_t task) {
+        const int64_t block = task / rows, row = task % rows, tiles = end - begin;
+        const int64_t first = share(row, rows, tiles), count = share(row + 1, rows, tiles) - first;
+        plain_block({begin + first, count}, columns, block, v.floats() + first * v_row_, v_plane);
+      });
+    }
+  }
+
+  // One block of columns. As many rows of U at a time as stay in the second-level cache.
+  void plain_block(const BilinearTiles& tiles, const PlainColumns& columns, int64_t block, const float* v,
+                   int64_t v_plane) const {
+    const int64_t column = block * columns.width, count = std::min(columns.width, t_.columns - column);
+    const int64_t vl = columns_.vl, width = round_up(count, vl);
+    const int64_t most = std::min(t_.depth, kPieceBytes / (t_.planes * columns.width * 4) / 8 * 8);
+    const int64_t pieces = ceil_div(t_.depth, most);
+    const int64_t u_plane = spread_planes(ceil_div(t_.depth, pieces) * width);
+    const int64_t m_plane = spread_planes(tiles.count * width);
+    auto* u = static_cast<float*>(
+        thread_scratch(Slot::kTile, static_cast<size_t>(t_.planes * (u_plane + m_plane)) * sizeof(float)));
+    float* m = u + t_.planes * u_plane;
+    const float* plain = t_.weights + t_.parts * t_.depth * column;
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      const int64_t k = share(piece, pieces, t_.depth), rows = share(piece + 1, pieces, t_.depth) - k;
+      const float* from = plain + k * t_.parts * width;
+      t_.transform_weights(rows, width, from, u, u_plane);
+      // The products leave the memory idle: they fetch what is transformed next.
+      const WinogradAhead ahead{from + rows * t_.parts * width, rows * t_.parts * width};
+      WinogradProducts products{};
+      products.planes = t_.planes, products.rows = tiles.count, products.depth = rows;
+      products.v = v + k;
+      products.v_row = v_row_, products.v_plane = v_plane;
+      products.u = u;
+      products.u_plane = u_plane;
+      products.block_vectors = products.vector_last = width / vl;
+      products.m = m;
+      products.m_row = width, products.m_plane = m_plane;
+      products.add = piece > 0;
+      products.aheads = &ahead;
+      products.ahead_count = piece + 1 < pieces || column + width < t_.columns;
+      kernels().winograd.products(&products);
+    }
+    t_.output(tiles, column, count, m, width, m_plane);
+  }
+
   // Products and output transform of vectors v0 .. v1 of the columns, which lie in one block.
   void output(const BilinearTiles& tiles, int64_t block, int64_t v0, int64_t v1, const float* v,
               int64_t v_plane, float* m, int64_t m_plane, bool far, const Aheads& aheads) const {
@@ -212,6 +310,7 @@ class BilinearRun {
     products.v_row = v_row_, products.v_plane = v_plane;
     products.u = t_.weights + t_.planes * t_.depth * begin * vl;
     products.block_vectors = columns_.end(block) - begin;
+    products.u_plane = t_.depth * products.block_vectors * vl;
     products.vector_first = v0 - begin, products.vector_last = v1 - begin;
     products.m = m;
     products.m_row = m_row_, products.m_plane = m_plane;

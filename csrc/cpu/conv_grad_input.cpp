@@ -148,7 +148,7 @@ void conv2d_grad_input(const Conv2dSpec& spec, const float* g, const float* w, b
   }
   if (const int tile = winograd ? tile_for(t) : 0; tile && all_finite(w, weights)) {
     const PackedWinograd packed(turn(s, w, threads).floats(), t.c, t.o, {tile, static_cast<int>(t.kh), 1},
-                                threads);
+                                false, threads);
     return conv2d_winograd(t, g, packed, Epilogue{}, dx);
   }
   const PackedMatrix packed = pack_turned(s, w, threads);

@@ -98,5 +98,7 @@ void dense_gemm(const float* a, int64_t lda, int64_t rows, const MatrixView& b, 
 
 // Nanoseconds one thread needs for `flops`, roughly; decides how many threads are woken.
 inline double gemm_nanoseconds(double flops) { return flops / 60; }
+// FLOPs a nanosecond of large products on one thread, in estimates that choose between algorithms.
+constexpr double kProductFlops = 105;
 
 }  // namespace cnnfast

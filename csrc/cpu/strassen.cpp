@@ -68,6 +68,7 @@ class StrassenTransforms {
 
   int64_t planes, tiles, depth, columns;
   const float* weights;
+  static constexpr bool kMayBePlain = false;
 
  private:
   StrassenTiles of(const BilinearTiles& tiles) const {
@@ -114,30 +115,28 @@ void split_weights(const double* b, int levels, double* planes) {
 
 }  // namespace
 
-int strassen_levels(const Conv2dSpec& s) {
-  if (s.kh != 1 || s.kw != 1 || s.groups != 1 || s.pt != 0 || s.pl != 0) return 0;
-  if ((s.p - 1) * s.sh >= s.h || (s.q - 1) * s.sw >= s.w) return 0;  // padded below or to the right
-  // Transforming a value of V or M takes about as long as some FLOPs of a product. Small products gain less
-  // than a further meeting of threads costs. Weights of two levels are three times as large: that wants some
-  // rows.
-  constexpr double kInput = 9, kOutput = 6, kLeastFlops = 4e7;
+bool strassen_applies(const Conv2dSpec& s, int levels) {
+  // Small products gain less than a further meeting of threads costs. Weights of two levels are three times
+  // as large: that wants some rows.
+  constexpr double kLeastFlops = 4e7;
   constexpr int64_t kTwoLevelRows = 96;
-  Conv2dSpec image = s;
-  image.n = 1;
-  const int64_t rows = s.p * s.q;
-  double best = image.flops();
-  int choice = 0;
-  if (best < kLeastFlops) return 0;
-  for (int levels = 1; levels <= (rows < kTwoLevelRows ? 1 : kMostStrassenLevels); ++levels) {
-    const int64_t side = strassen_side(levels), tiles = (rows + side - 1) / side;
-    if (s.c % strassen_unit(levels) || s.o % strassen_unit(levels)) break;
-    const double c = static_cast<double>(s.c / side), o = static_cast<double>(s.o / side);
-    const double work =
-        static_cast<double>(strassen_planes(levels) * tiles) * (2 * c * o + kInput * c + kOutput * o);
-    const double gain = levels == 1 ? 0.96 : 0.93;
-    if (work < gain * best) best = work, choice = levels;
-  }
-  return choice;
+  if (levels > 1 && s.p * s.q < kTwoLevelRows) return false;
+  if (s.kh != 1 || s.kw != 1 || s.groups != 1 || s.pt != 0 || s.pl != 0) return false;
+  if ((s.p - 1) * s.sh >= s.h || (s.q - 1) * s.sw >= s.w) return false;  // padded below or to the right
+  return s.flops() >= kLeastFlops * static_cast<double>(s.n) && s.c % strassen_unit(levels) == 0 &&
+         s.o % strassen_unit(levels) == 0;
+}
+
+double strassen_nanoseconds(const Conv2dSpec& s, int threads, int levels) {
+  // Making a value of V or M takes about as long as some FLOPs of a product.
+  constexpr double kInput = 9, kOutput = 6;
+  // What has to be saved to be worth it.
+  const double caution = levels == 1 ? 0.96 : 0.893;
+  const int64_t side = strassen_side(levels), planes = strassen_planes(levels);
+  const int64_t tiles = s.n * ((s.p * s.q + side - 1) / side);
+  const double c = static_cast<double>(s.c / side), o = static_cast<double>(s.o / side);
+  const double flops = static_cast<double>(planes * tiles) * (2 * c * o + kInput * c + kOutput * o);
+  return flops / caution / kProductFlops / std::max(1, threads);
 }
 
 int64_t strassen_floats(int64_t c, int64_t o, int levels) {

@@ -21,6 +21,8 @@ class Transforms {
         depth(s.c),
         columns(s.o),
         weights(w.data),
+        plain(w.plain),
+        parts(w.form.taps * w.form.taps),
         s_(s),
         x_(x),
         form_(w.form),
@@ -93,8 +95,16 @@ class Transforms {
     kernels().winograd.output(&g);
   }
 
+  void transform_weights(int64_t rows, int64_t columns, const float* from, float* u, int64_t u_plane) const {
+    const WinogradWeights g{form_, false, rows, columns, from, parts * columns, columns, u, columns, u_plane};
+    kernels().winograd.weights(&g);
+  }
+
   int64_t planes, tiles, depth, columns;
   const float* weights;
+  static constexpr bool kMayBePlain = true;
+  bool plain;
+  int64_t parts;
 
  private:
   // Pixels rows y .. y_end, columns x .. x_end of one picture.
@@ -114,67 +124,80 @@ class Transforms {
 
 }  // namespace
 
-PackedWinograd::PackedWinograd(const float* w, int64_t c, int64_t o, WinogradForm form, int threads,
-                               Life life)
+PackedWinograd::PackedWinograd(const float* w, int64_t c, int64_t o, WinogradForm form, bool plain,
+                               int threads, Life life)
     : c_(c),
       o_(o),
       form_(form),
-      bytes_(winograd_bytes(c, o, form)),
+      plain_(plain),
+      bytes_(winograd_bytes(c, o, form, plain)),
       data_(bytes_, life),
       packed_(data_.floats()) {
-  pack_bilinear(form.planes(), c, o, data_.floats(), threads,
-                [&](int64_t k, int64_t column, int64_t count, float* u) {
-                  const WinogradWeights g{form, count, w + k * o + column, c * o, u, kBilinearStrip};
-                  kernels().winograd.weights(&g);
-                });
+  if (plain)
+    pack_bilinear_plain(form.taps * form.taps, c, o, data_.floats(),
+                        [&](int64_t k, int64_t tap) { return w + (tap * c + k) * o; });
+  else
+    pack_bilinear(form.planes(), c, o, data_.floats(), threads,
+                  [&](int64_t k, int64_t column, int64_t count, float* u) {
+                    const WinogradWeights g{form, true,  1, count, w + k * o + column,
+                                            0,    c * o, u, 0,     kBilinearStrip};
+                    kernels().winograd.weights(&g);
+                  });
 }
 
-PackedWinograd::PackedWinograd(int64_t c, int64_t o, WinogradForm form, const float* packed,
+PackedWinograd::PackedWinograd(int64_t c, int64_t o, WinogradForm form, bool plain, const float* packed,
                                std::shared_ptr<const void> owner)
     : c_(c),
       o_(o),
       form_(form),
-      bytes_(winograd_bytes(c, o, form)),
+      plain_(plain),
+      bytes_(winograd_bytes(c, o, form, plain)),
       packed_(packed),
       owner_(std::move(owner)) {}
 
-size_t winograd_bytes(int64_t c, int64_t o, WinogradForm form) {
-  return static_cast<size_t>(bilinear_floats(form.planes(), c, o)) * sizeof(float);
+size_t winograd_bytes(int64_t c, int64_t o, WinogradForm form, bool plain) {
+  return static_cast<size_t>(plain ? bilinear_plain_floats(form.taps * form.taps, c, o)
+                                   : bilinear_floats(form.planes(), c, o)) *
+         sizeof(float);
 }
 
-bool winograd_applies(const Conv2dSpec& s) {
-  if (s.kh != s.kw || (s.kh != 3 && s.kh != 5)) return false;
-  if (s.sh != 1 || s.sw != 1 || s.dh != 1 || s.dw != 1 || s.groups != 1) return false;
+bool winograd_applies(const Conv2dSpec& s, bool strided) {
+  if (s.kh != s.kw || (s.kh != 3 && s.kh != 5) || s.dh != 1 || s.dw != 1 || s.groups != 1) return false;
+  if (s.sh != s.sw || (s.sh != 1 && !(strided && s.sh == 2))) return false;
   // Pictures: kernel rows of few channels are contiguous runs, and direct arithmetic is as quick.
   return s.pt < s.kh && s.pl < s.kw && s.c >= 8;
 }
 
-int winograd_tile(const Conv2dSpec& s, int threads, int largest, bool once) {
-  Conv2dSpec dense = s;
-  if (s.sh == 2 && s.sw == 2) dense.sh = dense.sw = 1;
-  if (!winograd_applies(dense)) return 0;
+double winograd_nanoseconds(const Conv2dSpec& s, int threads, WinogradForm form, bool plain) {
   // Weights that do not stay in the caches are read once per call at the speed of memory.
-  constexpr double kFlops = 105, kMemory = 20;  // a nanosecond, one thread
-  constexpr double kPacking = 35;               // nanoseconds to turn and transform one kernel
+  constexpr double kMemory = 20;  // bytes a nanosecond
   const double c = static_cast<double>(s.c), o = static_cast<double>(round_up(s.o, kernels().vl));
-  const double share = 1.0 / std::max(1, threads);
-  // With a stride of 2 direct arithmetic loses by little: where nothing is gained, its weights are smaller.
-  double best = s.flops() / kFlops * share * (s.sh == 1 ? 1.0 : 0.9);
+  const double planes = form.planes();
+  const int64_t tiles = s.n * ceil_div(s.p, form.tile) * ceil_div(s.q, form.tile);
+  // Loading, transforming and storing a value of V, M or U takes about as long as some FLOPs of a product.
+  const double values = static_cast<double>(tiles) * (static_cast<double>(round_up(s.c, kernels().vl)) + o);
+  double flops = planes * (2 * static_cast<double>(tiles) * c * o + 12 * values);
+  if (plain) {
+    const int64_t passes = ceil_div(tiles, bilinear_plain_tiles(form.planes(), s.c));
+    flops += planes * static_cast<double>(passes) * 7 * c * o;
+  }
+  const double bytes = static_cast<double>(winograd_bytes(s.c, s.o, form, plain));
+  const double weights = bytes > BilinearRun<Transforms>::kFarBytes ? bytes / kMemory : 0;
+  // With a stride of 2 there is less to be gained: it must be sure.
+  const double caution = form.stride == 1 ? 1.0 : 0.9;
+  return std::max(flops / kProductFlops / std::max(1, threads), weights) / caution;
+}
+
+int winograd_tile(const Conv2dSpec& s, int threads, int largest, bool once) {
+  if (!winograd_applies(s, true)) return 0;
+  constexpr double kPacking = 35;  // nanoseconds to turn and transform one kernel
+  const double packing = once ? kPacking * static_cast<double>(s.c * s.o) : 0;
+  double best = s.flops() / kProductFlops / std::max(1, threads);
   int choice = 0;
   for (int tile : {2, 4, 6}) {
-    if (tile > largest) break;
     const WinogradForm form{tile, static_cast<int>(s.kh), static_cast<int>(s.sh)};
-    if (!is_known(form)) continue;
-    const double planes = form.planes();
-    const double tiles = static_cast<double>(s.n * ceil_div(s.p, tile) * ceil_div(s.q, tile));
-    const double products = 2 * planes * tiles * c * o / kFlops;
-    // Loading, transforming and storing a value of V or M takes about as long as some FLOPs of a product.
-    const double transforms =
-        planes * tiles * (static_cast<double>(round_up(s.c, kernels().vl)) + o) * 12 / kFlops;
-    const double bytes = static_cast<double>(winograd_bytes(s.c, s.o, form));
-    const double weights = bytes > BilinearRun<Transforms>::kFarBytes ? bytes / kMemory : 0;
-    const double packing = once ? kPacking * c * o : 0;
-    const double time = std::max((products + transforms + packing) * share, weights);
+    if (tile > largest || !is_known(form)) continue;
+    const double time = winograd_nanoseconds(s, threads, form) + packing / std::max(1, threads);
     if (time < best) best = time, choice = tile;
   }
   return choice;

@@ -15,37 +15,44 @@
 
 namespace cnnfast {
 
-// Transformed weights for the instruction level in use: blocks of columns [e][panel][c][column].
+// Weights for the instruction level in use: transformed, blocks of columns [e][panel][c][column]; or `plain`,
+// to be transformed in the run, blocks of columns [c][tap][column].
 struct WinogradView {
   const float* data;
   int64_t c, o;
   WinogradForm form;
+  bool plain;
 };
 
 class PackedWinograd {
  public:
   // w is taps x taps x c x o.
-  PackedWinograd(const float* w, int64_t c, int64_t o, WinogradForm form, int threads,
+  PackedWinograd(const float* w, int64_t c, int64_t o, WinogradForm form, bool plain, int threads,
                  Life life = Life::kCall);
   // What was packed before, winograd_bytes of it, read where it lies.
-  PackedWinograd(int64_t c, int64_t o, WinogradForm form, const float* packed,
+  PackedWinograd(int64_t c, int64_t o, WinogradForm form, bool plain, const float* packed,
                  std::shared_ptr<const void> owner);
   PackedWinograd(PackedWinograd&&) = default;
-  WinogradView view() const { return {packed_, c_, o_, form_}; }
+  WinogradView view() const { return {packed_, c_, o_, form_, plain_}; }
   size_t bytes() const { return bytes_; }
 
  private:
   int64_t c_, o_;
   WinogradForm form_;
+  bool plain_;
   size_t bytes_;
   Buffer data_;
   const float* packed_;
   std::shared_ptr<const void> owner_;
 };
-size_t winograd_bytes(int64_t c, int64_t o, WinogradForm form);
+size_t winograd_bytes(int64_t c, int64_t o, WinogradForm form, bool plain = false);
 
-// 3x3 and 5x5 kernels, stride 1, no dilation, no groups, and enough channels to gain from it.
-bool winograd_applies(const Conv2dSpec& spec);
+// 3x3 and 5x5 kernels, no stride but one of 2 where that is allowed, no dilation, no groups, and enough
+// channels to gain from it.
+bool winograd_applies(const Conv2dSpec& spec, bool strided = false);
+
+// Nanoseconds that a form is expected to take on `threads` threads.
+double winograd_nanoseconds(const Conv2dSpec& spec, int threads, WinogradForm form, bool plain = false);
 
 // The tile that is expected to be quickest on `threads` threads and at most `largest`, or 0 where direct
 // arithmetic is, or where Winograd does not apply.

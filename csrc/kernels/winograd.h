@@ -57,10 +57,12 @@ struct WinogradProducts {
   const float* v;
   int64_t v_row, v_plane;
   const float* u;         // the block: [e][panel][c][column of the panel]
+  int64_t u_plane;        // from e to e
   int64_t block_vectors;  // columns of the block, in vectors
   int64_t vector_first, vector_last;
   float* m;  // of vector_first
   int64_t m_row, m_plane;
+  bool add;                     // to what is in M
   bool far;                     // U comes from memory: fetched ahead
   const WinogradAhead* aheads;  // else these are
   int64_t ahead_count;
@@ -80,14 +82,16 @@ struct WinogradOutput {
   float slope;
 };
 
-// u[e][j] = (G w G^T)[e] of `columns` kernels w[tap][j]; zeros after the last one up to a whole vector.
+// u[e][k][j] = (G w G^T)[e] of `rows` times `columns` kernels w[tap][k][j]; zeros after the last one of a row
+// up to a whole vector.
 struct WinogradWeights {
   WinogradForm form;
-  int64_t columns;
+  bool exact;  // in double, rounded once
+  int64_t rows, columns;
   const float* w;
-  int64_t w_plane;
+  int64_t w_row, w_plane;
   float* u;
-  int64_t u_plane;
+  int64_t u_row, u_plane;
 };
 
 // w[tap][k] = (G^T u G)[tap] of the planes u[e][k], for `count` pairs k of an input and an output channel.

@@ -340,7 +340,7 @@ static void winograd_products(const cnnfast::WinogradProducts* g) {
   const int64_t panels = (g->block_vectors + kMaxVectors - 1) / kMaxVectors;
   int64_t run = 0, fetched = 0;
   for (int64_t e = 0; e < g->planes; ++e) {
-    const float* plane = g->u + e * g->depth * g->block_vectors * VL;
+    const float* plane = g->u + e * g->u_plane;
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t v0 = cnnfast::share(panel, panels, g->block_vectors);
       const int64_t v1 = cnnfast::share(panel + 1, panels, g->block_vectors);
@@ -357,7 +357,7 @@ static void winograd_products(const cnnfast::WinogradProducts* g) {
       for (int64_t k0 = 0; k0 < g->depth; k0 += kWinogradChunk) {
         t.b = b + k0 * t.ldb;
         t.depth = min_int(kWinogradChunk, g->depth - k0);
-        t.first = k0 == 0;
+        t.first = k0 == 0 && !g->add;
         for (int64_t i = 0; i < count; ++i) {
           const int64_t r0 = i * g->rows / count, r1 = (i + 1) * g->rows / count;
           t.a = g->v + e * g->v_plane + r0 * g->v_row + k0;
@@ -531,87 +531,111 @@ struct WeightColumns {
   }
 };
 
-// Weights are transformed in double and rounded once.
+// Weights that are transformed once are so in double, and rounded once; those of every run in float.
 constexpr int HL = VL / 2;
 typedef double vd __attribute__((vector_size(HL * 8)));
 typedef float vf_half __attribute__((vector_size(HL * 4)));
 typedef float vf_half_unaligned __attribute__((vector_size(HL * 4), aligned(4), may_alias));
+struct ExactLanes {
+  static constexpr int kLanes = HL;
+  typedef vd Vector;
+  typedef double Number;
+  static CNNFAST_INLINE_MEMBER vd read(const float* w) {
+    return __builtin_convertvector(*reinterpret_cast<const vf_half_unaligned*>(w), vd);
+  }
+  static CNNFAST_INLINE_MEMBER void write(float* u, vd v) {
+    *reinterpret_cast<vf_half_unaligned*>(u) = __builtin_convertvector(v, vf_half);
+  }
+};
+struct QuickLanes {
+  static constexpr int kLanes = VL;
+  typedef vf Vector;
+  typedef float Number;
+  static CNNFAST_INLINE_MEMBER vf read(const float* w) { return load(w); }
+  static CNNFAST_INLINE_MEMBER void write(float* u, vf v) { store(u, v); }
+};
 
 // G of the taps of a row or a column: rows of a pair share their even and their odd half.
-template <int Side, int Taps, class Get>
-CNNFAST_INLINE void weight_values(Get w, vd* out) {
+template <class Lanes, int Side, int Taps, class Get>
+CNNFAST_INLINE void weight_values(Get w, typename Lanes::Vector* out) {
+  typedef typename Lanes::Number Number;
   if constexpr (Side == 5) {  // see InputRows<5>
     out[0] = w(0), out[1] = w(0) + w(2), out[2] = w(2);
     out[3] = out[4] = w(1);
     return;
   }
   constexpr WeightColumns<Side, Taps> g;
-  out[0] = g.origin * w(0);
+  out[0] = static_cast<Number>(g.origin) * w(0);
   CNNFAST_UNROLL
   for (int k = 0; k < g.kPairs; ++k) {
-    vd even = g.of[0][k] * w(0), odd = g.of[1][k] * w(1);
+    typename Lanes::Vector even = static_cast<Number>(g.of[0][k]) * w(0),
+                           odd = static_cast<Number>(g.of[1][k]) * w(1);
     CNNFAST_UNROLL
-    for (int r = 2; r < Taps; ++r) (r % 2 ? odd : even) += g.of[r][k] * w(r);
+    for (int r = 2; r < Taps; ++r) (r % 2 ? odd : even) += static_cast<Number>(g.of[r][k]) * w(r);
     out[2 * k + 1] = even + odd;
     out[2 * k + 2] = even - odd;
   }
   out[Side - 1] = w(Taps - 1);
 }
 
-template <int Side, int Taps>
+template <class Lanes, int Side, int Taps>
 static __attribute__((noinline)) void weights_vector(const float* w, int64_t w_plane, float* u,
                                                      int64_t u_plane) {
-  vd t[Side][Taps];
+  typedef typename Lanes::Vector Vector;
+  Vector t[Side][Taps];
   CNNFAST_UNROLL
   for (int s = 0; s < Taps; ++s) {
-    vd out[Side];
-    weight_values<Side, Taps>(
-        [&](int r) __attribute__((always_inline)) {
-          return __builtin_convertvector(
-              *reinterpret_cast<const vf_half_unaligned*>(w + (r * Taps + s) * w_plane), vd);
-        },
-        out);
+    Vector out[Side];
+    weight_values<Lanes, Side, Taps>(
+        [&](int r) __attribute__((always_inline)) { return Lanes::read(w + (r * Taps + s) * w_plane); }, out);
     CNNFAST_UNROLL
     for (int i = 0; i < Side; ++i) t[i][s] = out[i];
   }
   CNNFAST_UNROLL
   for (int i = 0; i < Side; ++i) {
-    vd out[Side];
-    weight_values<Side, Taps>([&](int s) __attribute__((always_inline)) { return t[i][s]; }, out);
+    Vector out[Side];
+    weight_values<Lanes, Side, Taps>([&](int s) __attribute__((always_inline)) { return t[i][s]; }, out);
     CNNFAST_UNROLL
-    for (int j = 0; j < Side; ++j)
-      *reinterpret_cast<vf_half_unaligned*>(u + (i * Side + j) * u_plane) =
-          __builtin_convertvector(out[j], vf_half);
+    for (int j = 0; j < Side; ++j) Lanes::write(u + (i * Side + j) * u_plane, out[j]);
   }
 }
 
-template <int Side, int Taps>
+template <class Lanes, int Side, int Taps>
 static void weights_of(const cnnfast::WinogradWeights* g) {
-  constexpr int kPlanes = Taps * Taps;
+  constexpr int kPlanes = Taps * Taps, kLanes = Lanes::kLanes;
   alignas(64) float patch[kPlanes * VL];
-  int64_t j = 0;
-  for (; j + HL <= g->columns; j += HL)
-    weights_vector<Side, Taps>(g->w + j, g->w_plane, g->u + j, g->u_plane);
-  // The last columns with zeros after them.
-  for (; j % VL || j < g->columns; j += HL) {
-    const int lanes = static_cast<int>(min_int(HL, max_int(0, g->columns - j)));
-    for (int tap = 0; tap < kPlanes; ++tap)
-      store(patch + tap * VL, lanes ? load_n(g->w + tap * g->w_plane + j, lanes) : vf{});
-    weights_vector<Side, Taps>(patch, VL, g->u + j, g->u_plane);
+  for (int64_t k = 0; k < g->rows; ++k) {
+    const float* w = g->w + k * g->w_row;
+    float* u = g->u + k * g->u_row;
+    int64_t j = 0;
+    for (; j + kLanes <= g->columns; j += kLanes)
+      weights_vector<Lanes, Side, Taps>(w + j, g->w_plane, u + j, g->u_plane);
+    // The last columns with zeros after them.
+    for (; j % VL || j < g->columns; j += kLanes) {
+      const int lanes = static_cast<int>(min_int(kLanes, max_int(0, g->columns - j)));
+      for (int tap = 0; tap < kPlanes; ++tap)
+        store(patch + tap * VL, lanes ? load_n(w + tap * g->w_plane + j, lanes) : vf{});
+      weights_vector<Lanes, Side, Taps>(patch, VL, u + j, g->u_plane);
+    }
+  }
+}
+
+template <class Lanes>
+static void winograd_weights_by(const cnnfast::WinogradWeights* g) {
+  switch (g->form.side()) {
+    case 4:
+      return weights_of<Lanes, 4, 3>(g);
+    case 5:
+      return weights_of<Lanes, 5, 3>(g);
+    case 6:
+      return g->form.taps == 3 ? weights_of<Lanes, 6, 3>(g) : weights_of<Lanes, 6, 5>(g);
+    default:
+      return weights_of<Lanes, 8, 3>(g);
   }
 }
 
 static void winograd_weights(const cnnfast::WinogradWeights* g) {
-  switch (g->form.side()) {
-    case 4:
-      return weights_of<4, 3>(g);
-    case 5:
-      return weights_of<5, 3>(g);
-    case 6:
-      return g->form.taps == 3 ? weights_of<6, 3>(g) : weights_of<6, 5>(g);
-    default:
-      return weights_of<8, 3>(g);
-  }
+  g->exact ? winograd_weights_by<ExactLanes>(g) : winograd_weights_by<QuickLanes>(g);
 }
 
 // G^T of Side values: even taps need the sums of the values at +-a, odd ones the differences.

@@ -1,6 +1,7 @@
 #include "plan/conv_weights.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "core/threads.h"
 
@@ -31,22 +32,42 @@ int levels_of(ConvKind kind) {
 // One thread waits less for weights than it computes, many wait for nothing else: something between.
 constexpr int kUsualThreads = 2;
 
+// What a byte of weights costs in a lean plan, in nanoseconds of a run: 1 ms for 80 MiB. Reading it from
+// memory takes four times as long. Of ResNet-50, whose weights may take from 97 to 280 MiB, this keeps what
+// gains the most for its memory: see docs/performance.md.
+constexpr double kBytePrice = 1e6 / (80 << 20);
+
 }  // namespace
 
-ConvKind choose_conv(const Conv2dSpec& s, int winograd) {
-  if (channels_across_lanes(s)) return ConvKind::kDepthwise;
-  const int levels = winograd > 0 ? strassen_levels(s) : 0;
-  if (levels) return levels == 1 ? ConvKind::kStrassen1 : ConvKind::kStrassen2;
+ConvForm choose_conv(const Conv2dSpec& s, int winograd, bool lean) {
+  if (channels_across_lanes(s)) return {ConvKind::kDepthwise};
   Conv2dSpec picture = s;
   picture.n = 1;
-  const int tile = winograd_tile(picture, kUsualThreads, winograd);
-  if (tile == 0) return ConvKind::kDirect;
-  if (s.sh == 2) return ConvKind::kWinogradStrided;
-  return tile == 2 ? ConvKind::kWinograd2 : tile == 4 ? ConvKind::kWinograd4 : ConvKind::kWinograd6;
+  ConvForm best{ConvKind::kDirect};
+  double least = std::numeric_limits<double>::infinity();
+  const auto consider = [&](ConvForm form, double nanoseconds) {
+    const double bytes = sizeof(float) * static_cast<double>(ConvWeights::floats(form, s));
+    const double cost = nanoseconds + (lean ? kBytePrice * bytes : 0.0);
+    if (cost < least) least = cost, best = form;
+  };
+  consider(best, picture.flops() / kProductFlops / kUsualThreads);
+  if (winograd == 0) return best;
+  for (const ConvKind kind : {ConvKind::kStrassen1, ConvKind::kStrassen2})
+    if (strassen_applies(picture, levels_of(kind)))
+      consider({kind}, strassen_nanoseconds(picture, kUsualThreads, levels_of(kind)));
+  if (!winograd_applies(s, true)) return best;
+  for (const ConvKind kind :
+       {ConvKind::kWinograd2, ConvKind::kWinograd4, ConvKind::kWinograd6, ConvKind::kWinogradStrided}) {
+    const WinogradForm form = form_of(kind, s);
+    if (form.stride != s.sh || form.tile > winograd || !is_known(form)) continue;
+    consider({kind}, winograd_nanoseconds(picture, kUsualThreads, form));
+    if (lean) consider({kind, true}, winograd_nanoseconds(picture, kUsualThreads, form, true));
+  }
+  return best;
 }
 
-int64_t ConvWeights::floats(ConvKind kind, const Conv2dSpec& s) {
-  switch (kind) {
+int64_t ConvWeights::floats(ConvForm form, const Conv2dSpec& s) {
+  switch (form.kind) {
     case ConvKind::kDepthwise:
       break;
     case ConvKind::kDirect:
@@ -55,17 +76,18 @@ int64_t ConvWeights::floats(ConvKind kind, const Conv2dSpec& s) {
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
     case ConvKind::kWinogradStrided:
-      return static_cast<int64_t>(winograd_bytes(s.c, s.o, form_of(kind, s)) / sizeof(float));
+      return static_cast<int64_t>(winograd_bytes(s.c, s.o, form_of(form.kind, s), form.plain) /
+                                  sizeof(float));
     case ConvKind::kStrassen1:
     case ConvKind::kStrassen2:
-      return strassen_floats(s.c, s.o, levels_of(kind));
+      return strassen_floats(s.c, s.o, levels_of(form.kind));
   }
   return s.depth() * s.o;
 }
 
-ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, const float* w)
-    : kind_(kind), floats_(floats(kind, s)) {
-  switch (kind) {
+ConvWeights::ConvWeights(ConvForm form, const Conv2dSpec& s, const float* w)
+    : form_(form), floats_(floats(form, s)) {
+  switch (form.kind) {
     case ConvKind::kDepthwise:
       copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float), Life::kWeights);
       std::copy_n(w, floats_, copy_.floats());
@@ -80,31 +102,35 @@ ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, const float* w)
     case ConvKind::kWinograd4:
     case ConvKind::kWinograd6:
     case ConvKind::kWinogradStrided:
-      winograd_.emplace(w, s.c, s.o, form_of(kind, s), num_threads(), Life::kWeights);
+      winograd_.emplace(w, s.c, s.o, form_of(form.kind, s), form.plain, num_threads(), Life::kWeights);
       break;
     case ConvKind::kStrassen1:
     case ConvKind::kStrassen2:
       copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float), Life::kWeights);
-      pack_strassen(w, s.c, s.o, levels_of(kind), copy_.floats(), num_threads());
+      pack_strassen(w, s.c, s.o, levels_of(form.kind), copy_.floats(), num_threads());
       plain_ = copy_.floats();
   }
 }
 
-ConvWeights::ConvWeights(ConvKind kind, const Conv2dSpec& s, bool finite, const float* made,
+ConvWeights::ConvWeights(ConvForm form, const Conv2dSpec& s, bool finite, const float* made,
                          std::shared_ptr<const void> owner)
-    : kind_(kind), plain_(made), owner_(std::move(owner)), floats_(floats(kind, s)), finite_(finite) {
-  if (kind == ConvKind::kDirect)
+    : form_(form), plain_(made), owner_(std::move(owner)), floats_(floats(form, s)), finite_(finite) {
+  if (form.kind == ConvKind::kDirect)
     packed_.emplace(s.groups, s.depth(), s.o / s.groups, finite, made, owner_);
-  else if (form_of(kind, s).tile)
-    winograd_.emplace(s.c, s.o, form_of(kind, s), made, owner_);
+  else if (form_of(form.kind, s).tile)
+    winograd_.emplace(s.c, s.o, form_of(form.kind, s), form.plain, made, owner_);
 }
 
 const float* ConvWeights::data() const {
   return packed_ ? packed_->view().data : winograd_ ? winograd_->view().data : plain_;
 }
 
-const char* ConvWeights::algorithm(const Conv2dSpec& s) const {
-  switch (kind_) {
+std::string ConvWeights::algorithm(const Conv2dSpec& s) const {
+  return std::string(algorithm_name(s)) + (form_.plain ? ", plain weights" : "");
+}
+
+const char* ConvWeights::algorithm_name(const Conv2dSpec& s) const {
+  switch (form_.kind) {
     case ConvKind::kWinograd2:
       return s.kh == 3 ? "Winograd F(2,3)" : "Winograd F(2,5)";
     case ConvKind::kWinograd4:
@@ -125,7 +151,7 @@ const char* ConvWeights::algorithm(const Conv2dSpec& s) const {
 }
 
 void ConvWeights::run(const Conv2dSpec& s, const float* x, const Epilogue& epilogue, float* y) const {
-  switch (kind_) {
+  switch (form_.kind) {
     case ConvKind::kDepthwise:
       return depthwise_conv2d(s, x, plain_, finite_, epilogue, y);
     case ConvKind::kDirect:
@@ -137,7 +163,7 @@ void ConvWeights::run(const Conv2dSpec& s, const float* x, const Epilogue& epilo
       return conv2d_winograd(s, x, *winograd_, epilogue, y);
     case ConvKind::kStrassen1:
     case ConvKind::kStrassen2:
-      return conv2d_strassen(s, x, plain_, levels_of(kind_), epilogue, y);
+      return conv2d_strassen(s, x, plain_, levels_of(form_.kind), epilogue, y);
   }
 }
 

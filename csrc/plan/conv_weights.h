@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "cpu/conv2d.h"
 #include "cpu/strassen.h"
@@ -24,21 +25,28 @@ enum class ConvKind {
   kStrassen2
 };
 
-// The same for every batch and number of threads, so that neither changes the bits. winograd: the largest
-// tile that may be used; 0 leaves out Strassen's product too.
-ConvKind choose_conv(const Conv2dSpec& spec, int winograd);
+// plain: weights of Winograd's algorithm are kept as they are, and every run transforms them a piece at a
+// time.
+struct ConvForm {
+  ConvKind kind;
+  bool plain = false;
+};
+
+// The form that is expected to be quickest, or in a lean plan to cost the least in time and memory. The same
+// for every batch and number of threads, so that neither changes the bits. winograd: the largest tile that
+// may be used; 0 leaves out Strassen's product too.
+ConvForm choose_conv(const Conv2dSpec& spec, int winograd, bool lean);
 
 class ConvWeights {
  public:
   // w HWIO, or KH,KW,C,M of a depthwise convolution.
-  ConvWeights(ConvKind kind, const Conv2dSpec& spec, const float* w);
+  ConvWeights(ConvForm form, const Conv2dSpec& spec, const float* w);
   // What was made before: floats() of it, read where it lies.
-  ConvWeights(ConvKind kind, const Conv2dSpec& spec, bool finite, const float* made,
+  ConvWeights(ConvForm form, const Conv2dSpec& spec, bool finite, const float* made,
               std::shared_ptr<const void> owner);
 
-  ConvKind kind() const { return kind_; }
-  const char* algorithm(const Conv2dSpec& spec) const;
-  static int64_t floats(ConvKind kind, const Conv2dSpec& spec);
+  std::string algorithm(const Conv2dSpec& spec) const;
+  static int64_t floats(ConvForm form, const Conv2dSpec& spec);
   int64_t floats() const { return floats_; }
   const float* data() const;
   // Known to hold neither infinity nor NaN; of no meaning to Winograd's algorithm and Strassen's.
@@ -48,7 +56,9 @@ class ConvWeights {
   void run(const Conv2dSpec& spec, const float* x, const Epilogue& epilogue, float* y) const;
 
  private:
-  ConvKind kind_;
+  const char* algorithm_name(const Conv2dSpec& spec) const;
+
+  ConvForm form_;
   std::optional<PackedMatrix> packed_;
   std::optional<PackedWinograd> winograd_;
   Buffer copy_;

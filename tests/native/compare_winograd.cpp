@@ -55,7 +55,7 @@ void compare_input(const KernelTable& base, const KernelTable& level, cnnfast::W
 }
 
 void compare_products(const KernelTable& base, const KernelTable& level, int64_t rows, int64_t depth,
-                      int64_t n, bool far, Guard guard, Random& random, Report& report) {
+                      int64_t n, bool far, bool add, Guard guard, Random& random, Report& report) {
   const int64_t planes = 3, v_row = depth + 2, v_plane = rows * v_row + 5;
   const Floats v = random.floats(planes * v_plane, guard), u = random.floats(planes * depth * n, guard);
   std::vector<float> made[2];
@@ -72,7 +72,7 @@ void compare_products(const KernelTable& base, const KernelTable& level, int64_t
           for (int64_t j = cnnfast::share(p, panels, vectors) * table.vl;
                j < cnnfast::share(p + 1, panels, vectors) * table.vl; ++j)
             *to++ = j < n ? u[(e * depth + i) * n + j] : 0.0f;
-    Floats m = filled(planes * rows * width, guard, NAN);
+    Floats m = filled(planes * rows * width, guard, add ? 1.5f : NAN);
     // In two pieces of columns, as threads share them.
     const int64_t cut = vectors / 2;
     for (int part = 0; part < 2; ++part) {
@@ -83,12 +83,14 @@ void compare_products(const KernelTable& base, const KernelTable& level, int64_t
                                         v_row,
                                         v_plane,
                                         packed.data(),
+                                        depth * width,
                                         vectors,
                                         part ? cut : 0,
                                         part ? vectors : cut,
                                         m.data() + (part ? cut * table.vl : 0),
                                         width,
                                         rows * width,
+                                        add,
                                         far,
                                         nullptr,
                                         0};
@@ -97,8 +99,8 @@ void compare_products(const KernelTable& base, const KernelTable& level, int64_t
     for (int64_t i = 0; i < planes * rows; ++i)
       made[k].insert(made[k].end(), m.data() + i * width, m.data() + i * width + n);
   }
-  const std::vector<double> bounds(made[0].size(),
-                                   2.0 * static_cast<double>(depth + 4) * kUnit * static_cast<double>(depth));
+  const std::vector<double> bounds(
+      made[0].size(), 2.0 * static_cast<double>(depth + 4) * kUnit * static_cast<double>(depth + 2));
   report.same("products", made[0].data(), made[1].data(), static_cast<int64_t>(made[0].size()), &bounds);
 }
 
@@ -138,25 +140,26 @@ void compare_output(const KernelTable& base, const KernelTable& level, cnnfast::
   report.same(what, made[0].data(), made[1].data(), floats, &bounds);
 }
 
-// To the last place: in double, and rounded once.
+// Exact ones to the last place: in double, and rounded once.
 void compare_weights(const KernelTable& base, const KernelTable& level, cnnfast::WinogradForm form,
-                     int64_t columns, Guard guard, Random& random, Report& report) {
-  const int64_t planes = form.planes(), w_plane = columns + 2;
+                     bool exact, int64_t columns, Guard guard, Random& random, Report& report) {
+  const int64_t planes = form.planes(), rows = 3, w_row = columns + 2, w_plane = rows * w_row;
   const Floats w = random.floats(form.taps * form.taps * w_plane - 2, guard);
   std::vector<float> made[2];
   const KernelTable* tables[2] = {&base, &level};
   for (int k = 0; k < 2; ++k) {
     const int64_t width = round_up(columns, tables[k]->vl);
-    Floats u = filled(planes * width, guard, NAN);
-    const cnnfast::WinogradWeights g{form, columns, w.data(), w_plane, u.data(), width};
+    Floats u = filled(planes * rows * width, guard, NAN);
+    const cnnfast::WinogradWeights g{form,  exact,   rows,     columns, w.data(),
+                                     w_row, w_plane, u.data(), width,   rows * width};
     tables[k]->winograd.weights(&g);
-    for (int64_t e = 0; e < planes; ++e) {
+    for (int64_t e = 0; e < planes * rows; ++e) {
       made[k].insert(made[k].end(), u.data() + e * width, u.data() + e * width + columns);
       for (int64_t j = columns; j < width; ++j)
         if (u.data()[e * width + j] != 0.0f) made[k].back() = NAN;
     }
   }
-  const std::vector<double> bounds(made[0].size(), 2 * kUnit * kWeightGain);
+  const std::vector<double> bounds(made[0].size(), (exact ? 2 : 16) * kUnit * kWeightGain);
   report.same("weights", made[0].data(), made[1].data(), static_cast<int64_t>(made[0].size()), &bounds);
 }
 
@@ -184,14 +187,15 @@ void compare_winograd(const KernelTable& base, const KernelTable& level, Guard g
         for (bool gradient : {false, true})
           if (!gradient || form.stride == 1)
             compare_input(base, level, form, c, gap, gradient, guard, random, report);
-      compare_weights(base, level, form, c, guard, random, report);
+      for (bool exact : {true, false}) compare_weights(base, level, form, exact, c, guard, random, report);
       if (form.stride == 1) compare_weight_gradient(base, level, form, c, guard, random, report);
       for (int variant = 0; variant < 32; ++variant)
         compare_output(base, level, form, c, variant, guard, random, report);
     }
   for (int64_t rows = 1; rows <= 14; ++rows)
     for (int64_t n : {1, 7, 16, 24, 32, 40, 64})
-      compare_products(base, level, rows, rows == 5 ? 600 : 9, n, n % 3 == 1, guard, random, report);
+      compare_products(base, level, rows, rows == 5 ? 600 : 9, n, n % 3 == 1, rows % 4 == 1, guard, random,
+                       report);
 }
 
 }  // namespace compare

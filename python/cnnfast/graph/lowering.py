@@ -101,12 +101,14 @@ class Steps:
         The native module.
     winograd : int
         Whether convolutions may use it.
+    lean : bool
+        Whether their weights are to take little memory.
     none
         The place of what is not there.
     """
 
-    def __init__(self, layout: Layout, store: Store, plan: Any, inputs: int, winograd: int) -> None:
-        self.plan, self.native, self.winograd = plan, config._cpu, winograd
+    def __init__(self, layout: Layout, store: Store, plan: Any, inputs: int, winograd: int, lean: bool) -> None:
+        self.plan, self.native, self.winograd, self.lean = plan, config._cpu, winograd, lean
         self.none = self.native.Place()
         # What is shared: value and form -> the form. Keeps the form alive, and the meaning of its key.
         self.kept: dict[tuple[Value, str], Any] = {}

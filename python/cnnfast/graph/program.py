@@ -28,6 +28,7 @@ class Options:
     store: Store
     threads: int
     winograd: int
+    lean: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class _Native:
         self.arena_bytes = 4 * layout.arena_floats
         shapes = [v.shape for v in inputs], [v.shape for v in outputs]
         self.plan = config._cpu.Plan(layout.arena_floats, *shapes, options.threads)
-        steps = Steps(layout, options.store, self.plan, len(inputs), options.winograd)
+        steps = Steps(layout, options.store, self.plan, len(inputs), options.winograd, options.lean)
         made: list[Node | None] = []
         for node in nodes:
             lower = node.op.lower

@@ -28,7 +28,7 @@ from .program import Options, Program
 __all__ = ["load", "save"]
 
 MAGIC = b"cnnfast\0"
-FORMAT = 1
+FORMAT = 2
 _FIXED = 24  # bytes before the header
 _PAGE, _ALIGNMENT = 4096, 64
 _TYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float32", "float64")
@@ -107,7 +107,7 @@ def _program(program: Program, writer: _Writer) -> dict[str, Any]:
     }
 
 
-def save(path: str | os.PathLike[str], name: str, programs: Iterable[Program], winograd: int) -> None:
+def save(path: str | os.PathLike[str], name: str, programs: Iterable[Program], options: Options) -> None:
     """Write programs and their weights; the file appears as a whole or not at all."""
     writer = _Writer()
     header = {
@@ -115,7 +115,8 @@ def save(path: str | os.PathLike[str], name: str, programs: Iterable[Program], w
         "level": config._cpu.isa(),
         "packing": config._cpu.packing_version,
         "name": name,
-        "winograd": winograd,
+        "winograd": options.winograd,
+        "lean": options.lean,
         "programs": [_program(program, writer) for program in programs],
         "params": writer.params,
     }
@@ -304,7 +305,9 @@ def load(path: str | os.PathLike[str], threads: int) -> tuple[str, dict[Shapes, 
         reader = _Reader(data, header["params"])
         tile = header["winograd"]
         _need(type(tile) is int and tile in (0, 4, 6), "Winograd tiles of 0, 4 or 6", tile)
-        options = Options(reader.store, threads, tile)
+        lean = header["lean"]
+        _need(type(lean) is bool, "whether weights take little memory", lean)
+        options = Options(reader.store, threads, tile, lean)
         entries = header["programs"]
         _need(sum(len(entry["nodes"]) for entry in entries) <= _MOST_STEPS, f"at most {_MOST_STEPS} steps")
         programs = [Program(reader.graph(entry, str(header["name"])), options) for entry in entries]

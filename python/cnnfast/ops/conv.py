@@ -315,15 +315,17 @@ def _finishing(steps: Any, s: Conv2dSpec, inputs: Any) -> tuple[Any, Any, int, f
 
 def by_strassen(s: Conv2dSpec, winograd: int) -> bool:
     """Whether a convolution by known weights, when it stands alone, takes Strassen's product."""
-    return winograd > 0 and config._cpu.choose_conv(s.native, winograd).name in ("strassen1", "strassen2")
+    kind = config._cpu.choose_conv(s.native, winograd).kind if winograd else None
+    return kind in (config._cpu.ConvKind.strassen1, config._cpu.ConvKind.strassen2)
 
 
 def packed_weights(steps: Any, s: Conv2dSpec, w: Any, direct: bool = False) -> Any:
     """Known weights in the form that the algorithm of this convolution, or direct arithmetic, reads."""
-    kind = steps.native.choose_conv(s.native, 0 if direct else steps.winograd)
-    make = functools.partial(steps.native.ConvWeights, kind, s.native)
-    restore = functools.partial(steps.native.ConvWeights.restore, kind, s.native)
-    return steps.shared(w.value, f"conv2d {kind.name} {s.groups}", make, restore)
+    form = steps.native.choose_conv(s.native, 0 if direct else steps.winograd, steps.lean)
+    make = functools.partial(steps.native.ConvWeights, form, s.native)
+    restore = functools.partial(steps.native.ConvWeights.restore, form, s.native)
+    name = f"conv2d {form.kind.name}{' plain' * form.plain} {s.groups}"
+    return steps.shared(w.value, name, make, restore)
 
 
 def _lower_conv2d(steps: Any, s: Conv2dSpec, inputs: Any, outputs: Any) -> None:
