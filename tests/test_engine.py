@@ -384,7 +384,7 @@ def test_winograd_can_be_switched_off(rng: np.random.Generator) -> None:
     ("layer", "size", "quick", "lean"),
     [
         (nn.Conv2d(256, 256, 3, padding=1), 14, "Winograd F(4,3)", "Winograd F(4,3), plain weights"),
-        (nn.Conv2d(64, 64, 3, padding=1), 56, "Winograd F(4,3)", "Winograd F(4,3)"),
+        (nn.Conv2d(64, 64, 3, padding=1), 112, "Winograd F(4,3)", "Winograd F(4,3)"),
         (nn.Conv2d(256, 1024, 1), 14, "Strassen, two levels", "Strassen"),
         (nn.Conv2d(512, 1024, 1), 7, "Strassen", "pointwise GEMM"),
     ],

@@ -230,6 +230,7 @@ HOSTILE: dict[str, Any] = {
     "too many steps": lambda h: h["programs"][0].update(nodes=h["programs"][0]["nodes"] * 20_000),
     "packing": lambda h: h.update(packing=-1),
     "level": lambda h: h.update(level="v99"),
+    "lean": lambda h: h.update(lean=2),
     "no programs": lambda h: h.pop("programs"),
     "programs": lambda h: h.update(programs=3),
     "params": lambda h: h.update(params={"0": 1}),

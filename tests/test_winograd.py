@@ -24,7 +24,11 @@ ACTIVATIONS = (None, "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "
 # Sides of a tile of outputs and of the kernel, stride, whether weights are transformed in the run.
 Form = tuple[int, int, int, bool]
 FORMS: tuple[Form, ...] = tuple(
-    [(*form, plain) for form in ((2, 3, 1), (4, 3, 1), (6, 3, 1), (2, 5, 1), (2, 3, 2)) for plain in (False, True)]
+    [
+        (*form, plain)
+        for form in ((2, 3, 1), (4, 3, 1), (6, 3, 1), (2, 5, 1), (2, 3, 2))
+        for plain in (False, True)
+    ]
 )
 UNITS = {2: 64, 4: 64, 6: 192}  # of 2**-24 of the sum of absolute products, by the tile
 # Channels in and out, size of the picture: layers of real networks.

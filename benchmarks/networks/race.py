@@ -33,7 +33,8 @@ class Entry:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-# Further rows of cnnfast: without Winograd, with weights that take little memory, and with the instructions of older processors.
+# Further rows of cnnfast: without Winograd, with weights that take little memory, and with the instructions
+# of older processors.
 VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "direct": ("direct", {}),
     "lean": ("lean", {}),

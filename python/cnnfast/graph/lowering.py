@@ -107,7 +107,9 @@ class Steps:
         The place of what is not there.
     """
 
-    def __init__(self, layout: Layout, store: Store, plan: Any, inputs: int, winograd: int, lean: bool) -> None:
+    def __init__(
+        self, layout: Layout, store: Store, plan: Any, inputs: int, winograd: int, lean: bool
+    ) -> None:
         self.plan, self.native, self.winograd, self.lean = plan, config._cpu, winograd, lean
         self.none = self.native.Place()
         # What is shared: value and form -> the form. Keeps the form alive, and the meaning of its key.

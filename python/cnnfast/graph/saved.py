@@ -28,7 +28,7 @@ from .program import Options, Program
 __all__ = ["load", "save"]
 
 MAGIC = b"cnnfast\0"
-FORMAT = 2
+FORMAT = 1
 _FIXED = 24  # bytes before the header
 _PAGE, _ALIGNMENT = 4096, 64
 _TYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float32", "float64")
@@ -305,7 +305,7 @@ def load(path: str | os.PathLike[str], threads: int) -> tuple[str, dict[Shapes, 
         reader = _Reader(data, header["params"])
         tile = header["winograd"]
         _need(type(tile) is int and tile in (0, 4, 6), "Winograd tiles of 0, 4 or 6", tile)
-        lean = header["lean"]
+        lean = header.get("lean", False)
         _need(type(lean) is bool, "whether weights take little memory", lean)
         options = Options(reader.store, threads, tile, lean)
         entries = header["programs"]
