@@ -108,15 +108,18 @@ struct BilinearTiles {
 };
 
 /* `Transforms` has:
-   planes, tiles, depth, columns: sizes; weights: U
-   kMayBePlain: whether there are also
-     plain: whether weights are kept as they are; parts: of them for each k and column
-     void transform_weights(int64_t rows, int64_t columns, const float* from, float* u, int64_t u_plane)
-   const: rows of a block of them to U[plane][k][column] void input(BilinearTiles, int64_t k_first, int64_t
-   k_last, float* v, int64_t v_row, int64_t v_plane) const void output(BilinearTiles, int64_t column, int64_t
-   columns, const float* m, int64_t m_row, int64_t m_plane) const void input_ahead(first, end, Aheads*) const,
-   output_ahead(first, end, Aheads*) const: what the transforms of these tiles read and write, where it is far
-   away */
+   - planes, tiles, depth, columns: sizes; weights: U
+   - kMayBePlain: whether it also has the next three
+   - plain: whether weights are kept as they are; parts: of them for each k and column
+   - void transform_weights(int64_t rows, int64_t columns, const float* from,
+                            float* u, int64_t u_plane) const
+     rows of a block of them to U[plane][k][column]
+   - void input(BilinearTiles, int64_t k_first, int64_t k_last,
+                float* v, int64_t v_row, int64_t v_plane) const
+   - void output(BilinearTiles, int64_t column, int64_t columns,
+                 const float* m, int64_t m_row, int64_t m_plane) const
+   - void input_ahead(first, end, Aheads*) const, output_ahead(first, end, Aheads*) const
+     what the transforms of these tiles read and write, where it is far away */
 template <class Transforms>
 class BilinearRun {
  public:
