@@ -87,7 +87,7 @@ def detection_model(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     places = _places(args.output, args.pictures)
-    detector = _detector(args)
+    detector = detector_of(args)
     results: list[dict[str, Any]] = []
     failed = False
     for name, place in zip(args.pictures, places, strict=True):
@@ -160,7 +160,8 @@ def _places(output: str | None, pictures: list[str]) -> list[str | None]:
     return [output]
 
 
-def _detector(args: argparse.Namespace) -> Detector:
+def detector_of(args: argparse.Namespace) -> Detector:
+    """What the arguments of the command describe."""
     name, weights = args.model, args.weights
     if name is None:
         name, weights = DEFAULT[0], weights or DEFAULT[1]

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = Recipe.of(args.weights) if args.weights else None
     if names is None and recipe is not None and not is_onnx(args.model):
         names = list(recipe.classes)
-    segmenter = _segmenter(args, names, recipe)
+    segmenter = segmenter_of(args, names, recipe)
     mask = segmenter(args.picture)
     drawn, instances = mask, None
     if args.count:
@@ -110,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _segmenter(args: argparse.Namespace, names: list[str] | None, recipe: Recipe | None) -> Segmenter:
+def segmenter_of(args: argparse.Namespace, names: list[str] | None, recipe: Recipe | None) -> Segmenter:
+    """What the arguments of the command describe."""
     options: dict[str, Any] = {"tile": args.tile, "overlap": args.overlap}
     if is_onnx(args.model):
         if args.weights:
