@@ -315,8 +315,10 @@ def _finishing(steps: Any, s: Conv2dSpec, inputs: Any) -> tuple[Any, Any, int, f
 
 def by_strassen(s: Conv2dSpec, winograd: int) -> bool:
     """Whether a convolution by known weights, when it stands alone, takes Strassen's product."""
-    kind = config._cpu.choose_conv(s.native, winograd).kind if winograd else None
-    return kind in (config._cpu.ConvKind.strassen1, config._cpu.ConvKind.strassen2)
+    if not winograd:  # as always without kernels
+        return False
+    kinds = config._cpu.ConvKind
+    return config._cpu.choose_conv(s.native, winograd).kind in (kinds.strassen1, kinds.strassen2)
 
 
 def packed_weights(steps: Any, s: Conv2dSpec, w: Any, direct: bool = False) -> Any:
