@@ -40,7 +40,8 @@ CNNFAST_INLINE DecayParts decay_parts(vf x) {
   vf p = fma(splat(-0.16666863f * kLift), r, splat(0.50006447f * kLift));
 #endif
   p = fma(fma(p, r, splat(-kLift)), r, splat(kLift));
-  return {p, from_bits(fraction + (n << (23 - kBits)))};
+  const vu power = reinterpret_cast<vu>(fraction) + (reinterpret_cast<vu>(n) << (23 - kBits));
+  return {p, reinterpret_cast<vf>(power)};
 #else
   const ExpParts e = exp_parts(-x);
   return {e.p * kLift, from_bits((splat_int(127 + 40) - e.k) << 23)};
