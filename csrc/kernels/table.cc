@@ -13,6 +13,7 @@
 #include "kernels/boxes.inl"
 #include "kernels/roi.inl"
 #include "kernels/winograd.inl"
+#include "kernels/winograd_weights.inl"
 #include "kernels/strassen.inl"
 #include "kernels/outer.inl"
 #include "kernels/depthwise_grad.inl"
