@@ -1,6 +1,6 @@
-// Weights of Winograd convolution, and their gradient: transforms by the matrix G of the same points as those of
-// winograd.inl, exactly in doubles where weights are packed, in single precision where every run transforms
-// them. At the end the table of both files.
+// Weights of Winograd convolution, and their gradient: transforms by the matrix G of the same points as those
+// of winograd.inl, exactly in doubles where weights are packed, in single precision where every run
+// transforms them. At the end the table of both files.
 #pragma once
 #include "kernels/winograd.inl"
 
