@@ -135,5 +135,6 @@ void bind_select(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_wrappers(py::module_& m);
+void bind_yolo(py::module_& m);
 
 }  // namespace cnnfast::cuda::bindings

@@ -129,4 +129,5 @@ PYBIND11_MODULE(CNNFAST_MODULE, m) {
   bind_softmax(m);
   bind_conv(m);
   bind_wrappers(m);
+  bind_yolo(m);
 }

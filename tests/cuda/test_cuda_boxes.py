@@ -11,6 +11,8 @@ from device_checks import given, near
 import cnnfast as cf
 from cnnfast import ops
 from cnnfast.cuda import asarray
+from cnnfast.models.darknet import Head
+from cnnfast.models.yolo import detect
 
 
 def _boxes(rng: np.random.Generator, n: int, spread: float = 60) -> np.ndarray:
@@ -209,3 +211,63 @@ def test_resize_and_its_gradient(device: Any, rng: np.random.Generator, dtype: s
             *{"mode": "bilinear", "align_corners": False, "antialias": False, **settings}.values(),
         )
         near(gradient(spec, g), gradient(spec, wide_g), dtype, 32, 64)
+
+
+@pytest.mark.parametrize("threshold", [-0.5, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize(("softmax", "scale"), [(False, 1.05), (True, 1.0)])
+@pytest.mark.parametrize("shapes", [[(1, 1)], [(0, 3)], [(11, 5), (4, 23), (3, 1)]])
+def test_yolo_candidates(
+    device: Any, rng: np.random.Generator, shapes: list[Any], softmax: bool, scale: float, threshold: float
+) -> None:
+    """As the definition has them, in its order; more places than a block has threads."""
+    anchors = [[(10.0, 14.0), (81.0, 82.5), (0.5, 2.0)], [(3.0, 5.0)], []][: len(shapes)]
+    outputs = [
+        rng.normal(0, 3, (*shape, len(own) * 9)).astype(np.float32)
+        for shape, own in zip(shapes, anchors, strict=True)
+    ]
+    for output in outputs:
+        strange = rng.choice([np.nan, np.inf, -np.inf], output.size // 40)
+        output.ravel()[rng.integers(0, max(output.size, 1), len(strange))] = strange
+
+    def found(values: list[Any]) -> Any:
+        return ops.yolo_candidates(
+            values, anchors, 4, (96, 160.5), score_threshold=threshold, softmax=softmax, scale_xy=scale,
+            origin=(3.5, -2), picture=(50, 120) if threshold < 0.1 else None,
+        )  # fmt: skip
+
+    got = found([asarray(output) for output in outputs])
+    with cf.use_backend("numpy"):
+        wanted = found(outputs)
+        rounded = [asarray(output, "bfloat16") for output in outputs]
+        wanted_short = found([output.numpy() for output in rounded])
+    assert got[2].dtype == np.int64
+    for one, other in zip(got, wanted, strict=True):  # both round once, from float64
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one.numpy(), other, rtol=2**-23)
+    np.testing.assert_array_equal(got[2].numpy(), wanted[2])
+    short = found(rounded)
+    assert [str(r.dtype) for r in short] == ["bfloat16", "bfloat16", "int64"]
+    for one, other in zip(short, wanted_short, strict=True):
+        np.testing.assert_allclose(one.numpy(), other, rtol=2**-8)
+
+
+def test_yolo_candidates_of_many_anchors(device: Any) -> None:
+    x, anchors = asarray(np.zeros((1, 1, 33 * 6), np.float32)), [(1, 1)] * 33
+    with pytest.raises(ValueError, match=r"yolo_candidates: expected up to 32 anchors .* got 33"):
+        ops.yolo_candidates([x], [anchors], 1, 8)
+
+
+def test_detect_of_outputs_on_the_device(device: Any, rng: np.random.Generator) -> None:
+    """Only what is above the threshold comes to the host."""
+    heads = [Head("yolo", ((10.0, 14.0), (40.0, 30.0)), 3), Head("region", ((20.0, 20.0),), 3, softmax=True)]
+    outputs = [
+        rng.normal(size=(2, n, n, h.channels)).astype(np.float32) for n, h in zip((2, 4), heads, strict=True)
+    ]
+    with cf.use_backend("numpy"):
+        wanted = detect(outputs, heads, 64, score_threshold=0.2)
+    got = detect([cf.Tensor(asarray(outputs[0])), asarray(outputs[1])], heads, 64, score_threshold=0.2)
+    assert sum(len(one.scores) for one in got) > 2
+    for one, other in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(one.boxes, other.boxes, rtol=2**-22)
+        np.testing.assert_allclose(one.scores, other.scores, rtol=2**-22)
+        np.testing.assert_array_equal(one.classes, other.classes)

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops
+from ..cuda.array import DeviceArray
 from ..detection.letterbox import Letterbox
 from ..ops.registry import array, fail, number, pair, rank
 from ..ops.yolo import YOLO_CANDIDATES, YoloGrid, YoloSpec, decode_places
+from ..tensor import Tensor
 from ..weights.darknet import Section
 from .darknet import Darknet, Head
 from .registry import Pretrained, register_model
@@ -316,7 +318,7 @@ def detect(
 
     Parameters
     ----------
-    outputs : sequence of array_like
+    outputs : sequence of array_like or DeviceArray
         Results of the network, one per head.
     heads : sequence of Head
         ``model.heads``.
@@ -377,16 +379,34 @@ def candidates(
     ------
     ShapeError, DTypeError
     """
-    arrays = [array("decode", "output", np.asarray(output)) for output in outputs]
+    arrays = [_values(output) for output in outputs]
     shapes = tuple([a.shape for a in arrays])
     size = tuple(size) if isinstance(size, list) else size
     decodings = _decodings(tuple(heads), shapes, size, score_threshold, place)
     results = []
     for i in range(shapes[0][0]):
-        found = [YOLO_CANDIDATES(spec, *[a[i] for a in arrays[part]]) for part, spec in decodings]
+        found = [_found(spec, [_one(a, i) for a in arrays[part]]) for part, spec in decodings]
         joined = found[0] if len(found) == 1 else map(np.concatenate, zip(*found, strict=True))
         results.append(Detections(*joined))
     return results
+
+
+def _values(output: Any) -> Any:
+    """An output of a network where it lies; on a device in float32."""
+    data = output.data if isinstance(output, Tensor) else output
+    on_device = isinstance(data, DeviceArray)
+    return array("decode", "output", data.astype(np.float32) if on_device else np.asarray(data))
+
+
+def _one(output: Any, i: int) -> Any:
+    """The values of picture i."""
+    on_device = isinstance(output, DeviceArray)
+    return output.part(i, 1).reshape(output.shape[1:]) if on_device else output[i]
+
+
+def _found(spec: YoloSpec, arrays: list[Any]) -> list[Array]:
+    """Boxes, scores and classes in host memory: of outputs on a device only what is above the threshold."""
+    return [r.numpy() if isinstance(r, DeviceArray) else r for r in YOLO_CANDIDATES(spec, *arrays)]
 
 
 @functools.lru_cache(maxsize=64)

@@ -166,8 +166,6 @@ class Op:
     shapes: Callable[..., tuple[Any, ...]] = lambda *shapes: shapes
     # As ``native``, on device arrays; None: there is no CUDA kernel.
     cuda: Callable[..., Any] | None = None
-    # Without a CUDA kernel: where all arrays lie in host memory it is worked out there.
-    on_host: bool = False
 
     def __post_init__(self) -> None:
         OPERATORS[self.name] = self
@@ -222,8 +220,6 @@ class Op:
 
     def _through_device(self, spec: Any, *arrays: Any) -> Any:
         """Host arrays to host arrays."""
-        if self.on_host:
-            return self.reference(spec, *arrays)
         result = self.on_device(spec, *[asarray(a) if isinstance(a, Array) else a for a in arrays])
         return tuple([r.numpy() for r in result]) if isinstance(result, tuple) else result.numpy()
 

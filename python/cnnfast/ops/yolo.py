@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import cuda
 from .activations import apply_activation
 from .registry import F64, NO_GRADIENT, Array, Cost, Op, array, fail, integer, native, number, rank
 from .softmax import softmax
@@ -141,6 +142,29 @@ def _native(spec: YoloSpec, *outputs: Array) -> tuple[Array, Array, Array]:
     return native().yolo_candidates(outputs, anchors, spec.classes, *frame, *how)
 
 
+def _cuda(spec: YoloSpec, *outputs: Any) -> tuple[Any, Any, Any]:
+    """Worked out from float32; the host waits for how many there are, and for nothing else."""
+    module, dtype = cuda.module(), outputs[0].dtype
+    how = module.YoloDecoding(
+        spec.classes, spec.size, spec.origin, spec.picture,
+        spec.threshold, spec.least, spec.softmax, spec.scale_xy,
+    )  # fmt: skip
+    n = sum(grid.places for grid in spec.grids)
+    starts, total = cuda.empty((n,), np.int64), cuda.empty((1,), np.int64)
+    parts, first = [], 0
+    for grid, output in zip(spec.grids, outputs, strict=True):
+        cells = module.YoloGrid(grid.rows, grid.columns, grid.anchors)
+        parts.append((cells, output.astype("float32").buffer, starts.part(first, grid.places).buffer))
+        module.yolo_count(cells, how, *parts[-1][1:])
+        first += grid.places
+    module.yolo_starts(n, starts.buffer, total.buffer)
+    k = int(total.numpy()[0])
+    boxes, scores, classes = cuda.empty((k, 4)), cuda.empty((k,)), cuda.empty((k,), np.int64)
+    for cells, x, own in parts:
+        module.yolo_candidates(cells, how, k, x, own, boxes.buffer, scores.buffer, classes.buffer)
+    return boxes.astype(dtype), scores.astype(dtype), classes
+
+
 def _results(spec: YoloSpec, dtype: np.dtype) -> Any:
     return ((-1, 4), dtype), ((-1,), dtype), ((-1,), np.dtype(np.int64))
 
@@ -165,7 +189,7 @@ YOLO_CANDIDATES = Op(
         "picture": s.picture,
     },
     shapes=lambda *shapes: (shapes,),
-    on_host=True,
+    cuda=_cuda,
 )  # fmt: skip
 
 
@@ -191,6 +215,7 @@ def yolo_candidates(
     ----------
     outputs : sequence of array_like, shapes (H, W, anchors * (5 + classes))
         Per anchor: x, y, width, height, objectness, classes; float32 (native) or float64 (NumPy reference).
+        Of device arrays up to 32 anchors each.
     anchors : sequence of sequences of (float, float)
         Widths and heights in pixels, of each output.
     classes : int
