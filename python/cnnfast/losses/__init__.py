@@ -2,6 +2,9 @@
 
 Scores are taken as a network gives them, before a softmax or sigmoid. Most losses end with ``reduction``:
 "mean" over everything, "sum", or "none".
+
+Scores may lie on a device, and so may what they are compared with. What is computed with scores is computed
+there; labels, and targets that say what counts, are read in host memory: those on a device are copied.
 """
 
 from .classification import binary_cross_entropy, cross_entropy, focal, sigmoid_focal

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..cuda.array import DeviceArray
 from ..errors import DTypeError
 from ..ops.registry import fail, number
 from ..tensor import Tensor, beside
-from .reduction import alike, constant, reduced, scores, whole
+from .reduction import alike, constant, least, on_host, reduced, scores, whole
 
 Array = np.ndarray
 
@@ -62,7 +63,8 @@ def cross_entropy(
     """
     op = "cross_entropy"
     x = scores(op, "x", x)
-    kind = labels.dtype if isinstance(labels, (Tensor, np.ndarray)) else np.asarray(labels).dtype
+    typed = isinstance(labels, (Tensor, DeviceArray, np.ndarray))
+    kind = labels.dtype if typed else np.asarray(labels).dtype
     if kind.kind == "f":
         if ignore_index >= 0:
             fail(op, f"ignore_index must be negative with probabilities, got {ignore_index}")
@@ -75,13 +77,13 @@ def cross_entropy(
     weight = _weights(op, weight, x)
     if label_smoothing:
         fail(op, "weight and label_smoothing cannot be combined")
-    each = np.where(used, weight[np.where(used, labels, 0)], 0).astype(x.dtype)
+    each = np.where(used, weight[np.where(used, labels, 0)], 0)
     return reduced(op, ops.mul(loss, beside(each, x)), reduction, float(each.sum(dtype=np.float64)))
 
 
 def _weights(op: str, weight: Any, x: Tensor) -> Array:
     """One number for each class."""
-    array = np.asarray(weight, x.dtype)
+    array = on_host(weight, x)
     if array.shape != x.shape[-1:]:
         fail(op, f"weight must have shape ({x.shape[-1]},)", weight=array.shape)
     return array
@@ -172,7 +174,7 @@ def focal(
     loss = ops.softmax_cross_entropy(x, labels, ignore_index=ignore_index)[0]
     if gamma:
         # 1 - p = 1 - exp(-loss); held above 0, where the power has no slope below gamma = 1.
-        rest = ops.maximum(1.0 - ops.exp(-loss), float(np.finfo(x.dtype).tiny))
+        rest = ops.maximum(1.0 - ops.exp(-loss), least(x))
         loss = ops.pow(rest, gamma) * loss
     return reduced(op, loss, reduction, int(np.count_nonzero(labels != ignore_index)))
 
@@ -209,7 +211,7 @@ def sigmoid_focal(
     loss = ops.sigmoid_cross_entropy(x, t)
     if gamma:
         wrong = ops.sigmoid(ops.mul(x, 1 - 2 * t))  # 1 - p of what is right
-        loss = ops.pow(ops.maximum(wrong, float(np.finfo(x.dtype).tiny)), gamma) * loss
+        loss = ops.pow(ops.maximum(wrong, least(x)), gamma) * loss
     if alpha >= 0:
         loss = ops.mul(loss, (alpha * t + (1 - alpha) * (1 - t)).astype(x.dtype))
     return reduced(op, loss, reduction)

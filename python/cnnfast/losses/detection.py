@@ -8,8 +8,8 @@ import numpy as np
 
 from .. import ops
 from ..ops.registry import fail, number
-from ..tensor import Tensor
-from .reduction import alike, scores, whole
+from ..tensor import beside
+from .reduction import looked_into, on_host, scores, whole
 from .regression import smooth_l1
 
 __all__ = ["hard_negatives", "rcnn", "rpn", "ssd_multibox", "yolo", "yolo_v1"]
@@ -19,7 +19,7 @@ Array = np.ndarray
 
 def _masked_sum(loss: Any, mask: Any) -> Any:
     """The sum of what the mask keeps."""
-    return ops.reduce_sum(ops.mul(loss, np.asarray(mask, loss.dtype)))
+    return ops.reduce_sum(ops.mul(loss, beside(mask, loss)))
 
 
 def yolo(x: Any, target: Any, *, coord: float = 5.0, no_object: float = 0.5, classes: str = "softmax") -> Any:
@@ -59,25 +59,26 @@ def yolo(x: Any, target: Any, *, coord: float = 5.0, no_object: float = 0.5, cla
         fail(op, "x must have dimensions N,H,W,B,5+C", x=x.shape)
     if classes not in ("softmax", "sigmoid"):
         fail(op, f"classes must be 'softmax' or 'sigmoid', got {classes!r}")
-    t = alike(op, "target", target, x).data
+    t = looked_into(op, "target", target, x)
     objectness = t[..., 4]
     if not np.isin(objectness, (-1, 0, 1)).all():
         fail(op, "the objectness of every target must be 1, 0 or -1")
-    found = (objectness == 1).astype(x.dtype)
-    t = np.where(found[..., None] == 1, t, 0).astype(x.dtype)
+    found = (objectness == 1).astype(t.dtype)
+    t = np.where(found[..., None] == 1, t, 0)
 
-    place = ops.sigmoid(x[..., 0:2]) - t[..., 0:2]
-    size = x[..., 2:4] - t[..., 2:4]
+    place = ops.sigmoid(x[..., 0:2]) - beside(t[..., 0:2], x)
+    size = x[..., 2:4] - beside(t[..., 2:4], x)
     box = ops.reduce_sum(place * place, -1) + ops.reduce_sum(size * size, -1)
     weight = found + number(op, "no_object", no_object) * (objectness == 0)
     loss = _masked_sum(box, number(op, "coord", coord) * found)
-    loss = loss + _masked_sum(ops.sigmoid_cross_entropy(x[..., 4], found), weight)
+    loss = loss + _masked_sum(ops.sigmoid_cross_entropy(x[..., 4], beside(found, x)), weight)
     if x.shape[-1] > 5:
         kinds = x[..., 5:]
         if classes == "softmax":
             loss = loss + _masked_sum(ops.softmax_cross_entropy(kinds, t[..., 5:].argmax(-1))[0], found)
         else:
-            loss = loss + _masked_sum(ops.sigmoid_cross_entropy(kinds, t[..., 5:]), found[..., None])
+            each = ops.sigmoid_cross_entropy(kinds, beside(t[..., 5:], x))
+            loss = loss + _masked_sum(each, found[..., None])
     return ops.mul(loss, 1 / max(1, x.shape[0]))
 
 
@@ -117,25 +118,25 @@ def yolo_v1(x: Any, target: Any, boxes: int, *, coord: float = 5.0, no_object: f
         fail(op, f"x must have dimensions N,S,S,5*{boxes}+C", x=x.shape)
     n, s, _, channels = x.shape
     kinds = channels - 5 * boxes
-    t = np.asarray(target.data if isinstance(target, Tensor) else target, x.dtype)
+    t = on_host(target, x)
     if t.shape != (n, s, s, 5 + kinds):
         fail(op, f"target must have dimensions N,S,S,{5 + kinds}", target=t.shape, x=x.shape)
     there = t[..., 4]
     if not np.isin(there, (0, 1)).all():
         fail(op, "whether a cell has an object must be 1 or 0")
-    t = np.where(there[..., None] == 1, t, 0).astype(x.dtype)
+    t = np.where(there[..., None] == 1, t, 0)
 
     guess = x[..., : 5 * boxes].reshape((n, s, s, boxes, 5))
-    responsible, overlap = _responsible(guess.data, t, s)
+    responsible, overlap = _responsible(on_host(guess, x), t, s)
     mine = responsible * there[..., None]
-    place = guess[..., 0:2] - t[..., None, 0:2]
-    size = guess[..., 2:4] - np.sqrt(t[..., None, 2:4])
-    sure = guess[..., 4] - (overlap * mine).astype(x.dtype)
+    place = guess[..., 0:2] - beside(t[..., None, 0:2], x)
+    size = guess[..., 2:4] - beside(np.sqrt(t[..., None, 2:4]), x)
+    sure = guess[..., 4] - beside(overlap * mine, x)
     box = ops.reduce_sum(place * place, -1) + ops.reduce_sum(size * size, -1)
     loss = _masked_sum(box, number(op, "coord", coord) * mine)
     loss = loss + _masked_sum(sure * sure, mine + number(op, "no_object", no_object) * (1 - mine))
     if kinds:
-        d = x[..., 5 * boxes :] - t[..., 5:]
+        d = x[..., 5 * boxes :] - beside(t[..., 5:], x)
         loss = loss + _masked_sum(d * d, there[..., None])
     return ops.mul(loss, 1 / max(1, n))
 
@@ -156,13 +157,13 @@ def _responsible(guess: Array, t: Array, cells: int) -> tuple[Array, Array]:
     return (np.arange(guess.shape[3]) == first[..., None]).astype(guess.dtype), overlap
 
 
-def hard_negatives(loss: Array, positive: Array, ratio: float) -> Array:
+def hard_negatives(loss: Any, positive: Any, ratio: float) -> Array:
     """The negatives of each picture with the largest loss, at most ``ratio`` per positive.
 
     Parameters
     ----------
-    loss : ndarray, shape (N, D)
-    positive : ndarray of bool, shape (N, D)
+    loss : array_like, Tensor or DeviceArray, shape (N, D)
+    positive : the same, of bool, shape (N, D)
     ratio : float
 
     Returns
@@ -170,6 +171,7 @@ def hard_negatives(loss: Array, positive: Array, ratio: float) -> Array:
     ndarray of bool, shape (N, D)
         Of equal losses the first are taken. A picture without positives has none.
     """
+    loss, positive = on_host(loss), on_host(positive)
     count = np.minimum((positive.sum(1) * ratio).astype(np.int64), (~positive).sum(1))
     order = np.argsort(np.where(positive, np.inf, -loss), axis=1, kind="stable")
     rank = np.empty_like(order)
@@ -217,11 +219,11 @@ def ssd_multibox(
     labels = whole(op, "labels", labels, x.shape[:2])
     matched = labels > 0
     m = int(matched.sum())
-    target = np.where(matched[..., None], alike(op, "target", target, locations).data, 0)
+    target = np.where(matched[..., None], looked_into(op, "target", target, locations), 0)
     each: Any = ops.softmax_cross_entropy(x, labels)[0]
-    counted = matched | hard_negatives(each.data, matched, number(op, "negatives", negatives))
+    counted = matched | hard_negatives(each, matched, number(op, "negatives", negatives))
     conf = _masked_sum(each, counted)
-    place = smooth_l1(locations, target.astype(locations.dtype), reduction="none")
+    place = smooth_l1(locations, target, reduction="none")
     loc = _masked_sum(place, matched[..., None])
     return ops.mul(conf + ops.mul(loc, float(number(op, "alpha", alpha))), 1 / m if m else 0.0)
 
@@ -264,8 +266,8 @@ def rpn(objectness: Any, offsets: Any, labels: Any, target: Any, *, beta: float 
     if not np.isin(labels, (-1, 0, 1)).all():
         fail(op, "labels must be 1, 0 or -1")
     positive, sampled = labels == 1, labels >= 0
-    log = _masked_sum(ops.sigmoid_cross_entropy(x, positive.astype(x.dtype)), sampled)
-    t = np.where(positive[:, None], alike(op, "target", target, offsets).data, 0).astype(offsets.dtype)
+    log = _masked_sum(ops.sigmoid_cross_entropy(x, beside(positive, x)), sampled)
+    t = np.where(positive[:, None], looked_into(op, "target", target, offsets), 0)
     box = _masked_sum(smooth_l1(offsets, t, beta=beta, reduction="none"), positive[:, None])
     n = int(sampled.sum())
     return ops.mul(log + box, 1 / n if n else 0.0)
@@ -305,11 +307,11 @@ def rcnn(x: Any, offsets: Any, labels: Any, target: Any, *, beta: float = 1.0) -
         fail(op, "expected x R,K and offsets R,4K", x=x.shape, offsets=offsets.shape)
     r, k = x.shape
     labels = whole(op, "labels", labels, (r,))
-    t = np.asarray(target.data if isinstance(target, Tensor) else target, offsets.dtype)
+    t = on_host(target, offsets)
     if t.shape != (r, 4):
         fail(op, "target must have dimensions R,4", target=t.shape, x=x.shape)
     log = ops.reduce_sum(ops.softmax_cross_entropy(x, labels)[0])
     mine = (labels[:, None] == np.arange(k)) & (labels[:, None] > 0)
-    wanted = np.where(mine[..., None], t[:, None], 0).astype(offsets.dtype)
+    wanted = np.where(mine[..., None], t[:, None], 0)
     place = smooth_l1(offsets.reshape((r, k, 4)), wanted, beta=beta, reduction="none")
     return ops.mul(log + _masked_sum(place, mine[..., None]), 1 / r if r else 0.0)

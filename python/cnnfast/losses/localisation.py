@@ -8,8 +8,8 @@ import numpy as np
 
 from .. import ops
 from ..ops.registry import fail
-from ..tensor import Tensor
-from .reduction import alike, reduced, scores
+from ..tensor import Tensor, beside
+from .reduction import looked_into, reduced, scores
 
 __all__ = ["landmarks", "localisation", "localisation_mixed"]
 
@@ -18,7 +18,7 @@ def _target(op: str, y: Any, x: Tensor, least: int) -> tuple[Any, Any]:
     """The target, and whether there is anything, shape (N, 1)."""
     if x.ndim != 2 or x.shape[1] < least:
         fail(op, f"x must have dimensions N,values with at least {least} values", x=x.shape)
-    t = alike(op, "target", y, x).data
+    t = looked_into(op, "target", y, x)
     there = t[:, :1]
     if not np.isin(there, (0, 1)).all():
         fail(op, "the first value of every target must be 0 or 1")
@@ -52,7 +52,7 @@ def localisation(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     t, there = _target(op, target, x, 5)
     counts = np.repeat(there, x.shape[1], 1)
     counts[:, 0] = 1
-    d = ops.mul(x - np.where(counts == 1, t, 0).astype(x.dtype), counts)
+    d = ops.mul(x - beside(np.where(counts == 1, t, 0), x), beside(counts, x))
     return reduced(op, ops.reduce_sum(d * d, 1), reduction)
 
 
@@ -75,16 +75,16 @@ def localisation_mixed(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     op = "localisation_mixed"
     x = scores(op, "x", x)
     t, there = _target(op, target, x, 5)
-    t = np.where(there == 1, t, 0).astype(x.dtype)
-    loss = ops.sigmoid_cross_entropy(x[:, 0], t[:, 0])
-    d = x[:, 1:5] - t[:, 1:5]
-    there = there[:, 0]
-    loss = loss + ops.mul(ops.reduce_sum(d * d, 1), there)
+    t = np.where(there == 1, t, 0)
+    there, found = there[:, 0], beside(there[:, 0], x)
+    loss = ops.sigmoid_cross_entropy(x[:, 0], found)
+    d = x[:, 1:5] - beside(t[:, 1:5], x)
+    loss = loss + ops.mul(ops.reduce_sum(d * d, 1), found)
     if x.shape[1] > 5:
         one_hot = t[:, 5:]
         if not (np.isin(one_hot, (0, 1)).all() and np.array_equal(one_hot.sum(1), there)):
             fail(op, "the classes of every target must be one-hot")
-        loss = loss + ops.mul(ops.softmax_cross_entropy(x[:, 5:], one_hot.argmax(1))[0], there)
+        loss = loss + ops.mul(ops.softmax_cross_entropy(x[:, 5:], one_hot.argmax(1))[0], found)
     return reduced(op, loss, reduction)
 
 
@@ -109,7 +109,7 @@ def landmarks(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     t, there = _target(op, target, x, 3)
     if x.shape[1] % 2 == 0:
         fail(op, "x must have 1 + 2 n values", x=x.shape)
-    t = np.where(there == 1, t, 0).astype(x.dtype)
-    d = x[:, 1:] - t[:, 1:]
-    loss = ops.sigmoid_cross_entropy(x[:, 0], t[:, 0]) + ops.mul(ops.reduce_sum(d * d, 1), there[:, 0])
+    found = beside(there[:, 0], x)
+    d = x[:, 1:] - beside(np.where(there == 1, t, 0)[:, 1:], x)
+    loss = ops.sigmoid_cross_entropy(x[:, 0], found) + ops.mul(ops.reduce_sum(d * d, 1), found)
     return reduced(op, loss, reduction)

@@ -8,9 +8,9 @@ import numpy as np
 
 from .. import ops
 from ..ops.registry import choice, fail, number
-from ..tensor import Tensor
+from ..tensor import Tensor, beside
 from .classification import cross_entropy
-from .reduction import alike, reduced, scores, whole
+from .reduction import alike, least, reduced, scores, whole
 
 __all__ = [
     "contrastive",
@@ -175,11 +175,13 @@ def contrastive(a: Any, b: Any, same: Any, *, margin: float = 1.0, reduction: st
     op = "contrastive"
     margin = number(op, "margin", margin)
     a, b = _pair(op, a, b)
-    y = (whole(op, "same", same, a.shape[:-1]) != 0).astype(a.dtype)
+    y = whole(op, "same", same, a.shape[:-1]) != 0
     square = squared_distance(a, b)
     # The root has no slope at 0, and that of the maximum is 0 below its bound.
-    apart = ops.relu(margin - ops.sqrt(ops.maximum(square, float(np.finfo(a.dtype).tiny))))
-    return reduced(op, (ops.mul(square, y) + ops.mul(apart * apart, 1 - y)) * 0.5, reduction)
+    apart = ops.relu(margin - ops.sqrt(ops.maximum(square, least(a))))
+    return reduced(
+        op, (ops.mul(square, beside(y, a)) + ops.mul(apart * apart, beside(~y, a))) * 0.5, reduction
+    )
 
 
 def cosine_softmax(
@@ -221,6 +223,6 @@ def cosine_softmax(
     if cosines.ndim != 2:
         fail(op, "cosines must have dimensions N,K", cosines=cosines.shape)
     labels = whole(op, "labels", labels, cosines.shape[:1])
-    asked = np.where(np.arange(cosines.shape[1]) == labels[:, None], margin, 0).astype(cosines.dtype)
-    logits = ops.mul(ops.sub(cosines, asked), scale)
+    asked = np.where(np.arange(cosines.shape[1]) == labels[:, None], margin, 0)
+    logits = ops.mul(ops.sub(cosines, beside(asked, cosines)), scale)
     return cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction=reduction)

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..cuda.array import DeviceArray
 from ..errors import DTypeError
 from ..ops.registry import choice, fail
 from ..tensor import Tensor, beside
 
 Array = np.ndarray
+F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -39,9 +41,32 @@ def alike(op: str, name: str, value: Any, x: Tensor) -> Tensor:
     return t
 
 
+def on_host(value: Any, x: Tensor | None = None) -> Array:
+    """What a loss looks into, in host memory: a copy of what is on a device. Of the type that x is worked
+    with in there, if x is given: 16-bit types of a device in float32."""
+    data = value.data if isinstance(value, Tensor) else value
+    data = data.numpy() if isinstance(data, DeviceArray) else data
+    return np.asarray(data, None if x is None else F64 if x.dtype == F64 else F32)
+
+
+def looked_into(op: str, name: str, value: Any, x: Tensor) -> Array:
+    """:func:`alike`, in host memory."""
+    if isinstance(value, (Tensor, DeviceArray)) and value.dtype != x.dtype:
+        raise DTypeError(f"{op}: {name} is {value.dtype}, x is {x.dtype}; expected one element type")
+    t = on_host(value, x)
+    if t.shape != x.shape:
+        fail(op, f"{name} must have the shape of x", x=x.shape, **{name: t.shape})
+    return t
+
+
+def least(x: Tensor) -> float:
+    """The smallest normal number of its type; bfloat16 has that of float32."""
+    return float(np.finfo(x.dtype if isinstance(x.dtype, np.dtype) else F32).tiny)
+
+
 def whole(op: str, name: str, value: Any, shape: tuple[int, ...] | None = None) -> Array:
-    """Whole numbers of that shape as int64; booleans count."""
-    a = np.asarray(value.data if isinstance(value, Tensor) else value)
+    """Whole numbers of that shape as int64 in host memory; booleans count."""
+    a = on_host(value)
     if a.dtype.kind not in "iub":
         raise DTypeError(f"{op}: {name} is {a.dtype}; expected whole numbers")
     if shape is not None and a.shape != shape:

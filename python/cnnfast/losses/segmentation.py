@@ -8,7 +8,8 @@ import numpy as np
 
 from .. import ops
 from ..ops.registry import fail, number
-from .reduction import reduced, scores, whole
+from ..tensor import beside
+from .reduction import least, reduced, scores, whole
 
 __all__ = ["dice"]
 
@@ -55,11 +56,11 @@ def dice(
     if wrong.any():
         fail(op, f"labels must be in 0..{max(k, 2) - 1}, got {labels[wrong].ravel()[0]}")
     classes = np.arange(k) if k > 1 else np.array([1])
-    target = (labels[..., None] == classes).astype(x.dtype).reshape(n, -1, k)
+    target = (labels[..., None] == classes).reshape(n, -1, k)
     p = ops.softmax(x) if k > 1 else ops.sigmoid(x)
-    p = ops.mul(p, used[..., None].astype(x.dtype)).reshape(n, -1, k)
-    both = ops.reduce_sum(ops.mul(p, target), 1)
-    either = ops.add(ops.reduce_sum(p, 1), target.sum(1, dtype=np.float64).astype(x.dtype))
+    p = ops.mul(p, beside(used[..., None], x)).reshape(n, -1, k)
+    both = ops.reduce_sum(ops.mul(p, beside(target, x)), 1)
+    either = ops.add(ops.reduce_sum(p, 1), beside(target.sum(1, dtype=np.float64), x))
     if smooth == 0:  # 0 / 0 is a class that is rightly absent
-        either = ops.maximum(either, float(np.finfo(x.dtype).tiny))
+        either = ops.maximum(either, least(x))
     return reduced(op, 1.0 - (both * 2.0 + smooth) / (either + smooth), reduction)
