@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kBlock = 16384;   // values of a task
 constexpr int64_t kPartial = 4096;  // values that one sum of single precision runs over
-constexpr double kNanosecondsPerByte = 0.08, kCached = 2e6;
+constexpr double kNanosecondsPerByte = 0.08;
 
 // f(first value, number of values) for all blocks; `bytes` are read and written for each value.
 template <class F>
@@ -41,13 +41,11 @@ void sgd(const SgdStep& step, const std::vector<SgdArrays>& all) {
     }
   }
   starts.push_back(parts.size());
-  // What one core's cache holds would only travel between two.
-  const int threads = bytes < kCached ? 1 : threads_for(bytes * kNanosecondsPerByte);
-  parallel_for(
-      static_cast<int64_t>(starts.size()) - 1, threads_for(bytes * kNanosecondsPerByte), [&](int64_t task) {
-        for (size_t i = starts[static_cast<size_t>(task)]; i < starts[static_cast<size_t>(task) + 1]; ++i)
-          kernels().optim.sgd(&step, parts[i].p, parts[i].g, parts[i].velocity, parts[i].n);
-      });
+  const int threads = threads_for(bytes * kNanosecondsPerByte);
+  parallel_for(static_cast<int64_t>(starts.size()) - 1, threads, [&](int64_t task) {
+    for (size_t i = starts[static_cast<size_t>(task)]; i < starts[static_cast<size_t>(task) + 1]; ++i)
+      kernels().optim.sgd(&step, parts[i].p, parts[i].g, parts[i].velocity, parts[i].n);
+  });
 }
 
 void rmsprop(const RmspropStep& step, int64_t n, float* p, const float* g, float* square, float* mean,

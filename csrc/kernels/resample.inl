@@ -93,6 +93,15 @@ static void join_rows(float* y, const cnnfast::ConcatPart* parts, int64_t count,
 }
 
 static void copy_pixels(float* y, const float* x, int64_t step, int64_t c, int64_t n) {
+  if (step == -c && c > 0 && 2 * c <= VL) {
+    // As many pixels as a vector holds change places within it. What it reads before them, and writes behind
+    // them, belongs to the pixels that are still to come.
+    const int64_t held = VL / c;
+    vi from = {};
+    for (int l = 0; l < held * c; ++l) from[l] = static_cast<int32_t>(VL - c - l / c * c + l % c);
+    for (; n > held; n -= held, x -= held * c, y += held * c)
+      store(y, __builtin_shuffle(load(x + c - VL), from));
+  }
   copy_runs(y, c, x, step, c, n);
 }
 

@@ -58,24 +58,26 @@ static void softmax_row(const float* x, float* y, int64_t k) {
     return select(in_tail, load_n(x + whole, tail), none);
   };
 
-  vf m = none;
-  for (int64_t i = 0; i < whole; i += VL) m = vmax(m, load(x + i));
-  if (tail) m = vmax(m, last());
-  m = splat(largest_lane(m));
+  vf m = none, odd_m = none;
+  int64_t i = 0;
+  for (; i + 2 * VL <= whole; i += 2 * VL) m = vmax(m, load(x + i)), odd_m = vmax(odd_m, load(x + i + VL));
+  if (i < whole) m = vmax(m, load(x + i));
+  if (tail) odd_m = vmax(odd_m, last());
+  m = splat(largest_lane(vmax(m, odd_m)));
 
   KahanSum even = {}, odd = {};
   vf ties = {};
-  int64_t i = 0;
-  for (; i + 2 * VL <= whole; i += 2 * VL) {
-    const vf a = softmax_term<LOG>(load(x + i), m, &ties), b = softmax_term<LOG>(load(x + i + VL), m, &ties);
+  const auto term = [&](int64_t at) __attribute__((always_inline)) {
+    const vf e = softmax_term<LOG>(load(x + at), m, &ties);
+    if (!LOG) store(y + at, e);
+    return e;
+  };
+  // Pairs first: half as many additions that carry their errors.
+  for (i = 0; i + 4 * VL <= whole; i += 4 * VL) {
+    const vf a = term(i) + term(i + VL), b = term(i + 2 * VL) + term(i + 3 * VL);
     add_to(&even, a), add_to(&odd, b);
-    if (!LOG) store(y + i, a), store(y + i + VL, b);
   }
-  for (; i < whole; i += VL) {
-    const vf a = softmax_term<LOG>(load(x + i), m, &ties);
-    add_to(&even, a);
-    if (!LOG) store(y + i, a);
-  }
+  for (; i < whole; i += VL) add_to(&even, term(i));
   vf end = {};
   if (tail) {
     end = softmax_term<LOG>(last(), m, &ties);
