@@ -75,6 +75,14 @@ def test_unary(backend, rng, name, dtype):
     np.testing.assert_allclose(y, expected, rtol=1e-5 if dtype == F32 else 1e-12, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", UNARY)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_unary_without_axes(backend, name, dtype):
+    y = same_when_traced(UNARY[name][0], np.array(0.75, dtype))
+    assert y.shape == ()
+    np.testing.assert_allclose(y, UNARY[name][1](np.array(0.75)), rtol=1e-6)
+
+
 def test_unary_whole_numbers_and_bools():
     x = np.array([-3, 0, 7], np.int64)
     assert ops.neg(x).tolist() == [3, 0, -7]

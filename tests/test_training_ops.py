@@ -301,6 +301,16 @@ def test_cross_entropy_torch(backend: str, rng: np.random.Generator) -> None:
     np.testing.assert_allclose(loss, call(torch.tensor(x)).numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_cross_entropy_of_one_row(backend: str, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((1, 7)).astype(F32)
+    for label in (3, np.int64(3), np.array(3, ">i2"), -100):
+        loss, gradient = softmax_cross_entropy(x[0], label)
+        losses, gradients = softmax_cross_entropy(x, [int(label)])
+        assert loss.shape == ()
+        assert loss == losses[0]
+        assert np.array_equal(gradient, gradients[0])
+
+
 def test_cross_entropy_of_extreme_scores(backend: str) -> None:
     x = np.array([[1e30, -1e30, 0], [200, 0, -200]], F32)
     loss, gradient = softmax_cross_entropy(x, [0, 2])

@@ -49,7 +49,7 @@ def interpret(
         if array.dtype not in (value.dtype, np.dtype(np.float64)):
             raise DTypeError(f"interpret: {value.name} is {value.dtype}, got {array.dtype}")
         double = double or (array.dtype == np.float64 and value.dtype == np.float32)
-        values[value] = np.ascontiguousarray(array)
+        values[value] = np.asarray(array, order="C")
     last_use = {value: i for i, node in enumerate(graph.nodes) for value in node.inputs if value is not None}
     wanted = set(graph.outputs)
 

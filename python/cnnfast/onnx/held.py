@@ -86,7 +86,7 @@ def last(value: Any) -> Any:
 def transposed(value: Any, axes: Sequence[int]) -> Any:
     """Axes in another order; nothing is moved."""
     if isinstance(value, np.ndarray):
-        return np.ascontiguousarray(value.transpose(axes))
+        return np.asarray(value.transpose(axes), order="C")
     now = order_of(value)
     return held(value.tensor if isinstance(value, Held) else value, [now[a] for a in axes])
 

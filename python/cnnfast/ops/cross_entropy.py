@@ -113,7 +113,7 @@ def _labels(op: str, labels: Any) -> Array:
     a = a.numpy() if isinstance(a, cuda.DeviceArray) else np.asarray(a)
     if a.dtype.kind not in "iu":
         raise DTypeError(f"{op}: labels are {a.dtype}; expected whole numbers")
-    return np.ascontiguousarray(a, np.int64)
+    return np.require(a, np.int64, ["C", "A"]).view(np.ndarray)
 
 
 def softmax_cross_entropy(

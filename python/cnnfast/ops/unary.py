@@ -63,7 +63,7 @@ def _hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
 
 def _erf(x: Array) -> Array:
     # The C library's, one by one: slow and exact; no network here is made of it.
-    return np.frompyfunc(math.erf, 1, 1)(x).astype(x.dtype)
+    return np.asarray(np.frompyfunc(math.erf, 1, 1)(x), x.dtype)
 
 
 _UNARY: dict[str, Callable[..., Array]] = {
