@@ -31,7 +31,7 @@ NO_THREADS_SET = {"CNNFAST_NUM_THREADS": None, "OMP_NUM_THREADS": None}
 # --- backends ---------------------------------------------------------------------------------------
 
 
-def test_use_backend_as_setter_context_and_decorator() -> None:
+def test_use_backend_as_setter_and_context() -> None:
     with cf.use_backend("numpy"):
         assert config.current_backend() == "numpy"
         if NATIVE:
@@ -41,6 +41,21 @@ def test_use_backend_as_setter_context_and_decorator() -> None:
         with pytest.raises(RuntimeError, match="from inside"), cf.use_backend("numpy"):
             raise RuntimeError("from inside")
         assert config.current_backend() == "numpy"
+
+
+@needs_native
+def test_use_backend_as_decorator() -> None:
+    """The choice holds while the function runs, however deep, and neither before nor after."""
+
+    def backends(depth: int) -> list[str]:
+        return [config.current_backend(), *(on_numpy(depth - 1) if depth else [])]
+
+    with cf.use_backend("cpu"):
+        on_numpy = cf.use_backend("numpy")(backends)
+        for _ in range(2):
+            assert config.current_backend() == "cpu"
+            assert backends(2) == ["cpu", "numpy", "numpy"]
+        assert on_numpy.__name__ == "backends"
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "CPU", None, 1])
@@ -142,7 +157,7 @@ def test_bad_thread_counts(n: Any) -> None:
 
 
 def test_thread_counts(native: None) -> None:
-    for n in (1, 2, 7, 256):
+    for n in (1, 2, np.int64(7), 256):
         cf.set_num_threads(n)
         assert cf.get_num_threads() == n
     assert config._cpu.thread_reason() == "set_num_threads"

@@ -158,12 +158,39 @@ def test_arguments_of_compile() -> None:
         cf.compile(model, device="cuda")
     with pytest.raises(cf.errors.BackendError, match="expected device"):
         cf.compile(model, device="tpu")
-    for threads in (0, -1, True, 1.5):
-        with pytest.raises(ValueError, match="threads"):
+    for threads in (0, -1, 1 << 70, True, 1.5):
+        with pytest.raises(ValueError, match="compile: threads: expected a whole number from 1 to 256"):
             cf.compile(model, threads=threads)  # type: ignore[arg-type]
+    for source in (None, "lenet5", lambda x: x):
+        with pytest.raises(TypeError, match="compile: expected a Module or a Graph, got"):
+            cf.compile(source)  # type: ignore[arg-type]
     engine = cf.compile(model, (1, 32, 32, 1), threads=1)
     assert "LeNet5" in repr(engine)
     assert "(1,32,32,1)" in repr(engine)
+
+
+@pytest.mark.parametrize(
+    "shape", [5, "ab", None, (1, 32.0, 32, 1), (1, -1, 32, 1), [(1, 32, 32, 1), 3], ("ab",)]
+)
+def test_what_is_no_input_shape(shape: Any, tmp_path: Path) -> None:
+    """A clear error wherever an input shape is asked for."""
+    model = nn.ReLU()
+    calls = (
+        lambda: cf.compile(model).prepare(shape),
+        lambda: cf.summary(model, shape),
+        lambda: cf.onnx.save(model, tmp_path / "model.onnx", shape),
+        lambda: G.trace(model, shape),
+    )
+    for call in calls:
+        with pytest.raises(cf.errors.ShapeError, match="input shape"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_forms_of_input_shapes() -> None:
+    shape = (1, 32, 32, 1)
+    for given in (shape, list(shape), tuple(np.array(shape)), [shape], [list(shape)]):
+        assert list(cf.compile(cf.models.lenet5(), given)._made) == [(shape,)]
 
 
 def test_many_shapes_keep_memory_flat(rng: np.random.Generator) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,8 @@ def joined(header: Any, weights: bytes) -> bytes:
     begin = -(-(24 + len(text)) // 4096) * 4096
     return (
         b"cnnfast\0"
-        + bytes([1] + [0] * 7)
+        + (2).to_bytes(4, "little")
+        + zlib.crc32(text).to_bytes(4, "little")
         + len(text).to_bytes(8, "little")
         + text
         + bytes(begin - 24 - len(text))
@@ -257,10 +259,22 @@ def test_headers_that_are_no_json(text: bytes, tmp_path: Path) -> None:
         cf.load_engine(path)
 
 
+def test_one_wrong_bit_is_an_error(tmp_path: Path) -> None:
+    """A stride of 3 for 2, or weights of a neighbour, would be another network without a word."""
+    path, data = saved(tmp_path)
+    length = int.from_bytes(data[16:24], "little")
+    for place in range(24 + length):
+        changed = bytearray(data)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(WeightsError, match="load_engine: "):
+            cf.load_engine(path)
+
+
 @given(st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_changed_bytes(tmp_path: Path, data: st.DataObject) -> None:
-    """Whatever stands in the header, loading and running end in a result or an ordinary error."""
+    """With the right checksum, loading and running still end in a result or an ordinary error."""
     path = tmp_path / "e"
     if not path.exists():
         saved(tmp_path)
@@ -271,6 +285,7 @@ def test_changed_bytes(tmp_path: Path, data: st.DataObject) -> None:
         content[data.draw(st.integers(0, 23 + length))] = data.draw(
             st.sampled_from(b'0123456789[]{},:" anx\0\xff')
         )
+    content[12:16] = zlib.crc32(content[24 : 24 + length]).to_bytes(4, "little")
     path.write_bytes(content)
     try:
         engine = cf.load_engine(path)

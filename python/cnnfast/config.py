@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import importlib
+import operator
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +24,7 @@ except ImportError as error:
     _native_reason = str(error) if unsuitable_level else f"the native module cannot be loaded: {error}"
 
 BACKENDS = ("numpy", "cpu", "cuda")
+MOST_THREADS = 256
 
 
 class _State:
@@ -69,8 +72,8 @@ def current_backend() -> str:
     return _State.backend
 
 
-class use_backend(contextlib.ContextDecorator):
-    """Choose the backend of all operators, for good or for the length of a ``with`` block.
+class use_backend:
+    """Choose the backend of all operators, for good, or for a ``with`` block or a decorated function.
 
     Parameters
     ----------
@@ -97,6 +100,17 @@ class use_backend(contextlib.ContextDecorator):
             self._before, _State.backend = _State.backend, self._name
         return self
 
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As a decorator: the choice holds while the function runs, and not before."""
+        _State.backend = self._before
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with use_backend(self._name):
+                return function(*args, **kwargs)
+
+        return wrapper
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -116,10 +130,20 @@ def set_num_threads(n: int) -> None:
     ValueError
         If ``n`` is not a whole number in that range.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 256:
-        raise ValueError(f"set_num_threads: expected a whole number from 1 to 256, got {n!r}")
+    n = checked_threads("set_num_threads", n)
     if _cpu is not None:
         _cpu.set_num_threads(n)
+
+
+def checked_threads(where: str, n: Any) -> int:
+    """A number of threads, 1 to 256; anything else is a ValueError."""
+    try:
+        threads = 0 if isinstance(n, bool) else operator.index(n)
+    except TypeError:
+        threads = 0
+    if not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"{where}: expected a whole number from 1 to {MOST_THREADS}, got {n!r}")
+    return threads
 
 
 def set_winograd_gradients(allowed: bool) -> None:

@@ -17,7 +17,7 @@ from .errors import BackendError, DTypeError, ShapeError
 from .graph.interpret import interpret
 from .graph.ir import Graph
 from .graph.passes import fuse_depthwise_blocks, fuse_gates, optimize
-from .graph.trace import trace
+from .graph.trace import shape_of, shapes_of, trace
 from .ops.depthwise_block import worth_fusing
 from .ops.registry import F32, is_plain
 from .tensor import Tensor
@@ -145,7 +145,7 @@ class Engine:
 
     def prepare(self, *shapes: Sequence[int]) -> None:
         """Compile for inputs of these shapes, one per input, ahead of the first call with them."""
-        self._ready(_shapes_of(shapes))
+        self._ready(tuple([shape_of(f"{self._title}.prepare", shape) for shape in shapes]))
 
     def _ready(self, shapes: Shapes) -> Program | CudaProgram | Graph:
         """The program (or graph, for the interpreter) for inputs of these shapes."""
@@ -210,7 +210,8 @@ class Engine:
         """
         if input_shape is None and not self._made:
             raise ValueError(f"{self._title}.describe: nothing is compiled yet; give an input_shape")
-        shapes = _shapes_of(input_shape) if input_shape is not None else next(reversed(self._made))
+        given = input_shape is not None
+        shapes = shapes_of(f"{self._title}.describe", input_shape) if given else next(reversed(self._made))
         program: Any = self._ready(shapes)
         if isinstance(program, Graph):
             raise BackendError(f"{self._title}.describe: the interpreter of device 'numpy' has no steps")
@@ -294,19 +295,11 @@ def load_engine(path: str | os.PathLike[str], *, threads: int | None = None) -> 
 
 
 def _checked_threads(where: str, threads: int | None) -> int | None:
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"{where}: threads must be a whole number from 1 on, got {threads!r}")
-    return threads
+    return None if threads is None else config.checked_threads(f"{where}: threads", threads)
 
 
 def _holds_arrays(values: Sequence[Any]) -> bool:
     return any(isinstance(v, (np.ndarray, Tensor, DeviceArray)) for v in values)
-
-
-def _shapes_of(input_shape: Any) -> Shapes:
-    """A shape, or shapes, as a tuple of tuples."""
-    single = all(isinstance(n, (int, np.integer)) for n in input_shape)
-    return tuple([tuple([int(n) for n in shape]) for shape in ([input_shape] if single else input_shape)])
 
 
 def _show(shapes: Shapes) -> str:
@@ -366,13 +359,19 @@ def compile(
         If the device does not compute in that type.
     ShapeError
         If the network does not take the input shape.
+    TypeError
+        For what is neither a module nor a graph.
     ValueError
     """
+    from .nn.module import Module
+
     if device not in DEVICES:
         raise BackendError(f"compile: expected device {' or '.join(map(repr, DEVICES))}, got {device!r}")
     reason = config._unusable(device)
     if reason:
         raise BackendError(f"compile: device {device!r} cannot be used: {reason}")
+    if not isinstance(model_or_graph, (Module, Graph)):
+        raise TypeError(f"compile: expected a Module or a Graph, got {type(model_or_graph).__name__}")
     if winograd not in (True, False, 6):
         raise ValueError(f"compile: winograd must be True, False or 6, got {winograd!r}")
     if lean not in (True, False):
@@ -388,7 +387,7 @@ def compile(
     tile = 6 if winograd == 6 else 4 if winograd else 0
     engine = Engine(model_or_graph, device, _checked_threads("compile", threads), tile, dtype, bool(lean))
     if input_shape is not None:
-        engine.prepare(*_shapes_of(input_shape))
+        engine._ready(shapes_of("compile", input_shape))
     elif isinstance(model_or_graph, Graph):
         engine.prepare(*[v.shape for v in model_or_graph.inputs])
     return engine

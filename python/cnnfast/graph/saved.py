@@ -1,9 +1,11 @@
 """Compiled networks in files: the graph, and weights as the steps read them, which are mapped, not read.
 
-A file is 8 bytes of magic, the version of the format and 4 zero bytes, the length of the header (8 bytes),
-the header in JSON, and then arrays at multiples of 64 bytes from a page on. The header names operators with
-their settings; shapes, memory and steps are worked out again from it when the file is loaded, so nothing in a
-file says where in memory something is read or written.
+A file is 8 bytes of magic, the version of the format and the CRC-32 of the header (4 bytes each), the
+length of the header (8 bytes), the header in JSON, and then arrays at multiples of 64 bytes from a page on.
+The header names operators with their settings; shapes, memory and steps are worked out again from it when
+the file is loaded, so nothing in a file says where in memory something is read or written. The checksum is
+for accidents: a setting with one wrong bit could be another network. Weights have none, since they are not
+read before use.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
@@ -28,7 +31,7 @@ from .program import Options, Program
 __all__ = ["load", "save"]
 
 MAGIC = b"cnnfast\0"
-FORMAT = 1
+FORMAT = 2
 _FIXED = 24  # bytes before the header
 _PAGE, _ALIGNMENT = 4096, 64
 _TYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float32", "float64")
@@ -122,8 +125,8 @@ def save(path: str | os.PathLike[str], name: str, programs: Iterable[Program], o
     }
     text = json.dumps(header, separators=(",", ":")).encode()
     with replace_file(os.fspath(path)) as file:
-        file.write(MAGIC + FORMAT.to_bytes(4, "little") + bytes(4) + len(text).to_bytes(8, "little"))
-        file.write(text)
+        file.write(MAGIC + FORMAT.to_bytes(4, "little") + zlib.crc32(text).to_bytes(4, "little"))
+        file.write(len(text).to_bytes(8, "little") + text)
         begin = -(-(_FIXED + len(text)) // _PAGE) * _PAGE
         file.write(bytes(begin - _FIXED - len(text)))
         at = 0
@@ -154,8 +157,13 @@ def _header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
     _need(version == FORMAT, f"format {FORMAT}", version)
     length = int.from_bytes(fixed[16:], "little")
     _need(length <= min(MAX_HEADER_BYTES, size - _FIXED), "a header within the file", length)
+    text = file.read(length)
+    _need(
+        zlib.crc32(text) == int.from_bytes(fixed[12:16], "little"),
+        "the header as it was written, came a damaged one",
+    )
     try:
-        header = json.loads(file.read(length).decode())
+        header = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise _fail(f"expected a header in JSON, came text with {shown(str(error))}") from None
     _need(isinstance(header, dict), "a header that is a JSON object")

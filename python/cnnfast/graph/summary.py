@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from ..nn.module import Module
 from .ir import Graph, Node, Value
-from .trace import trace
+from .trace import shape_of, trace
 
 __all__ = ["Field", "Row", "Summary", "receptive_fields", "summary"]
 
@@ -271,7 +271,8 @@ def summary(model: Module, *input_shapes: tuple[int, ...]) -> Summary:
     >>> cf.summary(cf.models.lenet5(), (32, 32, 1)).parameters
     61706
     """
-    shapes = [(1, *shape) if len(shape) == 3 else tuple(shape) for shape in input_shapes]
+    given = [shape_of("summary", shape) for shape in input_shapes]
+    shapes = [(1, *shape) if len(shape) == 3 else shape for shape in given]
     result = Summary(type(model).__name__, shapes[0] if shapes else ())
     paths = {id(module): path for path, module in model.named_modules()}
     counted: set[int] = set()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import ShapeError
-from ..ops.registry import F32, Op
+from ..ops.registry import F32, Op, fail, integer
 from ..tensor import Tensor, no_grad
 from .ir import Graph, Node, Value
 
 if TYPE_CHECKING:
     from ..nn.module import Module
 
-__all__ = ["record", "trace"]
+__all__ = ["record", "shape_of", "shapes_of", "trace"]
 
 
 class _Recording(threading.local):
@@ -94,6 +95,22 @@ def tracing() -> bool:
     return _recording.current is not None
 
 
+def shape_of(where: str, sizes: Any) -> tuple[int, ...]:
+    """The shape of an input as a tuple of whole numbers."""
+    if not isinstance(sizes, Iterable) or isinstance(sizes, (str, bytes)):
+        fail(where, f"expected an input shape like (1, 224, 224, 3), got {sizes!r}")
+    return tuple([integer(where, "every size of an input shape", n, 0) for n in sizes])
+
+
+def shapes_of(where: str, input_shape: Any) -> tuple[tuple[int, ...], ...]:
+    """The shapes of all inputs, of what is the shape of one or a list of several."""
+    if isinstance(input_shape, (list, tuple)) and any(
+        isinstance(sizes, (list, tuple)) for sizes in input_shape
+    ):
+        return tuple([shape_of(where, sizes) for sizes in input_shape])
+    return (shape_of(where, input_shape),)
+
+
 def trace(module: Module, *input_shapes: tuple[int, ...], dtype: np.dtype = F32) -> Graph:
     """The graph of a module's forward pass in evaluation mode, for inputs of these shapes.
 
@@ -111,12 +128,18 @@ def trace(module: Module, *input_shapes: tuple[int, ...], dtype: np.dtype = F32)
     Raises
     ------
     ShapeError
-        As the operators raise it.
+        As the operators raise it, and for what is no shape.
+    TypeError
+        For what is no module.
     """
+    from ..nn.module import Module
+
+    if not isinstance(module, Module):
+        raise TypeError(f"trace: expected a Module, got {type(module).__name__}")
     names: dict[int, str] = {}
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         names[id(tensor)] = name
-    inputs = [Value(tuple(shape), np.dtype(dtype), "input", f"input{i or ''}")
+    inputs = [Value(shape_of("trace", shape), np.dtype(dtype), "input", f"input{i or ''}")
               for i, shape in enumerate(input_shapes)]  # fmt: skip
     before, trace = _recording.current, _Trace(names)
     modes = [(m, m.training) for m in module.modules()]

@@ -11,6 +11,7 @@ from .. import cuda
 from ..cuda import DeviceArray
 from ..errors import BackendError, WeightsError
 from ..graph.trace import scope, tracing
+from ..ops.registry import integer
 from ..tensor import Hook, Parameter, Tensor, no_grad
 
 Array = np.ndarray
@@ -245,8 +246,9 @@ class Module:
     def initialize(self, seed: int = 0) -> Module:
         """Give every parameter its initial value, drawn when it is first looked at.
 
-        Each depends on the seed and the parameter's name alone.
+        Each depends on the seed, a whole number from 0, and the parameter's name alone.
         """
+        seed = integer("initialize", "seed", seed, 0)
         for path, module in self.named_modules():
             module.path = path
         for name, parameter in self.named_parameters():

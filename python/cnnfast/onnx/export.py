@@ -8,6 +8,7 @@ from typing import Any
 from .. import graph as graphs
 from ..errors import WeightsError
 from ..graph.ir import Graph
+from ..graph.trace import shapes_of
 from ..nn.module import Module
 from ..weights.atomic import replace_file
 from .exporting import WRITERS
@@ -62,8 +63,7 @@ def save(
         raise ValueError(f"layout must be 'NHWC' or 'NCHW', got {layout!r}")
     if opset not in OPSETS:
         raise ValueError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
-    shapes = input_shape if isinstance(input_shape, list) else [input_shape]
-    graph = graphs.trace(model, *[tuple(shape) for shape in shapes])
+    graph = graphs.trace(model, *shapes_of("onnx.save", input_shape))
     if optimize:
         graph = graphs.optimize(graph)
     target = os.fsdecode(path)
