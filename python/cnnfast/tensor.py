@@ -100,6 +100,11 @@ def beside(array: Any, like: Any) -> Any:
     return asarray(array, like.dtype) if isinstance(data, DeviceArray) else np.asarray(array, like.dtype)
 
 
+def on_host(value: Any) -> Array:
+    """A tensor or an array in host memory: a copy of what is on a device, where it is waited for."""
+    return value.numpy() if isinstance(value, (Tensor, DeviceArray)) else np.asarray(value)
+
+
 class Tensor(Arithmetic):
     """An array in a network.
 

@@ -1,4 +1,4 @@
-"""Every loss on a device: value, gradient and a step of an optimiser, as on the host."""
+"""Every loss on a device, and those of training: value, gradient and a step of an optimiser."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 
 import cnnfast as cf
-from cnnfast import Tensor, losses, ops, optim
+from cnnfast import Tensor, data, losses, ops, optim, train
 from cnnfast.cuda import DeviceArray, asarray
+from cnnfast.detection import RegionLoss, RegionTraining, Sampling, SSDLoss, YOLOLoss, base_anchors
+from cnnfast.detection import training as detection_training
+from cnnfast.detection.regions import Settings
 from cnnfast.errors import BackendError, DTypeError
+from cnnfast.face import TripletLoss
+from cnnfast.models.darknet import Head
+from cnnfast.models.faster_rcnn import FasterRCNN
+from test_detection_regions import Pyramid, Small, heads
 
 
 class Case(NamedTuple):
@@ -173,3 +180,90 @@ def test_what_does_not_fit_says_so(device: Any) -> None:
         losses.cross_entropy(there, asarray(x[:, 0]))
     with pytest.raises(BackendError, match="expected all arrays on the device, got some in host memory"):
         losses.mse(Tensor(x), asarray(x))
+
+
+# --- what the trainer takes ---------------------------------------------------------------------------
+
+
+def _batch(rng: np.random.Generator) -> data.Batch:
+    """Two pictures of 64 x 64, with two objects and with none."""
+    boxes = [np.array([[20, 20, 58, 52], [32, 40, 50, 62]], np.float32), np.zeros((0, 4), np.float32)]
+    classes = [np.array([1, 2]), np.zeros(0, np.int64)]
+    return data.Batch(rng.standard_normal((2, 64, 64, 3)).astype(np.float32), boxes=boxes, classes=classes)
+
+
+def _as_on_the_host(loss: Callable[[list[Any]], Any], values: list[np.ndarray]) -> None:
+    """Value and gradients of a loss of tensors."""
+    found = []
+    for place in (lambda x: x, asarray):
+        tensors = [Tensor(place(x), requires_grad=True) for x in values]
+        value = loss(tensors)
+        assert type(value.data) is type(tensors[0].data)
+        value.backward()
+        found.append([value.numpy(), *[Tensor(t.grad).numpy() for t in tensors]])
+    for host, here in zip(*found, strict=True):
+        np.testing.assert_allclose(here, host, rtol=1e-5, atol=1e-5)
+
+
+def test_loss_of_yolo(shim: Any, rng: np.random.Generator) -> None:
+    kinds = [Head("yolo", ((30.0, 30.0), (40.0, 20.0)), 3), Head("region", ((2.0, 2.5),), 3, softmax=True)]
+    values = [
+        rng.standard_normal((2, n, n, head.channels)).astype(np.float32)
+        for n, head in zip((8, 4), kinds, strict=True)
+    ]
+    held = _batch(rng)
+    _as_on_the_host(lambda x: YOLOLoss(kinds, ignore=0.2)(x, held), values)
+
+
+def test_loss_of_ssd(shim: Any, rng: np.random.Generator) -> None:
+    boxes = np.array([[0.6, 0.55, 0.6, 0.5], [0.65, 0.8, 0.3, 0.3], [0.1, 0.1, 0.1, 0.1]] * 3)
+    values = [rng.standard_normal((2, len(boxes), n)).astype(np.float32) for n in (4, 4)]
+    held = _batch(rng)
+    _as_on_the_host(lambda x: SSDLoss(boxes)(x, held), values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "distance"), [("semi-hard", "squared"), ("hard", "cosine"), ("all", "squared")]
+)
+def test_loss_of_triplets(shim: Any, rng: np.random.Generator, kind: str, distance: str) -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    loss = TripletLoss(kind, margin=2.0, distance=distance)
+    encodings = rng.standard_normal((6, 5)).astype(np.float32)
+    _as_on_the_host(lambda x: loss(x[0], labels), [encodings])
+    _as_on_the_host(lambda x: loss(x[0], asarray(labels)), [encodings])
+    _as_on_the_host(lambda x: loss(x[0], np.arange(6)), [encodings])  # nothing is mined
+
+
+@pytest.mark.parametrize("pooling", ["pool", "align", "pyramid"])
+def test_loss_of_regions(shim: Any, rng: np.random.Generator, pooling: str) -> None:
+    """Faster R-CNN: both stages, and a step of all parameters."""
+    pyramid = pooling == "pyramid"
+    sizes = [[12], [18], [26], [40]] if pyramid else [[16, 24, 32]]
+    anchors, channels = [base_anchors(s, (0.5, 1.0, 2.0)) for s in sizes], 16 if pyramid else 24
+    settings = Settings(min_size=64, max_size=64, pre_nms=200, post_nms=30)
+    held, found = _batch(rng), []
+    held.classes[0][:] = [0, 1]
+    for place in ("cpu", "cuda"):
+        parts = Pyramid() if pyramid else Small(), channels, anchors, *heads(channels)
+        model = FasterRCNN(*parts, pooling=pooling, settings=settings).initialize(2).to(place)
+        cf.manual_seed(0)
+        whole = RegionTraining(model)
+        loss = RegionLoss(model, sampling=Sampling(anchors=64, regions=16, pre_nms=100, post_nms=30))
+        value = loss(whole(Tensor(asarray(held.pictures) if place == "cuda" else held.pictures)), held)
+        value.backward()
+        optim.SGD(whole.parameters(), lr=0.1).step()
+        found.append([value.numpy(), *[p.numpy() for p in whole.parameters()]])
+    for host, here in zip(*found, strict=True):
+        np.testing.assert_allclose(here, host, rtol=1e-5, atol=1e-5)
+
+
+def test_what_else_training_reads(shim: Any) -> None:
+    model = cf.models.yolov3_small(3).to("cuda")
+    detection_training.expect_few(model, 0.02)
+    for conv, head in zip(model.output_convolutions(), model.heads, strict=True):
+        assert type(conv.bias.data) is DeviceArray
+        objectness = conv.bias.numpy().reshape(len(head.anchors), -1)[:, 4]
+        np.testing.assert_allclose(objectness, np.log(0.02 / 0.98), rtol=1e-5)
+    scores, labels = np.eye(3, dtype=np.float32), np.array([0, 1, 0])
+    assert train.metrics.accuracy(asarray(scores), asarray(labels)).tolist() == [1, 1, 0]
+    assert train.metrics.top_k(2)(Tensor(asarray(scores)), labels).tolist() == [1, 1, 1]

@@ -12,6 +12,7 @@ from .. import losses, nn, ops, random
 from ..data.sample import Batch, Sample
 from ..errors import DataError
 from ..ops.registry import fail
+from ..tensor import on_host
 from .anchors import grid_anchors
 from .boxes import encode_boxes
 from .regions import BOX_WEIGHTS, propose, pyramid_level
@@ -296,8 +297,9 @@ class RegionLoss:
         settings = replace(
             self.model.settings, pre_nms=self.sampling.pre_nms, post_nms=self.sampling.post_nms
         )
+        held = [[on_host(v) for v in values] for values in (scores, offsets)]
         proposals = [
-            propose([s.data[i] for s in scores], [o.data[i] for o in offsets], anchors, size, settings)[0]
+            propose([s[i] for s in held[0]], [o[i] for o in held[1]], anchors, size, settings)[0]
             for i in range(count)
         ]
         return loss, proposals

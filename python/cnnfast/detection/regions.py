@@ -11,7 +11,7 @@ import numpy as np
 from .. import ops
 from ..ops.activations import apply_activation
 from ..ops.registry import fail
-from ..tensor import Tensor
+from ..tensor import Tensor, beside
 from .boxes import clip_boxes, decode_boxes, large_boxes
 
 Array = np.ndarray
@@ -169,7 +169,11 @@ def pool_regions(maps: Sequence[Any], regions: Array, size: int) -> Any:
     order = np.argsort(levels, kind="stable")
     parts = [
         ops.roi_align(
-            features, regions[levels == level], size, spatial_scale=0.25 / 2**level, sampling_ratio=2
+            features,
+            beside(regions[levels == level], features),
+            size,
+            spatial_scale=0.25 / 2**level,
+            sampling_ratio=2,
         )
         for level, features in enumerate(maps)
     ]
@@ -203,10 +207,11 @@ def pooled(maps: Sequence[Any], regions: Array, size: int, pooling: str, rows: i
     """
     if pooling == "pyramid":
         return pool_regions(maps, regions, size)
-    scale = maps[0].shape[1] / rows
+    x, scale = maps[0], maps[0].shape[1] / rows
+    boxes = beside(regions, x)
     if pooling == "pool":
-        return ops.roi_pool(maps[0], regions, size, spatial_scale=scale)
-    return ops.roi_align(maps[0], regions, size, spatial_scale=scale, sampling_ratio=2)
+        return ops.roi_pool(x, boxes, size, spatial_scale=scale)
+    return ops.roi_align(x, boxes, size, spatial_scale=scale, sampling_ratio=2)
 
 
 def choose_boxes(

@@ -11,6 +11,7 @@ from .. import losses, ops
 from ..data.sample import Batch
 from ..errors import DataError
 from ..ops.registry import fail, number
+from ..tensor import beside, on_host
 from .assignment import assign
 from .region_training import match
 
@@ -42,9 +43,9 @@ def expect_few(model: Darknet, share: float = 0.01) -> None:
     if not 0 < share < 1 or not model.heads:
         fail("expect_few", f"expected a share between 0 and 1 and a network with heads, got {share}")
     for conv, head in zip(model.output_convolutions(), model.heads, strict=True):
-        bias = np.array(conv.bias.data)
+        bias = np.array(on_host(conv.bias))
         bias.reshape(len(head.anchors), 5 + head.classes)[:, 4] = np.log(share / (1 - share))
-        conv.bias.data = bias
+        conv.bias.data = beside(bias, conv.bias)
 
 
 def _objects(name: str, batch: Any) -> tuple[list[Array], list[Array]]:
@@ -116,7 +117,7 @@ class YOLOLoss:
         total = None
         for x, target, head in zip(outputs, targets, self.heads, strict=True):
             if self.ignore is not None:
-                self._pass_over(x.data, target, head, size, objects[0])
+                self._pass_over(on_host(x), target, head, size, objects[0])
             loss = losses.yolo(
                 ops.reshape(x, target.shape),
                 target,

@@ -10,7 +10,7 @@ import numpy as np
 from .. import losses, ops
 from ..errors import DTypeError
 from ..ops.registry import choice, fail, number
-from ..tensor import Tensor
+from ..tensor import on_host
 
 Array = np.ndarray
 
@@ -70,7 +70,7 @@ def pairwise(a: Any, b: Any, measure: str = "squared_distance") -> Array:
     """
     op = "pairwise"
     choice(op, "measure", measure, ("squared_distance", "cosine_similarity"))
-    rows = [np.asarray(x.data if isinstance(x, Tensor) else x) for x in (a, b)]
+    rows = [on_host(x) for x in (a, b)]
     for name, x in zip("ab", rows, strict=True):
         if x.dtype.kind not in "fiu":
             raise DTypeError(f"{op}: {name} is {x.dtype}; expected real numbers")
@@ -143,7 +143,7 @@ def mine_triplets(
     choice(op, "kind", kind, _KINDS)
     choice(op, "distance", distance, ("squared", "cosine"))
     margin = number(op, "margin", margin)
-    y = np.asarray(labels)
+    y = on_host(labels)
     if y.dtype.kind not in "iub":
         raise DTypeError(f"{op}: labels is {y.dtype}; expected whole numbers")
 

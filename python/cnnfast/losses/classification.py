@@ -11,7 +11,7 @@ from ..cuda.array import DeviceArray
 from ..errors import DTypeError
 from ..ops.registry import fail, number
 from ..tensor import Tensor, beside
-from .reduction import alike, constant, least, on_host, reduced, scores, whole
+from .reduction import alike, constant, least, numbers, reduced, scores, whole
 
 Array = np.ndarray
 
@@ -83,7 +83,7 @@ def cross_entropy(
 
 def _weights(op: str, weight: Any, x: Tensor) -> Array:
     """One number for each class."""
-    array = on_host(weight, x)
+    array = numbers(weight, x)
     if array.shape != x.shape[-1:]:
         fail(op, f"weight must have shape ({x.shape[-1]},)", weight=array.shape)
     return array

@@ -8,8 +8,8 @@ import numpy as np
 
 from .. import ops
 from ..ops.registry import fail, number
-from ..tensor import beside
-from .reduction import looked_into, on_host, scores, whole
+from ..tensor import beside, on_host
+from .reduction import looked_into, numbers, scores, whole
 from .regression import smooth_l1
 
 __all__ = ["hard_negatives", "rcnn", "rpn", "ssd_multibox", "yolo", "yolo_v1"]
@@ -118,7 +118,7 @@ def yolo_v1(x: Any, target: Any, boxes: int, *, coord: float = 5.0, no_object: f
         fail(op, f"x must have dimensions N,S,S,5*{boxes}+C", x=x.shape)
     n, s, _, channels = x.shape
     kinds = channels - 5 * boxes
-    t = on_host(target, x)
+    t = numbers(target, x)
     if t.shape != (n, s, s, 5 + kinds):
         fail(op, f"target must have dimensions N,S,S,{5 + kinds}", target=t.shape, x=x.shape)
     there = t[..., 4]
@@ -127,7 +127,7 @@ def yolo_v1(x: Any, target: Any, boxes: int, *, coord: float = 5.0, no_object: f
     t = np.where(there[..., None] == 1, t, 0)
 
     guess = x[..., : 5 * boxes].reshape((n, s, s, boxes, 5))
-    responsible, overlap = _responsible(on_host(guess, x), t, s)
+    responsible, overlap = _responsible(numbers(guess, x), t, s)
     mine = responsible * there[..., None]
     place = guess[..., 0:2] - beside(t[..., None, 0:2], x)
     size = guess[..., 2:4] - beside(np.sqrt(t[..., None, 2:4]), x)
@@ -307,7 +307,7 @@ def rcnn(x: Any, offsets: Any, labels: Any, target: Any, *, beta: float = 1.0) -
         fail(op, "expected x R,K and offsets R,4K", x=x.shape, offsets=offsets.shape)
     r, k = x.shape
     labels = whole(op, "labels", labels, (r,))
-    t = on_host(target, offsets)
+    t = numbers(target, offsets)
     if t.shape != (r, 4):
         fail(op, "target must have dimensions R,4", target=t.shape, x=x.shape)
     log = ops.reduce_sum(ops.softmax_cross_entropy(x, labels)[0])

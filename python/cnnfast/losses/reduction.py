@@ -10,7 +10,7 @@ from .. import ops
 from ..cuda.array import DeviceArray
 from ..errors import DTypeError
 from ..ops.registry import choice, fail
-from ..tensor import Tensor, beside
+from ..tensor import Tensor, beside, on_host
 
 Array = np.ndarray
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -41,19 +41,16 @@ def alike(op: str, name: str, value: Any, x: Tensor) -> Tensor:
     return t
 
 
-def on_host(value: Any, x: Tensor | None = None) -> Array:
-    """What a loss looks into, in host memory: a copy of what is on a device. Of the type that x is worked
-    with in there, if x is given: 16-bit types of a device in float32."""
-    data = value.data if isinstance(value, Tensor) else value
-    data = data.numpy() if isinstance(data, DeviceArray) else data
-    return np.asarray(data, None if x is None else F64 if x.dtype == F64 else F32)
+def numbers(value: Any, x: Tensor) -> Array:
+    """What a loss looks into, in host memory: of the type of x, 16-bit types of a device in float32."""
+    return np.asarray(on_host(value), F64 if x.dtype == F64 else F32)
 
 
 def looked_into(op: str, name: str, value: Any, x: Tensor) -> Array:
     """:func:`alike`, in host memory."""
     if isinstance(value, (Tensor, DeviceArray)) and value.dtype != x.dtype:
         raise DTypeError(f"{op}: {name} is {value.dtype}, x is {x.dtype}; expected one element type")
-    t = on_host(value, x)
+    t = numbers(value, x)
     if t.shape != x.shape:
         fail(op, f"{name} must have the shape of x", x=x.shape, **{name: t.shape})
     return t

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShapeError
+from ..tensor import on_host
 
 Array = np.ndarray
 
@@ -21,7 +22,7 @@ def _scores(outputs: Any, targets: Any, name: str) -> tuple[Array, Array]:
     """Scores of classes on the last axis, and whole-number labels without it."""
     while isinstance(outputs, (tuple, list, dict)) and outputs:
         outputs = next(iter(outputs.values())) if isinstance(outputs, dict) else outputs[0]
-    scores, labels = np.asarray(outputs), np.asarray(targets)
+    scores, labels = on_host(outputs), on_host(targets)
     if labels.dtype.kind == "f" and labels.shape == scores.shape:  # probabilities of classes, as of mixup
         labels = labels.argmax(axis=-1)
     if labels.dtype.kind not in "iub" or labels.shape != scores.shape[:-1]:
