@@ -232,6 +232,8 @@ HOSTILE: dict[str, Any] = {
     "too many steps": lambda h: h["programs"][0].update(nodes=h["programs"][0]["nodes"] * 20_000),
     "packing": lambda h: h.update(packing=-1),
     "level": lambda h: h.update(level="v99"),
+    "version": lambda h: h.update(cnnfast="0.0.9"),
+    "no version": lambda h: h.pop("cnnfast"),
     "lean": lambda h: h.update(lean=2),
     "no programs": lambda h: h.pop("programs"),
     "programs": lambda h: h.update(programs=3),

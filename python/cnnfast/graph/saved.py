@@ -301,7 +301,11 @@ def load(path: str | os.PathLike[str], threads: int) -> tuple[str, dict[Shapes, 
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         header, begin = _header(file, size)
-    level, packing = config._cpu.isa(), config._cpu.packing_version
+    level, packing, version = config._cpu.isa(), config._cpu.packing_version, header.get("cnnfast")
+    if version != __version__:
+        raise _fail(
+            f"the file was compiled by cnnfast {shown(version)}, this is {__version__!r}; compile again"
+        )
     if header.get("level") != level:
         raise _fail(
             f"the file was compiled for level {shown(header.get('level'))}, this process runs {level!r}; "
