@@ -124,6 +124,33 @@ void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t u
   }
 }
 
+// The blocks of a product: so many of its rows times so many of its units (panels of all groups).
+struct Split {
+  int64_t rows, units;
+  bool units_first;  // a thread's tasks, which are neighbours, share units rather than rows
+};
+
+// Enough blocks that the threads end together, and as many for each, but none so small that B is read for
+// few rows.
+Split split_of(int64_t rows, int64_t taps, int64_t units, bool plain, int threads) {
+  const KernelTable& k = kernels();
+  const int64_t least =
+      ceil_div(rows, std::min(kBlockRows, std::max<int64_t>(1, kBlockPointers / (taps + 2))));
+  if (threads == 1) return {least, 1, false};
+  if (plain && rows <= k.gemm.sweep_rows) return {1, std::min<int64_t>(units, threads), false};  // long runs
+  const int64_t enough = 4 * threads;
+  // Every thread its own units: pixels at the edges have fewer taps, so that rows are not all alike.
+  if (least < (taps > 1 ? enough : threads) && units % threads == 0) {
+    int64_t share = 1;
+    while (share < units / threads && (units / threads % share || least * threads * share < enough)) ++share;
+    return {least, threads * share, true};
+  }
+  const int64_t most = ceil_div(rows, 2 * k.gemm.tile_rows);
+  int64_t blocks = std::max(least, std::min(enough, most));
+  if (blocks > threads) blocks = ceil_div(blocks, threads) * threads;
+  return {blocks, blocks < enough ? std::min(units, ceil_div(enough, blocks)) : 1, false};
+}
+
 }  // namespace
 
 PackedMatrix::PackedMatrix(const float* const* sources, int64_t slices, int64_t slice_rows, int64_t groups,
@@ -198,28 +225,17 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
     total += gemms[i].rows * b.groups * b.columns;
   }
   if (rows == 0 || units == 0) return;
-  // Enough blocks that the threads end together, but none so small that B is read for few rows.
-  int64_t block_rows = kBlockRows;
-  if (threads > 1 && rows < 8 * kBlockRows * threads) {
-    block_rows = ceil_div(ceil_div(rows, 4 * threads), k.gemm.tile_rows) * k.gemm.tile_rows;
-    block_rows = std::max<int64_t>(std::min(block_rows, kBlockRows), 2 * k.gemm.tile_rows);
-  }
-  block_rows = std::min(block_rows, std::max<int64_t>(1, kBlockPointers / (taps + 2)));
-  const int64_t row_blocks = ceil_div(rows, block_rows);
-  int64_t unit_blocks = 1;
-  if (b.row_stride && rows <= k.gemm.sweep_rows)
-    unit_blocks = std::min<int64_t>(units, threads);  // long runs of each row of B
-  else if (row_blocks < 4 * threads && threads > 1)
-    unit_blocks = std::min(units, ceil_div(4 * threads, row_blocks));
-  parallel_for(row_blocks * unit_blocks, threads, [&](int64_t task) {
-    const int64_t row_block = task / unit_blocks, unit_block = task % unit_blocks;
+  const Split split = split_of(rows, taps, units, b.row_stride != 0, threads);
+  parallel_for(split.rows * split.units, threads, [&](int64_t task) {
+    const int64_t row_block = split.units_first ? task % split.rows : task / split.units;
+    const int64_t unit_block = split.units_first ? task / split.rows : task % split.units;
     for (int64_t i = 0; i < count; ++i) {
       // Blocks of nearly equal size.
-      const int64_t first = row_block * gemms[i].rows / row_blocks;
-      const int64_t last = (row_block + 1) * gemms[i].rows / row_blocks;
+      const int64_t first = row_block * gemms[i].rows / split.rows;
+      const int64_t last = (row_block + 1) * gemms[i].rows / split.rows;
       if (last > first)
-        run_block(gemms[i], first, last - first, unit_block * units / unit_blocks,
-                  (unit_block + 1) * units / unit_blocks, panels, total);
+        run_block(gemms[i], first, last - first, unit_block * units / split.units,
+                  (unit_block + 1) * units / split.units, panels, total);
     }
   });
 }
