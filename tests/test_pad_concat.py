@@ -54,6 +54,7 @@ def test_pad_forms(backend: str, rng: np.random.Generator) -> None:
     assert pad2d(x, np.array([[0, 1], [2, 3]])).shape == (1, 5, 10, 3)
     assert np.array_equal(pad2d(x, 0), x)
     assert not np.shares_memory(pad2d(x, 0), x)
+    assert pad2d(x, 1, value=0.0).tobytes() == pad2d(x, 1, value=-0.0).tobytes()
 
 
 @settings(max_examples=60, deadline=None)

@@ -302,6 +302,7 @@ def test_picking(backend: str, rng: np.random.Generator, axis: int) -> None:
     "index",
     [
         (..., slice(3, 9)), (slice(None, None, -2), 1), (0,), (..., 4), (slice(2, 2),), (1, 2, 3, 4),
+        (slice(-9, -3, -2),), (..., slice(-40, 5, -1)), (slice(9, None),),
         (slice(1, None), slice(None), slice(0, 5, 2), slice(None, None, -1)),
     ],
     ids=str,

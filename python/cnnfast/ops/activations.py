@@ -56,7 +56,7 @@ def apply_activation(name: str, x: Array, slope: float = 0.01) -> Array:
             return np.tanh(x)
         if name == "silu":
             e = np.exp(-np.abs(x))
-            y = np.where(x < 0, x * e, x) / (1 + e)
+            y = np.asarray(np.where(x < 0, x * e, x) / (1 + e))
             low = x < -80
             if low.any():
                 # In float32 exp(x) becomes subnormal before x exp(x) does.

@@ -212,7 +212,7 @@ def pad2d(x: Any, padding: Any, *, mode: str = "zeros", value: float = 0.0) -> A
     """
     x = array("pad2d", "x", x)
     try:
-        constant = float(value)
+        constant = float(value) + 0.0  # -0.0 is 0.0, as it is to the cache of specifications
     except (TypeError, ValueError, OverflowError):
         fail("pad2d", f"value must be a number, got {value!r}")
     s = infer_pad2d(x.shape, padding, mode, constant)

@@ -146,7 +146,13 @@ def reference_transpose(s: TransposeSpec, x: Array) -> Array:
 
 
 def _parts(index: Index) -> tuple[slice, ...]:
-    return tuple([slice(first, None if stop < 0 else stop, step) for first, stop, step in index])
+    # Bounds of nothing may lie below zero, where NumPy counts from the end.
+    return tuple(
+        [
+            slice(first, None if stop < 0 else stop, step) if len(range(first, stop, step)) else slice(0)
+            for first, stop, step in index
+        ]
+    )
 
 
 def reference_slice(s: SliceSpec, x: Array) -> Array:
