@@ -300,8 +300,12 @@ print(resident() - before)
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
 @pytest.mark.skipif(SANITIZED, reason="sanitizers keep freed memory back")
-def test_no_leaks(backend: str) -> None:
-    rounds = 600 if backend == "cpu" else 100
+@pytest.mark.parametrize(
+    "rounds",
+    [None, pytest.param(5300, marks=pytest.mark.slow, id="100,000 calls")],
+)
+def test_no_leaks(backend: str, rounds: int | None) -> None:
+    rounds = rounds or (600 if backend == "cpu" else 100)
     grown = int(output_of(LEAKS.replace("ROUNDS", str(rounds)), CNNFAST_BACKEND=backend))
     assert grown < 1 << 20
 
