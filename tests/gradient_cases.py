@@ -34,7 +34,7 @@ class Case:
 
     def inputs(self, dtype: Any = F64, gaps: bool = False) -> list[np.ndarray]:
         rng = np.random.default_rng(len(str(self)) + sum(map(ord, str(self))))
-        arrays = [_DRAWS[self.draw](rng, shape).astype(dtype) for shape in self.shapes]
+        arrays = [DRAWS[self.draw](rng, shape).astype(dtype) for shape in self.shapes]
         return [with_gaps(a) for a in arrays] if gaps else arrays
 
 
@@ -58,7 +58,7 @@ def _boxes(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return np.hstack([corner, corner + rng.uniform(0.5, 4, (shape[0], 2))])
 
 
-_DRAWS: dict[str, Callable[..., np.ndarray]] = {
+DRAWS: dict[str, Callable[..., np.ndarray]] = {
     "apart": _apart,
     "positive": lambda rng, shape: np.abs(_apart(rng, shape)),
     "boxes": _boxes,
