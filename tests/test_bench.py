@@ -14,7 +14,7 @@ import pytest
 bench = pytest.importorskip("cnnfast.bench", reason="the benchmarks are not linked into this checkout")
 
 import cnnfast as cf  # noqa: E402
-from cnnfast.bench import arrays, cli, machine, problems, report, runner  # noqa: E402
+from cnnfast.bench import arrays, cli, machine, peers, problems, report, runner  # noqa: E402
 from cnnfast.bench.peers import Candidate, NotSupported, onnx_model  # noqa: E402
 from cnnfast.bench.problems import OPERATORS, Problem, ProblemError, load, select  # noqa: E402
 from cnnfast.cli import main  # noqa: E402
@@ -214,6 +214,29 @@ def test_report_and_json(known_answer, tmp_path):
     pytest.importorskip("matplotlib")
     report.plot(run, tmp_path / "out.png")
     assert (tmp_path / "out.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "not installed (some_peer)"),
+        ("import another_part", "not installed (another_part)"),
+        ("raise RuntimeError('no match\\nmore')", "cannot be imported (some_peer: RuntimeError: no match)"),
+        (
+            "from json import nothing",
+            "cannot be imported (some_peer: ImportError: cannot import name 'nothing'",
+        ),
+        ("x = 1", None),
+    ],
+)
+def test_peers_that_cannot_be_imported_are_left_out(content, why, tmp_path, monkeypatch):
+    if content is not None:
+        (tmp_path / "some_peer.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "some_peer", raising=False)
+    found = peers.missing("json", "some_peer")
+    assert found is None if why is None else found.startswith(why)
+    sys.modules.pop("some_peer", None)
 
 
 def test_errors_are_scaled_and_indices_exact():

@@ -68,8 +68,11 @@ def missing(*modules: str) -> str | None:
     try:
         for module in modules:
             importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         return f"not installed ({error.name})"
+    except Exception as error:  # whatever a library raises that does not suit its neighbours
+        first = str(error).partition("\n")[0]
+        return f"cannot be imported ({module}: {type(error).__name__}: {first})"
     return None
 
 
