@@ -135,3 +135,40 @@ def test_a_network_on_tensor_cores(shim: Any, rng: np.random.Generator) -> None:
         engine = cf.compile(model, device="cuda", dtype=dtype)
         for _ in range(2):
             assert np.abs(engine(x) - wanted).max() <= error * np.abs(wanted).max()
+
+
+class Places(nn.Module):
+    """What is read, and where, depends on computed values."""
+
+    def forward(self, x: Any, boxes: Any) -> Any:
+        bins = ops.roi_align(ops.relu(x), ops.mul(boxes, 1.0), (2, 3))
+        rows = ops.gather(x.reshape(-1, x.shape[-1]), ops.argmax(bins.reshape(bins.shape[0], -1), -1), axis=0)
+        return bins, ops.roi_pool(x, boxes, 2), rows
+
+
+def test_places_that_are_computed(shim: Any, rng: np.random.Generator) -> None:
+    """The host looks at them, and cannot in a captured graph: the network runs node by node."""
+    x = rng.standard_normal((2, 8, 9, 5)).astype(np.float32)
+    boxes = np.array([[0, 1, 1, 5, 6], [1, 0, 2, 3, 7], [1, 2, 2, 8, 5]], np.float32)
+    engine = cf.compile(Places(), [x.shape, boxes.shape], device="cuda")
+    wanted = cf.compile(Places(), device="numpy")(x, boxes)
+    for _ in range(2):
+        for got, exact in zip(engine(x, boxes), wanted, strict=True):
+            np.testing.assert_allclose(got, exact, rtol=1e-5, atol=1e-6)
+    boxes[1, 0] = 7
+    with pytest.raises(cf.errors.ShapeError, match="image"):
+        engine(x, boxes)
+
+
+class Fixed(nn.Module):
+    """Places that never change are looked at once."""
+
+    def forward(self, x: Any) -> Any:
+        return ops.relu(ops.gather(x, np.array([2, 0, -1]), axis=1))
+
+
+def test_places_that_never_change_are_captured(shim: Any, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 4, 3)).astype(np.float32)
+    engine = cf.compile(Fixed(), x.shape, device="cuda")
+    assert all(program.captured for program in engine._made.values())
+    np.testing.assert_array_equal(engine(x), np.maximum(x[:, [2, 0, -1]], 0))

@@ -69,7 +69,8 @@ class CudaProgram:
     rows : list of Row
         What is run, in order.
     captured : bool
-        False where the size of a result depends on values: such a network is run node by node.
+        False where the host waits for values, for the size of a result or to check them: such a network is
+        run node by node.
     """
 
     def __init__(self, graph: Graph, options: CudaOptions) -> None:
@@ -88,7 +89,7 @@ class CudaProgram:
             value.forget()
         self.rows: list[Row] = [row_of(node, "cuda") for node in graph.nodes]
         self._pool = module().Pool()
-        self.captured = all(-1 not in v.shape for node in graph.nodes for v in node.outputs)
+        self.captured = not any(map(self._waits, graph.nodes))
         with self._own_memory():
             self._given = [empty(v.shape, v.dtype) for v in self.inputs]
             for array in self._given:
@@ -143,6 +144,11 @@ class CudaProgram:
             yield
         finally:
             loaded.set_current_pool(before)
+
+    def _waits(self, node: Node) -> bool:
+        """Whether the host waits for values that this node, or one before it, computes."""
+        read = [node.inputs[i] for i in node.op.read_on_host]
+        return any(-1 in v.shape for v in node.outputs) or any(v not in self._weights for v in read)
 
     def _uploaded(self, value: Value) -> DeviceArray:
         """A parameter on the device. Vectors stay float32 where a kernel takes them as bias or scale: they

@@ -270,6 +270,7 @@ GATHER = Op(
     results=lambda s, dtype: ((s.out, np.dtype(s.dtype)),),
     settings=lambda s: {"axis": s.axis, "dtype": s.dtype},
     cuda=_cuda_gather,
+    read_on_host=(1,),
 )
 
 

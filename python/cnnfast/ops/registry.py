@@ -166,6 +166,9 @@ class Op:
     shapes: Callable[..., tuple[Any, ...]] = lambda *shapes: shapes
     # As ``native``, on device arrays; None: there is no CUDA kernel.
     cuda: Callable[..., Any] | None = None
+    # Positions of arguments whose values ``cuda`` reads in host memory, once where they never change:
+    # launches with others cannot be captured.
+    read_on_host: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         OPERATORS[self.name] = self

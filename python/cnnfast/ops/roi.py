@@ -367,6 +367,7 @@ ROI_POOL_GRAD = Op(
     results=lambda s, dtype: ((s.x, dtype),),
     settings=lambda s: {"spatial_scale": s.scale},
     cuda=_cuda_roi_pool_grad,
+    read_on_host=(1,),
 )
 ROI_ALIGN_GRAD = Op(
     "roi_align_grad",
@@ -378,6 +379,7 @@ ROI_ALIGN_GRAD = Op(
     results=lambda s, dtype: ((s.x, dtype),),
     settings=lambda s: {"spatial_scale": s.scale, "sampling_ratio": s.sampling_ratio, "aligned": s.aligned},
     cuda=_cuda_roi_align_grad,
+    read_on_host=(0,),
 )
 
 
@@ -445,6 +447,7 @@ ROI_POOL = Op(
     lower=Lower(_lower_roi_pool, accepts=_has_known_boxes),
     settings=lambda s: {"output_size": s.out[1:3], "spatial_scale": s.scale},
     cuda=_cuda_roi_pool,
+    read_on_host=(1,),
 )
 ROI_ALIGN = Op(
     "roi_align",
@@ -464,6 +467,7 @@ ROI_ALIGN = Op(
         "aligned": s.aligned,
     },
     cuda=_cuda_roi_align,
+    read_on_host=(1,),
 )
 
 
