@@ -46,7 +46,7 @@ Arguments<T> arguments(const ConvMma& s, const void* x, const void* w, void* y,
   constexpr int kValues = 16 / static_cast<int>(sizeof(T));
   a.bias = epilogue.bias, a.residual = static_cast<const T*>(epilogue.residual);
   a.activation = epilogue.activation, a.slope = epilogue.slope;
-  a.whole = (s.o | s.y_column | s.y_row | s.y_picture) % kValues == 0;
+  a.whole = (s.o | s.y_column | s.y_row | s.y_picture) % kValues == 0 && aligned(16, y, epilogue.residual);
   a.scattered = s.y_row != s.q * s.y_column || s.y_picture != s.p * s.y_row;
   return a;
 }

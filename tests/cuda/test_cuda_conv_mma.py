@@ -222,3 +222,25 @@ def test_hopper_adds_in_the_order_of_mma(shim: Any, rng: np.random.Generator) ->
     s = infer_conv2d(x.shape, w.shape, padding="same")
     by_mma, by_wgmma = [conv_mma.conv2d(s, x, w, choice=(tile, 1)).numpy() for tile in (0, 5)]
     assert np.array_equal(by_mma, by_wgmma)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_arrays_that_lie_anywhere(device: Any, rng: np.random.Generator, dtype: str) -> None:
+    """Parts of other arrays are read as arrays of their own, to the bit."""
+
+    def moved(x: Any) -> Any:
+        flat = np.concatenate([np.zeros(1, np.float32), x.numpy().ravel()])
+        return asarray(flat, dtype).part(1, x.size).reshape(x.shape)
+
+    s = infer_conv2d((1, 5, 6, 16), (3, 3, 16, 8), padding="same")
+    x, w, g, residual = [_given(rng, shape, dtype)[0] for shape in (s.x, s.w, s.out, s.out)]
+    assert moved(x).buffer.address % 16 != 0
+    call = {"padding": "same", "activation": "relu"}
+    wanted = ops.conv2d(x, w, residual=residual, **call).numpy()
+    np.testing.assert_array_equal(ops.conv2d(moved(x), w, residual=moved(residual), **call).numpy(), wanted)
+    np.testing.assert_array_equal(
+        conv_mma.grad_input(s, moved(g), w).numpy(), conv_mma.grad_input(s, g, w).numpy()
+    )
+    if dtype == "bfloat16":
+        weight = conv_mma.grad_weight(s, x, g).numpy()
+        np.testing.assert_array_equal(conv_mma.grad_weight(s, moved(x), moved(g)).numpy(), weight)

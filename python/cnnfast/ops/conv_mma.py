@@ -199,9 +199,14 @@ def _with_rows(x: Any, rows: int, shape: tuple[int, ...]) -> Any:
     return y
 
 
+def _aligned(x: Any) -> Any:
+    """x at a multiple of 16 bytes, as copies to shared memory want it: parts of arrays may lie anywhere."""
+    return x if x.buffer.address % 16 == 0 else x.copy()
+
+
 def _widened(x: Any, c: int) -> Any:
     """Pixels of ``c`` channels, zeros after those of x."""
-    return _with_rows(x, math.prod(x.shape[:-1]), (*x.shape[:-1], c))
+    return _aligned(_with_rows(x, math.prod(x.shape[:-1]), (*x.shape[:-1], c)))
 
 
 # --- calls -----------------------------------------------------------------------------------------
@@ -243,7 +248,7 @@ def conv2d(
     if packed is None:
         packed = w.form(("mma", s.groups, x.dtype), lambda: pack(s, w, x.dtype))
     numbers = _numbers(s, packed.shape[-1])
-    x = _widened(x, numbers.ldx) if s.groups == 1 else x
+    x = _widened(x, numbers.ldx)
     y = cuda.empty(s.out, x.dtype)
     _multiply(numbers, x, packed, y, 0, b, residual, s.activation, s.slope, choice)
     return y
@@ -293,7 +298,7 @@ def grad_weight(s: Any, x: Any, g: Any, choice: Choice = UNDECIDED) -> Any:
     kh, kw, cg, o = s.w
     c = _padded(cg, x.dtype) if s.groups == 1 else cg
     x = _widened(x, c * s.groups)
-    numbers = _numbers(s, c)
+    g, numbers = _aligned(g), _numbers(s, c)
     module = cuda.module()
     dw = cuda.empty((kh, kw, c, o), x.dtype)
     wanted = module.conv_mma_grad_weight_workspace(x.code, numbers, *choice)
