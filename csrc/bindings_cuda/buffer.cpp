@@ -36,8 +36,8 @@ void set_current_stream(StreamPointer stream) { chosen_stream = std::move(stream
 
 // --- the pool --------------------------------------------------------------------------------------
 
-const PoolPointer& current_pool() {
-  if (chosen_pool) return chosen_pool;
+namespace {
+const PoolPointer& process_pool() {
 #if defined(CNNFAST_SHIM)
   constexpr bool kKeep = false;  // so that use after this shows, and what is handed out is NaN
 #else
@@ -46,6 +46,8 @@ const PoolPointer& current_pool() {
   static auto* const own = new PoolPointer(std::make_shared<Pool>(kKeep));
   return *own;
 }
+}  // namespace
+const PoolPointer& current_pool() { return chosen_pool ? chosen_pool : process_pool(); }
 void set_current_pool(PoolPointer pool) { chosen_pool = std::move(pool); }
 
 namespace {
@@ -84,6 +86,7 @@ Pool::Block Pool::acquire(size_t bytes) {
   cudaError_t error = cudaMalloc(&data, wanted);
   if (error == cudaErrorMemoryAllocation) {
     trim();
+    if (process_pool().get() != this) process_pool()->trim();
     cudaGetLastError();
     error = cudaMalloc(&data, wanted);
   }
@@ -164,6 +167,11 @@ void* Buffer::data() const {
   return data_;
 }
 
+void Buffer::wait_for(const Stream& other) const {
+  const std::lock_guard<std::mutex> lock(memory_->mutex);
+  memory_->block.stream->wait_for(other);
+}
+
 void expect_bytes(const Buffer& buffer, int64_t count, DType type, const char* what) {
   if (count < 0 || static_cast<uint64_t>(count) * static_cast<uint64_t>(size_of(type)) > buffer.bytes())
     throw std::invalid_argument(std::string(what) + ": the buffer is smaller than the array");
@@ -190,9 +198,13 @@ class HostMemory {
 
 void copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, bool wait) {
   const cudaStream_t s = stream();
+  if (!wait) {  // under the GIL: nobody takes the memory to another stream before this is in its own
+    CNNFAST_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, kind, s));
+    return;
+  }
   py::gil_scoped_release release;
   CNNFAST_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, kind, s));
-  if (wait) CNNFAST_CUDA_CHECK(cudaStreamSynchronize(s));
+  CNNFAST_CUDA_CHECK(cudaStreamSynchronize(s));
 }
 
 }  // namespace
@@ -223,7 +235,7 @@ void bind_buffer(py::module_& m) {
   py::class_<Buffer>(m, "Buffer", py::module_local())
       .def(py::init<size_t>())
       .def(py::init<uintptr_t, size_t, py::object>())
-      .def_property_readonly("address", &Buffer::address)
+      .def_property_readonly("address", [](const Buffer& b) { return reinterpret_cast<uintptr_t>(b.data()); })
       .def_property_readonly("bytes", &Buffer::bytes)
       .def("part", &Buffer::part)
       .def("upload",

@@ -83,7 +83,8 @@ class Buffer {
 
   // The memory for work on this thread's stream, which waits for the stream that used it before.
   void* data() const;
-  uintptr_t address() const { return reinterpret_cast<uintptr_t>(data_); }
+  // What the memory is used for next comes after what is in this stream now.
+  void wait_for(const Stream& other) const;
   size_t bytes() const { return bytes_; }
 
  private:

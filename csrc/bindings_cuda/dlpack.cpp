@@ -2,6 +2,7 @@
 // copy. Only C-contiguous arrays cross, as the module has no others.
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -83,7 +84,7 @@ void drop(Managed* managed) {
   if (held->reader) {
     // What the reader still does to the memory comes before whatever it is used for next.
     try {
-      current_stream()->wait_for(*held->reader);
+      held->buffer.wait_for(*held->reader);
     } catch (const CudaError&) {  // the driver or that stream is gone
     }
   }
@@ -100,7 +101,8 @@ constexpr const char* kNameOf<DlVersioned> = "dltensor_versioned";
 template <class Managed>
 py::capsule export_as(const Buffer& buffer, int type, const std::vector<int64_t>& shape,
                       StreamPointer reader) {
-  auto* held = new Exported<Managed>(buffer);
+  auto owned = std::make_unique<Exported<Managed>>(buffer);
+  auto* held = owned.get();
   held->shape = shape;
   held->strides.resize(shape.size());
   int64_t step = 1;
@@ -108,9 +110,10 @@ py::capsule export_as(const Buffer& buffer, int type, const std::vector<int64_t>
     held->strides[i] = step;
     step *= shape[i];
   }
-  held->reader = std::move(reader);
   DlTensor& t = held->managed.tensor;
   t.data = buffer.data();
+  if (reader) reader->wait_for(*current_stream());  // which has waited for whoever wrote the memory
+  held->reader = std::move(reader);
   t.device = {kDevice, device_number()};
   t.ndim = static_cast<int32_t>(shape.size());
   for (const NamedType& known : kTypes)
@@ -124,10 +127,8 @@ py::capsule export_as(const Buffer& buffer, int type, const std::vector<int64_t>
     auto* managed = static_cast<Managed*>(PyCapsule_GetPointer(o, kNameOf<Managed>));
     managed->deleter(managed);
   });
-  if (!capsule) {
-    delete held;
-    throw py::error_already_set();
-  }
+  if (!capsule) throw py::error_already_set();
+  owned.release();
   return py::reinterpret_steal<py::capsule>(capsule);
 }
 

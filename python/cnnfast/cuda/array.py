@@ -230,7 +230,6 @@ class DeviceArray(Arithmetic):
         reader = None
         if stream != -1 and not loaded.is_shim:
             reader = loaded.Stream(foreign=1 if stream is None else stream)
-            reader.wait_for(loaded.current_stream())
         versioned = max_version is not None and max_version[0] >= 1
         return loaded.to_dlpack(source.buffer, source.code, list(source.shape), versioned, reader)
 
