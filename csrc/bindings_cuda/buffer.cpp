@@ -161,6 +161,10 @@ void* Buffer::data() const {
   const StreamPointer& stream = current_stream();
   if (memory_->block.stream != stream) {
     const std::lock_guard<std::mutex> lock(memory_->mutex);
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    CNNFAST_CUDA_CHECK(cudaStreamIsCapturing(stream->handle(), &status));
+    // What is captured ran before, and waited then; what it shares with other streams never changes.
+    if (status != cudaStreamCaptureStatusNone) return data_;
     stream->wait_for(*memory_->block.stream);
     memory_->block.stream = stream;
   }

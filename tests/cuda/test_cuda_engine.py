@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import cnnfast as cf
 from cnnfast import nn, ops
 from cnnfast.cuda import asarray
+from cnnfast.cuda.program import CudaProgram
 from cnnfast.ops.registry import OPERATORS
 
 
@@ -172,3 +174,39 @@ def test_places_that_never_change_are_captured(shim: Any, rng: np.random.Generat
     engine = cf.compile(Fixed(), x.shape, device="cuda")
     assert all(program.captured for program in engine._made.values())
     np.testing.assert_array_equal(engine(x), np.maximum(x[:, [2, 0, -1]], 0))
+
+
+def test_what_other_threads_do_is_not_captured(
+    shim: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operators and engines run in one thread between the operators of a network that another compiles."""
+    x = rng.standard_normal((2, 3, 5, 17)).astype(np.float32)
+    model, wanted = Gates(), ops.relu(x)
+    ready = cf.compile(model, x.shape, device="cuda")
+    flat, done, found = ready(x)["flat"], threading.Event(), []
+
+    def work() -> None:
+        while not done.is_set():
+            found.append((ops.relu(asarray(x)).numpy(), ready(x)["flat"]))
+
+    run = CudaProgram._run_node
+
+    def and_wait(self: CudaProgram, *arguments: Any) -> None:
+        run(self, *arguments)
+        before = len(found)
+        while len(found) < before + 2 and other.is_alive():
+            time.sleep(1e-4)
+
+    other = threading.Thread(target=work)
+    other.start()
+    try:
+        monkeypatch.setattr(CudaProgram, "_run_node", and_wait)
+        engine = cf.compile(model, x[:1].shape, device="cuda")
+        assert other.is_alive()
+    finally:
+        done.set()
+        other.join()
+    np.testing.assert_array_equal(engine(x[:1])["flat"], flat[:1])
+    for relu, again in found:
+        np.testing.assert_array_equal(relu, wanted)
+        np.testing.assert_array_equal(again, flat)

@@ -24,6 +24,7 @@ from ..ops.arithmetic import BinarySpec
 from ..ops.binary import PairSpec
 from .array import FLOATS, DeviceArray, asarray, dtype_of, empty
 from .loading import module
+from .stream import Stream
 
 Array = np.ndarray
 F32 = np.dtype(np.float32)
@@ -95,8 +96,9 @@ class CudaProgram:
             for array in self._given:
                 array.buffer.fill(0)
             if self.captured:
-                self._run_nodes()
-                self._captured, self._results = self._capture()
+                with Stream():  # no thread but this puts anything into it
+                    self._run_nodes()
+                    self._captured, self._results = self._capture()
         self.arena_bytes = int(self._pool.bytes)
 
     @property
