@@ -139,15 +139,19 @@ Split split_of(int64_t rows, int64_t taps, int64_t units, bool plain, int thread
   if (threads == 1) return {least, 1, false};
   if (plain && rows <= k.gemm.sweep_rows) return {1, std::min<int64_t>(units, threads), false};  // long runs
   const int64_t enough = 4 * threads;
-  // Every thread its own units: pixels at the edges have fewer taps, so that rows are not all alike.
-  if (least < (taps > 1 ? enough : threads) && units % threads == 0) {
+  // Pixels at the edges have fewer taps, so that rows are not all alike: threads get units of their own.
+  const bool by_units = least < (taps > 1 ? enough : threads);
+  if (by_units && units % threads == 0) {
     int64_t share = 1;
     while (share < units / threads && (units / threads % share || least * threads * share < enough)) ++share;
     return {least, threads * share, true};
   }
+  // Where that leaves some over, each of them is shared.
+  const bool over = by_units && taps > 1 && units > threads;
   const int64_t most = ceil_div(rows, 2 * k.gemm.tile_rows);
-  int64_t blocks = std::max(least, std::min(enough, most));
+  int64_t blocks = std::max(least, std::min(over ? ceil_div(enough, units) : enough, most));
   if (blocks > threads) blocks = ceil_div(blocks, threads) * threads;
+  if (over) return {blocks, units, true};
   return {blocks, blocks < enough ? std::min(units, ceil_div(enough, blocks)) : 1, false};
 }
 
