@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import threading
 import weakref
 from typing import Any
@@ -473,3 +474,78 @@ def test_copies_of_a_module_after_backward() -> None:
     model.extra = cf.nn.Linear(2, 2)
     again = copy.deepcopy(model)
     assert again.extra.weight is not model.extra.weight
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_of_a_module_compute_and_train(copied: Any, backend: str) -> None:
+    """Element types of copies are equal and not identical, which operators must not see."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    x = np.random.default_rng(0).standard_normal((2, 4, 4, 2)).astype(np.float32)
+    model(x)
+    again = copied(model)
+    assert np.array_equal(again(x), model(x))
+    assert np.array_equal(cf.compile(again.eval())(x), cf.compile(model.eval())(x))
+    optimizer = cf.optim.SGD(again.train().parameters(), lr=0.1)
+    before = again(x)
+    ops.reduce_sum(again(cf.Tensor(x))).backward()
+    optimizer.step()
+    assert not np.array_equal(again(x), before)
+    tensor = copied(cf.Tensor(x, requires_grad=True))
+    ops.reduce_sum(ops.relu(tensor)).backward()
+    assert np.array_equal(tensor.grad, x > 0)
+
+
+# --- other values -----------------------------------------------------------------------------------
+
+
+def test_other_values_of_a_parameter(backend: str) -> None:
+    """Taken as a tensor takes them; a type that does not match the input is refused by name."""
+    conv = nn.Conv2d(2, 3, 3)
+    x = np.random.default_rng(0).standard_normal((1, 5, 5, 2)).astype(np.float32)
+    values = conv.weight.data
+    expected = conv(x)
+    for given in (
+        values.copy(),
+        values.astype(">f4"),
+        np.asfortranarray(values),
+        pickle.loads(pickle.dumps(values)),
+    ):
+        conv.weight.data = given
+        assert np.array_equal(conv(x), expected)
+    conv.weight.data = values.astype(np.float16)
+    assert conv.weight.data.dtype == np.float32
+    conv.weight.data = values.astype(np.float64)
+    assert conv.weight.dtype == np.float64
+    with pytest.raises(DTypeError, match="conv2d: weight is float64, x is float32"):
+        conv(x)
+    conv.bias.data = conv.bias.data.astype(np.float64)
+    np.testing.assert_allclose(conv(x.astype(np.float64)), expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(DTypeError, match="only floating-point"):
+        conv.weight.data = values.astype(np.int64)
+    with pytest.raises(ValueError, match="has shape"):
+        conv.weight.data = [1.0, 2.0]
+
+
+def test_parameters_of_given_values() -> None:
+    """Initialisation leaves them as they are."""
+    values = np.arange(3, dtype=np.float32) + 1
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(values)
+            self.shift = nn.Parameter(cf.Tensor(-values))
+            self.dense = nn.Linear(3, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.dense(x * self.scale + self.shift)
+
+    model = Scaled()
+    first = model.dense.weight.data
+    model.initialize(5)
+    assert np.array_equal(model.scale.data, values)
+    assert np.array_equal(model.shift.data, -values)
+    assert not np.array_equal(model.dense.weight.data, first)
+    assert list(model.state_dict()) == ["scale", "shift", "dense.weight", "dense.bias"]
+    with pytest.raises(DTypeError, match="only floating-point"):
+        nn.Parameter(np.arange(3))

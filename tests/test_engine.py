@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable
@@ -185,6 +186,11 @@ def test_what_is_no_input_shape(shape: Any, tmp_path: Path) -> None:
         with pytest.raises(cf.errors.ShapeError, match="input shape"):
             call()
     assert not list(tmp_path.iterdir())
+
+
+def test_engines_are_not_pickled() -> None:
+    with pytest.raises(TypeError, match="see save and load_engine"):
+        pickle.dumps(cf.compile(cf.models.lenet5()))
 
 
 def test_forms_of_input_shapes() -> None:

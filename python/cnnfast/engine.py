@@ -254,6 +254,9 @@ class Engine:
             raise ValueError(f"{self._title}.save: nothing is compiled yet; call prepare first")
         save(path, self.name, programs, self._options)
 
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{self._title}: an engine cannot be copied or pickled; see save and load_engine")
+
     def __repr__(self) -> str:
         kind = "" if self.device != "cuda" else f", dtype={self.dtype}"
         shapes = ", ".join(_show(s) for s in self._made) or "none yet"

@@ -170,10 +170,26 @@ class Tensor(Arithmetic):
         return self._data
 
     @data.setter
-    def data(self, array: Array) -> None:
+    def data(self, array: Any) -> None:
+        self._replace(array)
+
+    def _replace(self, data: Any) -> None:
+        """Other values, as :class:`Tensor` takes them, in place of those that are here."""
+        array = data if type(data) is np.ndarray and data.dtype is _F32 else _plain(data)
         if array.shape != self.shape:
             raise ValueError(f"the data of this tensor has shape {self.shape}, got {array.shape}")
-        self._data = array
+        if self.requires_grad and array.dtype.kind != "f":
+            raise DTypeError(f"Tensor: data is {array.dtype}; only floating-point tensors can have gradients")
+        self._data, self.dtype = array, array.dtype
+
+    def __setstate__(self, state: tuple[dict[str, Any] | None, dict[str, Any]]) -> None:
+        """What ``copy`` and ``pickle`` fill a new tensor with, whose equal types they make many objects."""
+        for name, value in {**(state[0] or {}), **state[1]}.items():
+            setattr(self, name, value)
+        if isinstance(self.dtype, np.dtype):
+            self.dtype = np.dtype(self.dtype.char)
+        if isinstance(self._data, np.ndarray):
+            self._data = _plain(self._data)
 
     @property
     def is_symbol(self) -> bool:
@@ -291,14 +307,18 @@ class Tensor(Arithmetic):
         return ops.take(self, index)
 
 
+GIVEN = "given"  # the initialisation of parameters whose first values were given
+
+
 class Parameter(Tensor):
     """A tensor that a module owns and training changes; filled when it is first looked at.
 
     Parameters
     ----------
-    shape : tuple of int
+    shape : tuple of int, ndarray or Tensor
+        Its shape, or the values to begin with, which are floating-point numbers.
     init : str
-        Name of an initialisation in :mod:`cnnfast.nn.init`.
+        Name of an initialisation in :mod:`cnnfast.nn.init`, for a shape.
     fan : (int, int), optional
         Inputs and outputs that a value is connected to, which the scaled initialisations need.
     """
@@ -306,13 +326,16 @@ class Parameter(Tensor):
     __slots__ = ("fan", "init", "seed")
     _made = 0
 
-    def __init__(self, shape: tuple[int, ...], init: str = "zeros", fan: tuple[int, int] = (1, 1)) -> None:
+    def __init__(self, shape: Any, init: str = "zeros", fan: tuple[int, int] = (1, 1)) -> None:
         self._data, self.grad, self.value, self.step, self._hooks = None, None, None, None, None
         self.requires_grad = True
-        self.shape, self.dtype = tuple(shape), np.dtype(np.float32)
-        self.init, self.fan = init, fan
+        given = isinstance(shape, (np.ndarray, Tensor))
+        self.shape, self.dtype = tuple(shape.shape if given else shape), np.dtype(np.float32)
+        self.init, self.fan = GIVEN if given else init, fan
         Parameter._made += 1
         self.seed: tuple[int, str] = (0, f"parameter {Parameter._made}")
+        if given:
+            self._replace(shape)
 
     @property
     def data(self) -> Array:
@@ -323,10 +346,8 @@ class Parameter(Tensor):
         return self._data
 
     @data.setter
-    def data(self, array: Array) -> None:
-        if array.shape != self.shape:
-            raise ValueError(f"this parameter has shape {self.shape}, got {array.shape}")
-        self._data = array
+    def data(self, array: Any) -> None:
+        self._replace(array)
 
     @property
     def is_symbol(self) -> bool:

@@ -12,7 +12,7 @@ from ..cuda import DeviceArray
 from ..errors import BackendError, WeightsError
 from ..graph.trace import scope, tracing
 from ..ops.registry import integer
-from ..tensor import Hook, Parameter, Tensor, no_grad
+from ..tensor import GIVEN, Hook, Parameter, Tensor, no_grad
 
 Array = np.ndarray
 
@@ -244,7 +244,7 @@ class Module:
         return self
 
     def initialize(self, seed: int = 0) -> Module:
-        """Give every parameter its initial value, drawn when it is first looked at.
+        """Give every parameter that was made of a shape its initial value, drawn when it is first looked at.
 
         Each depends on the seed, a whole number from 0, and the parameter's name alone.
         """
@@ -252,8 +252,9 @@ class Module:
         for path, module in self.named_modules():
             module.path = path
         for name, parameter in self.named_parameters():
-            parameter.seed = (seed, name)
-            parameter._data = None
+            if parameter.init != GIVEN:
+                parameter.seed = (seed, name)
+                parameter._data = None
         return self
 
     # --- state ---------------------------------------------------------------------------------
