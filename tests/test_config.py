@@ -230,6 +230,8 @@ def test_out_of_memory_is_a_memory_error(backend: str) -> None:
 
 def test_requests_of_2_to_the_40_elements_and_more(backend: str) -> None:
     x, w = np.ones((1, 2, 2, 1), np.float32), np.ones((1, 1, 1, 1), np.float32)
+    with pytest.raises(MemoryError, match=r"resize: not enough memory for a result \(1,1048576,1048576,1\)"):
+        cf.ops.resize(x, (1 << 20, 1 << 20))
     for padding in (1 << 20, 1 << 26, 1 << 31, 1 << 40, 1 << 62):
         with pytest.raises((cf.errors.ShapeError, MemoryError)):
             cf.ops.conv2d(x, w, padding=padding)

@@ -188,6 +188,11 @@ def test_what_is_no_input_shape(shape: Any, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_that_no_memory_holds() -> None:
+    with pytest.raises(MemoryError, match=r"Engine\(Upsample\): not enough memory"):
+        cf.compile(nn.Upsample(1 << 20))(np.zeros((1, 1, 1, 1), np.float32))
+
+
 def test_engines_are_not_pickled() -> None:
     with pytest.raises(TypeError, match="see save and load_engine"):
         pickle.dumps(cf.compile(cf.models.lenet5()))

@@ -94,14 +94,17 @@ class Engine:
 
         Raises
         ------
-        ShapeError, DTypeError
+        ShapeError, DTypeError, MemoryError
         """
         quick = self._quick
-        if quick is not None:
-            result = quick(*inputs)
-            if result is not None:
-                return result
-        return self._run(self._arrays(inputs))
+        try:
+            if quick is not None:
+                result = quick(*inputs)
+                if result is not None:
+                    return result
+            return self._run(self._arrays(inputs))
+        except MemoryError as error:
+            raise MemoryError(f"{self._title}: not enough memory ({error})") from None
 
     def _run(self, arrays: list[Any]) -> Any:
         shapes = tuple([a.shape for a in arrays])

@@ -181,7 +181,10 @@ class Op:
         """Run on checked arrays: float32 on the backend in use, float64 on the reference."""
         if type(x) is Array and KINDS.isdisjoint(map(type, arrays)):
             if x.dtype == F32 and (_State.backend or current_backend()) == "cpu":
-                return self.native(spec, x, *arrays)
+                try:
+                    return self.native(spec, x, *arrays)
+                except MemoryError:
+                    raise self._out_of_memory(spec) from None
             return self.compute(spec, x, *arrays)
         return run(self, spec, (x, *arrays))
 
@@ -197,10 +200,16 @@ class Op:
                 if backend == "cuda":
                     return self._through_device(spec, x, *arrays)
             return self.reference(spec, x, *arrays)
+        except MemoryError:
+            raise self._out_of_memory(spec) from None
         except TypeError:  # neither takes arrays of the device; asked for here, it costs other calls nothing
             if DeviceArray in map(type, arrays):
                 return self._on_device(spec, x, *arrays)
             raise
+
+    def _out_of_memory(self, spec: Any) -> MemoryError:
+        out = getattr(spec, "out", None)
+        return MemoryError(f"{self.name}: not enough memory" + (f" for a result {_show(out)}" if out else ""))
 
     def on_device(self, spec: Any, *arrays: Any) -> Any:
         """Device arrays to device arrays.
