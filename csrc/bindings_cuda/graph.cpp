@@ -8,7 +8,10 @@ namespace {
 class Graph {
  public:
   ~Graph() {
-    if (exec_) cudaGraphExecDestroy(exec_);
+    if (!exec_) return;
+    // What its launches read may be given back next, and knows nothing of their stream.
+    cudaStreamSynchronize(stream_->handle());
+    cudaGraphExecDestroy(exec_);
   }
   void begin() {
     stream_ = current_stream();
