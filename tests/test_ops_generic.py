@@ -97,6 +97,60 @@ def test_unary_whole_numbers_and_bools():
         ops.clip(x, math.nan)
 
 
+def test_clip_bounds_beyond_the_type():
+    x = np.array([0, 3, 255], np.uint8)
+    inf = math.inf
+    for low, high, expected in (
+        (-1, 256, [0, 3, 255]),
+        (-inf, 2.5, [0, 2, 2]),
+        (2, inf, [2, 3, 255]),
+        (300, inf, [255, 255, 255]),
+        (-inf, -5, [0, 0, 0]),
+        (-inf, -inf, [0, 0, 0]),
+        (inf, inf, [255, 255, 255]),
+    ):
+        y = ops.clip(x, low, high)
+        assert y.dtype == np.uint8
+        assert y.tolist() == expected
+    most = np.array([(1 << 64) - 1], np.uint64)
+    assert ops.clip(most, 0).tolist() == most.tolist()
+
+
+X = np.zeros((2, 3), F32)
+RAGGED = [[1.0], [1.0, 2.0]]
+ODD: dict[str, tuple[Callable[[], Any], str]] = {
+    "ragged array": (lambda: ops.abs(RAGGED), "abs: x is not a rectangular array"),
+    "ragged operand": (lambda: ops.sub(X, RAGGED), "sub: y is not a rectangular array"),
+    "ragged view": (lambda: ops.reshape(RAGGED, -1), "reshape: x is not a rectangular array"),
+    "ragged indices": (lambda: ops.gather(X, [[0], [0, 1]]), "gather: indices is not a rectangular array"),
+    "ragged labels": (
+        lambda: ops.softmax_cross_entropy(X, [[0], [0, 1]]),
+        "softmax_cross_entropy: labels is not a rectangular array",
+    ),
+    "one axis": (lambda: ops.transpose(X, 1), "transpose: axes must be a list, got 1"),
+    "one part": (lambda: ops.split(X, 3), "split: sizes must be a list, got 3"),
+    "part below nothing": (lambda: ops.split(X, [-1, 4]), "split: a size must be at least 0, got -1"),
+    "array as index": (lambda: ops.take(X, np.array([0, 1])), "take: expected whole numbers and slices"),
+    "truth as index": (lambda: ops.take(X, True), "take: expected whole numbers and slices, got True"),
+    "step of nothing": (lambda: ops.take(X, slice(None, None, 0)), "take: expected whole numbers and slices"),
+    "list as activation": (lambda: ops.linear(X, X.T, activation=["relu"]), "linear: activation must be one"),
+    "no anchors": (lambda: ops.yolo_candidates([X], None, 1, 8), "yolo_candidates: anchors must be a list"),
+    "long value": (lambda: ops.softmax(X, list(range(1000))), r"axis must be a whole number, got .{80}$"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_arguments(backend, name):
+    call, message = ODD[name]
+    with pytest.raises(ShapeError, match=message):
+        call()
+
+
+def test_cast_to_nonsense(backend):
+    with pytest.raises(DTypeError, match="cast: expected an element type, got"):
+        ops.cast(X, object())
+
+
 PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "sub": (ops.sub, np.subtract),
     "div": (ops.div, np.divide),

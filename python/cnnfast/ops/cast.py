@@ -11,7 +11,7 @@ from .. import cuda
 from ..errors import DTypeError
 from ..tensor import Tensor
 from .operands import values
-from .registry import Array, Cost, Op, Vjp, cached, elements
+from .registry import Array, Cost, Op, Vjp, cached, elements, shown
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,13 @@ CAST = Op(
 )
 
 
+def _name(dtype: Any) -> str:
+    try:
+        return str(np.dtype(dtype).name)
+    except TypeError:
+        raise DTypeError(f"cast: expected an element type, got {shown(dtype)}") from None
+
+
 def cast(x: Any, dtype: Any) -> Any:
     """The values of x as another element type: bool, whole numbers up to 64 bits, float32 or float64.
 
@@ -71,7 +78,7 @@ def cast(x: Any, dtype: Any) -> Any:
     """
     x = values("cast", "x", x, "fiub")
     on_device = isinstance(x._data if isinstance(x, Tensor) else x, cuda.DeviceArray)
-    name = cuda.dtype_of(dtype).name if on_device else np.dtype(dtype).name
+    name = cuda.dtype_of(dtype).name if on_device else _name(dtype)
     if name in _SHORT and not on_device:
         raise DTypeError(f"cast: expected an array on a device to become {name}, got one in host memory")
     return CAST(infer_cast(x.shape, name), x)

@@ -215,7 +215,7 @@ def infer_bias_grad(g: tuple[int, ...]) -> tuple[int, ...]:
 def reference_bias_grad(shape: tuple[int, ...], g: Array) -> Array:
     """db[c] = sum over all other axes of g[..., c], in float64."""
     with np.errstate(invalid="ignore", over="ignore"):
-        return g.reshape(-1, shape[-1]).sum(axis=0, dtype=np.float64).astype(g.dtype)
+        return g.reshape(math.prod(shape[:-1]), shape[-1]).sum(axis=0, dtype=np.float64).astype(g.dtype)
 
 
 def _cost_bias_grad(shape: tuple[int, ...]) -> Cost:

@@ -13,7 +13,20 @@ from ..errors import DTypeError, GradientError
 from ..tensor import Tensor
 from .activations import apply_activation
 from .arithmetic import mul
-from .registry import NO_GRADIENT, Array, Cost, Op, Vjp, array, cached, fail, integer, native, number
+from .registry import (
+    NO_GRADIENT,
+    Array,
+    Cost,
+    Op,
+    Vjp,
+    array,
+    as_array,
+    cached,
+    fail,
+    integer,
+    native,
+    number,
+)
 from .softmax import log_softmax
 
 
@@ -110,7 +123,7 @@ SOFTMAX_CROSS_ENTROPY = Op(
 def _labels(op: str, labels: Any) -> Array:
     """Whole numbers as a C-contiguous int64 array in host memory."""
     a = labels.data if isinstance(labels, Tensor) else labels
-    a = a.numpy() if isinstance(a, cuda.DeviceArray) else np.asarray(a)
+    a = a.numpy() if isinstance(a, cuda.DeviceArray) else as_array(op, "labels", a)
     if a.dtype.kind not in "iu":
         raise DTypeError(f"{op}: labels are {a.dtype}; expected whole numbers")
     return np.require(a, np.int64, ["C", "A"]).view(np.ndarray)

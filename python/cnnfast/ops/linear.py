@@ -355,7 +355,8 @@ def linear(x: Any, w: Any, b: Any = None, *, activation: str | None = None) -> A
     x = array("linear", "x", x)
     w, packed = unpack("linear", w, x, ())
     b = optional("linear", "bias", b, x)
-    return LINEAR(infer_linear.quick(x.shape, w.shape, shape_of(b), activation), x, w, packed, b)
+    infer = infer_linear.quick if activation is None or type(activation) is str else infer_linear
+    return LINEAR(infer(x.shape, w.shape, shape_of(b), activation), x, w, packed, b)
 
 
 def gram_matrix(x: Any) -> Array:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import cuda
-from ..errors import DTypeError, ShapeError
+from ..errors import DTypeError
 from ..tensor import Tensor
 from .boxes import _overlap
 from .cast import cast, cuda_cast
@@ -22,6 +22,7 @@ from .registry import (
     Cost,
     Op,
     array,
+    as_array,
     choice,
     fail,
     native,
@@ -396,10 +397,7 @@ def _whole_numbers(classes: Any, on_device: bool) -> Any:
     if isinstance(classes, cuda.DeviceArray):
         classes = cuda_cast(classes, np.int64)
     elif not isinstance(classes, Tensor):
-        try:
-            classes = np.asarray(classes)
-        except ValueError as error:
-            raise ShapeError(f"batched_nms: classes is not a rectangular array: {error}") from None
+        classes = as_array("batched_nms", "classes", classes)
     if classes.dtype.kind not in "iu" and classes.size:
         raise DTypeError(f"batched_nms: classes is {classes.dtype}; expected an integer type")
     # Unsigned numbers past 2^63 wrap round, which keeps different classes different.

@@ -11,7 +11,7 @@ from ..config import current_backend
 from ..errors import DTypeError
 from ..tensor import Tensor
 from .arithmetic import scalar
-from .registry import Array, array, fail
+from .registry import Array, array, as_array, fail
 
 
 def values(op: str, name: str, value: Any, kinds: str = "fiu", like: Any = None) -> Any:
@@ -20,7 +20,7 @@ def values(op: str, name: str, value: Any, kinds: str = "fiu", like: Any = None)
         a: Any = value
     else:
         current_backend()  # the device is checked before the element type
-        a = value if isinstance(value, cuda.DeviceArray) else np.asarray(value)
+        a = value if isinstance(value, cuda.DeviceArray) else as_array(op, name, value)
         if a.dtype.kind == "f":
             a = array(op, name, value)
         elif a.dtype.kind in kinds and isinstance(a, np.ndarray):

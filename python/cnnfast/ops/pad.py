@@ -23,6 +23,7 @@ from .registry import (
     native,
     pair,
     rank,
+    shown,
 )
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -214,7 +215,7 @@ def pad2d(x: Any, padding: Any, *, mode: str = "zeros", value: float = 0.0) -> A
     try:
         constant = float(value) + 0.0  # -0.0 is 0.0, as it is to the cache of specifications
     except (TypeError, ValueError, OverflowError):
-        fail("pad2d", f"value must be a number, got {value!r}")
+        fail("pad2d", f"value must be a number, got {shown(value)}")
     s = infer_pad2d(x.shape, padding, mode, constant)
     if constant != 0 and mode != "zeros":
         fail("pad2d", f"value is only for mode 'zeros', got {value!r} with mode {mode!r}")

@@ -20,6 +20,7 @@ from .registry import (
     Lower,
     Op,
     Vjp,
+    as_array,
     cached,
     choice,
     elements,
@@ -156,7 +157,7 @@ def expand(x: Any, shape: Any) -> Any:
     ------
     ShapeError
     """
-    x = any_array(x)
+    x = any_array("expand", x)
     return EXPAND(infer_expand(x.shape, hashable(shape)), x)
 
 
@@ -167,7 +168,7 @@ def tile(x: Any, repeats: Any) -> Any:
     ------
     ShapeError
     """
-    x = any_array(x)
+    x = any_array("tile", x)
     return TILE(infer_tile(x.shape, hashable(repeats)), x)
 
 
@@ -293,10 +294,11 @@ def gather(x: Any, indices: Any, axis: int = 0) -> Any:
     ------
     ShapeError, DTypeError
     """
-    x = any_array(x)
+    x = any_array("gather", x)
     if not isinstance(indices, (Tensor, cuda.DeviceArray)):
         on_device = isinstance(x._data if isinstance(x, Tensor) else x, cuda.DeviceArray)
-        indices = cuda.asarray(np.asarray(indices)) if on_device else np.asarray(indices)
+        indices = as_array("gather", "indices", indices)
+        indices = cuda.asarray(indices) if on_device else indices
     if indices.dtype.kind not in "iu":
         raise DTypeError(f"gather: indices are {indices.dtype}; expected whole numbers")
     return GATHER(infer_gather(x.shape, indices.shape, axis, x.dtype.name), x, indices)
@@ -324,7 +326,7 @@ def depth_to_space(x: Any, block: int, *, order: str = "block") -> Any:
     convolutional neural network", 2016.
     """
     op = "depth_to_space"
-    x = any_array(x)
+    x = any_array("depth_to_space", x)
     rank(op, "x", x.shape, "N,H,W,C")
     block = integer(op, "block", block, 1)
     choice(op, "order", order, ("block", "channel"))
@@ -349,7 +351,7 @@ def space_to_depth(x: Any, block: int) -> Any:
     ShapeError
     """
     op = "space_to_depth"
-    x = any_array(x)
+    x = any_array("space_to_depth", x)
     rank(op, "x", x.shape, "N,H,W,C")
     block = integer(op, "block", block, 1)
     n, h, w, c = x.shape

@@ -285,16 +285,21 @@ def _tensor(op: str, name: str, value: Tensor) -> Any:
     return value
 
 
+def as_array(op: str, name: str, value: Any) -> Array:
+    """An array of whatever type; rows of different lengths are a ShapeError."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"{op}: {name} is not a rectangular array: {error}") from None
+
+
 def _convert(op: str, name: str, value: Any) -> Any:
     if isinstance(value, DeviceArray):
         if value.dtype not in FLOATS:
             raise DTypeError(f"{op}: {name} is {value.dtype}; expected float32, bfloat16 or float16")
         return value
     current_backend()  # the device is checked before the element type
-    try:
-        a = np.asarray(value)
-    except ValueError as error:
-        raise ShapeError(f"{op}: {name} is not a rectangular array: {error}") from None
+    a = as_array(op, name, value)
     if a.dtype.kind != "f" or a.dtype.itemsize not in (4, 8):
         raise DTypeError(
             f"{op}: {name} is {a.dtype}; expected float32 (native) or float64 (reference): "
@@ -386,14 +391,28 @@ def _show(value: Any) -> str:
     return "(" + ",".join(map(str, value)) + ")" if isinstance(value, tuple) else str(value)
 
 
+def shown(value: Any) -> str:
+    """A value in a message, in one line that is not too long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def several(op: str, name: str, value: Any) -> tuple[Any, ...]:
+    """The items of a list or another sequence."""
+    try:
+        return tuple(value)
+    except TypeError:
+        fail(op, f"{name} must be a list, got {shown(value)}")
+
+
 def integer(op: str, name: str, value: Any, least: int, most: int = 1 << 62) -> int:
     """A whole number in ``least..most``; numpy integers count, booleans and floats do not."""
     if isinstance(value, (bool, np.bool_)):
-        fail(op, f"{name} must be a whole number, got {value!r}")
+        fail(op, f"{name} must be a whole number, got {shown(value)}")
     try:
         n = operator.index(value)
     except TypeError:
-        fail(op, f"{name} must be a whole number, got {value!r}")
+        fail(op, f"{name} must be a whole number, got {shown(value)}")
     if not least <= n <= most:
         fail(op, f"{name} must be at least {least}, got {n}" if n < least else f"{name} is too large: {n}")
     return n
@@ -403,7 +422,7 @@ def pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
     """One whole number for both axes, or one per axis (height, width)."""
     if isinstance(value, tuple):
         if len(value) != 2:
-            fail(op, f"{name} must be a whole number or a pair (height, width), got {value!r}")
+            fail(op, f"{name} must be a whole number or a pair (height, width), got {shown(value)}")
         return integer(op, name, value[0], least), integer(op, name, value[1], least)
     n = integer(op, name, value, least)
     return n, n
@@ -414,7 +433,7 @@ def number(op: str, name: str, value: Any) -> float:
     try:
         f = float(value)
     except (TypeError, ValueError):
-        fail(op, f"{name} must be a number, got {value!r}")
+        fail(op, f"{name} must be a number, got {shown(value)}")
     if f != f:
         fail(op, f"{name} must be a number, got NaN")
     return f
@@ -423,7 +442,7 @@ def number(op: str, name: str, value: Any) -> float:
 def choice(op: str, name: str, value: Any, choices: tuple[str, ...]) -> str:
     """One of a few names."""
     if not isinstance(value, str) or value not in choices:
-        fail(op, f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        fail(op, f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
     return value
 
 

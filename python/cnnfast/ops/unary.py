@@ -48,7 +48,9 @@ def _clip(x: Array, low: float, high: float) -> Array:
     if x.dtype.kind == "f":  # -Inf and Inf are no bounds; NaN stays NaN
         return np.minimum(np.maximum(x, x.dtype.type(low)), x.dtype.type(high))
     kind = np.iinfo(x.dtype)
-    least, most = max(math.ceil(max(low, -1e300)), kind.min), min(math.floor(min(high, 1e300)), kind.max)
+    # No int64 lies beyond 1e20, and infinities cannot be rounded.
+    least, most = math.ceil(min(max(low, -1e20), 1e20)), math.floor(min(max(high, -1e20), 1e20))
+    least, most = (min(max(bound, int(kind.min)), int(kind.max)) for bound in (least, most))
     return np.minimum(np.maximum(x, least), most)
 
 

@@ -19,6 +19,7 @@ from .registry import (
     Lower,
     Op,
     Vjp,
+    as_array,
     cached,
     elements,
     fail,
@@ -26,6 +27,8 @@ from .registry import (
     integer,
     is_plain,
     native,
+    several,
+    shown,
 )
 
 Index = tuple[tuple[int, int, int], ...]  # first, stop and step of every axis
@@ -54,9 +57,9 @@ class SliceSpec:
     dropped: tuple[int, ...]
 
 
-def any_array(value: Any) -> Any:
+def any_array(op: str, value: Any) -> Any:
     """A tensor or device array as it is, anything else as an array of whatever type."""
-    return value if isinstance(value, (Tensor, cuda.DeviceArray)) else np.asarray(value)
+    return value if isinstance(value, (Tensor, cuda.DeviceArray)) else as_array(op, "x", value)
 
 
 @cached
@@ -113,20 +116,22 @@ def _normal(x: tuple[int, ...], index: Any) -> tuple[Index, tuple[int, ...]]:
     """Bounds for every axis from whole numbers, slices and ``...``."""
     op = "take"
     items = list(index) if isinstance(index, tuple) else [index]
-    if Ellipsis in items:
-        at = items.index(Ellipsis)
+    at = next((i for i, item in enumerate(items) if item is Ellipsis), None)  # arrays have no single ==
+    if at is not None:
         items[at : at + 1] = [slice(None)] * (len(x) - len(items) + 1)
     if len(items) > len(x):
         fail(op, f"{len(items)} indices for {len(x)} axes", x=x)
     items += [slice(None)] * (len(x) - len(items))
     bounds, dropped = [], []
     for axis, (item, size) in enumerate(zip(items, x, strict=True)):
-        if isinstance(item, slice):
-            bounds.append(item.indices(size))
-            continue
         try:
+            if isinstance(item, slice):
+                bounds.append(item.indices(size))
+                continue
             i = operator.index(item)
-        except TypeError:
+        except (TypeError, ValueError):
+            fail(op, f"expected whole numbers and slices, got {shown(item)}", x=x)
+        if isinstance(item, (bool, np.bool_)):
             fail(op, f"expected whole numbers and slices, got {item!r}", x=x)
         if not -size <= i < size:
             fail(op, f"index {i} is outside axis {axis} of size {size}", x=x)
@@ -356,13 +361,13 @@ def reshape(x: Any, shape: Any) -> Any:
     ------
     ShapeError
     """
-    x = any_array(x)
+    x = any_array("reshape", x)
     return RESHAPE(infer_reshape(x.shape, hashable(shape)), x)
 
 
 def flatten(x: Any, start: int = 1) -> Any:
     """One axis in place of all from ``start`` on: (N, H, W, C) becomes (N, H W C)."""
-    x = any_array(x)
+    x = any_array("flatten", x)
     start = integer("flatten", "start", start, 0, len(x.shape))
     n = 1
     for size in x.shape[start:]:
@@ -372,20 +377,23 @@ def flatten(x: Any, start: int = 1) -> Any:
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
     """Axes in another order (reversed without one), C-contiguous."""
-    x = any_array(x)
-    return TRANSPOSE(infer_transpose(x.shape, None if axes is None else tuple(axes)), x)
+    x = any_array("transpose", x)
+    return TRANSPOSE(
+        infer_transpose(x.shape, None if axes is None else several("transpose", "axes", axes)), x
+    )
 
 
 def take(x: Any, index: Any) -> Any:
     """``x[index]`` for whole numbers, slices and ``...``, C-contiguous."""
-    x = any_array(x)
+    x = any_array("take", x)
     return SLICE(infer_slice(x.shape, *_normal(x.shape, index)), x)
 
 
 def split(x: Any, sizes: Sequence[int], axis: int = -1) -> list[Any]:
     """Parts of these sizes along an axis, one after the other; they must add up to all of it."""
-    x = any_array(x)
+    x = any_array("split", x)
     axis = integer("split", "axis", axis, -len(x.shape), len(x.shape) - 1) % len(x.shape)
+    sizes = [integer("split", "a size", n, 0) for n in several("split", "sizes", sizes)]
     if sum(sizes) != x.shape[axis]:
         fail("split", f"parts of {tuple(sizes)} do not add up to axis {axis}", x=x.shape)
     parts, at = [], 0

@@ -10,7 +10,21 @@ import numpy as np
 
 from .. import cuda
 from .activations import apply_activation
-from .registry import F64, NO_GRADIENT, Array, Cost, Op, array, fail, integer, native, number, rank
+from .registry import (
+    F64,
+    NO_GRADIENT,
+    Array,
+    Cost,
+    Op,
+    array,
+    fail,
+    integer,
+    native,
+    number,
+    rank,
+    several,
+    shown,
+)
 from .softmax import softmax
 
 Pair = tuple[float, float]
@@ -56,7 +70,7 @@ def _pair(op: str, name: str, value: Any) -> Pair:
     try:
         first, second = value if isinstance(value, (tuple, list)) else (value, value)
     except ValueError:
-        fail(op, f"{name} must be two numbers, got {value!r}")
+        fail(op, f"{name} must be two numbers, got {shown(value)}")
     return number(op, name, first), number(op, name, second)
 
 
@@ -74,12 +88,13 @@ def infer_yolo_candidates(
     """Validate a decoding; see :func:`yolo_candidates`."""
     op = "yolo_candidates"
     classes = integer(op, "classes", classes, 1)
+    anchors = several(op, "anchors", anchors)
     if len(anchors) != len(outputs) or not outputs:
         fail(op, f"expected anchors for each of {len(outputs)} outputs, got {len(anchors)}")
     grids = []
     for i, (shape, own) in enumerate(zip(outputs, anchors, strict=True)):
         rank(op, f"output {i}", shape, "H,W,C")
-        pairs = tuple([_pair(op, "an anchor", anchor) for anchor in own])
+        pairs = tuple([_pair(op, "an anchor", anchor) for anchor in several(op, "anchors of an output", own)])
         if shape[2] != len(pairs) * (5 + classes):
             fail(op, f"expected {len(pairs) * (5 + classes)} channels", **{f"output_{i}": shape})
         grids.append(YoloGrid(shape[0], shape[1], pairs))
