@@ -81,14 +81,20 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
   constexpr int L = sizeof(V) / sizeof(float);
   const cnnfast::GemmBlock& g = *t->g;
   V acc[M][NV];
-  float* c[M];
-  CNNFAST_UNROLL
-  for (int m = 0; m < M; ++m) c[m] = t->column + (Even ? t->out[0] + (t->first + m) * g.out_step : t->out[m]);
+  // Result row m. Each address by itself: worked out in a vector, they would wait for the sums of the tile
+  // before.
+  auto result = [&](int m) __attribute__((always_inline)) {
+    float* row = Even ? t->out[0] + (t->first + m) * g.out_step : t->out[m];
+    asm("" : "+r"(row));
+    return row + t->column;
+  };
   // The result is not in the cache yet: fetch it while the sums run.
   if (!g.past_cache) {
     CNNFAST_UNROLL
-    for (int m = 0; m < M; ++m)
-      for (int v = 0; v < NV * L; v += 16) __builtin_prefetch(c[m] + v, 1);
+    for (int m = 0; m < M; ++m) {
+      const float* row = result(m);
+      for (int v = 0; v < NV * L; v += 16) __builtin_prefetch(row + v, 1);
+    }
   }
   CNNFAST_UNROLL
   for (int m = 0; m < M; ++m) CNNFAST_UNROLL
@@ -139,6 +145,11 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
     }
   }
 
+  // The rows' addresses once more: kept during the sums, they would take registers from these.
+  asm("" ::: "memory");
+  float* c[M];
+  CNNFAST_UNROLL
+  for (int m = 0; m < M; ++m) c[m] = result(m);
   // Each stage asks its question once for the whole tile.
   const int act = g.last ? g.activation : 0;
   const int tail = t->tail;
