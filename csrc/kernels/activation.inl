@@ -20,8 +20,9 @@ CNNFAST_INLINE DecayParts decay_parts(vf x) {
   constexpr int kBits = VL == 16 ? 4 : 3;  // of n for the fraction
   const vf magic = splat(12582912.0f / VL);
   const vf shifted = fma(x, splat(1.442695041f), magic), whole = shifted - magic;
-  vf r = fma(whole, splat(-0.693359375f), x);
-  r = fma(whole, splat(2.12194440e-4f), r);
+  // The float nearest to log 2 is too large by 1.9e-9: by .25e-6 of exp(-x) at x = -90. p begins a unit above
+  // 1, which halves that.
+  const vf r = fma(whole, splat(-0.693147181f), x);
   // The lowest bits of n look up its fraction. All of n is then added to the exponent; the table is less by
   // what the fraction adds.
   const vi n = bits_of(shifted);
@@ -39,7 +40,7 @@ CNNFAST_INLINE DecayParts decay_parts(vf x) {
       _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(powers), reinterpret_cast<__m256i>(n)));
   vf p = fma(splat(-0.16666863f * kLift), r, splat(0.50006447f * kLift));
 #endif
-  p = fma(fma(p, r, splat(-kLift)), r, splat(kLift));
+  p = fma(fma(p, r, splat(-kLift)), r, splat(1.00000012f * kLift));
   const vu power = reinterpret_cast<vu>(fraction) + (reinterpret_cast<vu>(n) << (23 - kBits));
   return {p, reinterpret_cast<vf>(power)};
 #else
