@@ -12,8 +12,9 @@ namespace {
 // Values summed in one go; bounds both the rounding error of a long sum and the panel in cache. A kernel of
 // 3x3 is one sum for 64 channels, three for 256.
 constexpr int64_t kChunk = kLineLength;
-// Rows of one block: their slice of A stays in the second-level cache while all panels pass.
-constexpr int64_t kBlockRows = 96;
+// Rows of one block: their slice of A stays in the second-level cache while all panels pass. Short sums take
+// more, until their slice has so many values: each block costs as much as some tiles of theirs.
+constexpr int64_t kBlockRows = 96, kMostBlockRows = 384, kBlockFloats = 12288;
 
 // Pointers of one block: kernels of very many taps take fewer rows at once.
 constexpr int64_t kBlockPointers = 1 << 20;
@@ -132,10 +133,11 @@ struct Split {
 
 // Enough blocks that the threads end together, and as many for each, but none so small that B is read for
 // few rows.
-Split split_of(int64_t rows, int64_t taps, int64_t units, bool plain, int threads) {
+Split split_of(int64_t rows, int64_t taps, int64_t depth, int64_t units, bool plain, int threads) {
   const KernelTable& k = kernels();
-  const int64_t least =
-      ceil_div(rows, std::min(kBlockRows, std::max<int64_t>(1, kBlockPointers / (taps + 2))));
+  const int64_t together =
+      std::min(kMostBlockRows, std::max(kBlockRows, kBlockFloats / std::max<int64_t>(1, depth)));
+  const int64_t least = ceil_div(rows, std::min(together, std::max<int64_t>(1, kBlockPointers / (taps + 2))));
   if (threads == 1) return {least, 1, false};
   if (plain && rows <= k.gemm.sweep_rows) return {1, std::min<int64_t>(units, threads), false};  // long runs
   const int64_t enough = 4 * threads;
@@ -229,7 +231,7 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
     total += gemms[i].rows * b.groups * b.columns;
   }
   if (rows == 0 || units == 0) return;
-  const Split split = split_of(rows, taps, units, b.row_stride != 0, threads);
+  const Split split = split_of(rows, taps, b.depth, units, b.row_stride != 0, threads);
   parallel_for(split.rows * split.units, threads, [&](int64_t task) {
     const int64_t row_block = split.units_first ? task % split.rows : task / split.units;
     const int64_t unit_block = split.units_first ? task / split.rows : task % split.units;
