@@ -188,6 +188,33 @@ def test_what_is_no_input_shape(shape: Any, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_many_threads_compile_one_module(rng: np.random.Generator) -> None:
+    """Each trace puts it into evaluation mode and back; none sees the other's."""
+    model = randomize(cf.models.create_model("cifar_resnet20"), rng).train()
+    x = rng.standard_normal((1, 32, 32, 3)).astype(np.float32)
+    expected = cf.compile(model)(x)
+    start, results, interval = threading.Barrier(6), [], sys.getswitchinterval()
+
+    def work() -> None:
+        start.wait()
+        for _ in range(5):
+            results.append(cf.compile(model)(x))
+
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(results) == 30
+    for y in results:
+        same_bits(y, expected)
+    assert all(m.training for m in model.modules())
+
+
 def test_a_run_that_no_memory_holds() -> None:
     with pytest.raises(MemoryError, match=r"Engine\(Upsample\): not enough memory"):
         cf.compile(nn.Upsample(1 << 20))(np.zeros((1, 1, 1, 1), np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,21 @@ class _Recording(threading.local):
 
 
 _recording = _Recording()
+
+
+class _Turns:
+    """Traces take turns: each puts its module into evaluation mode for as long as it lasts."""
+
+    lock = threading.RLock()
+
+    @classmethod
+    def renew(cls) -> None:
+        """In a child process, where the thread that held the lock may be missing."""
+        cls.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Turns.renew)
 
 
 class _Trace:
@@ -141,23 +157,30 @@ def trace(module: Module, *input_shapes: tuple[int, ...], dtype: np.dtype = F32)
         names[id(tensor)] = name
     inputs = [Value(shape_of("trace", shape), np.dtype(dtype), "input", f"input{i or ''}")
               for i, shape in enumerate(input_shapes)]  # fmt: skip
-    before, trace = _recording.current, _Trace(names)
+    trace = _Trace(names)
+    with _Turns.lock:
+        results = _run(module, inputs, trace)
+    outputs: list[Value] = []
+    structure = _flat(results, outputs, trace)
+    graph = Graph(trace.nodes, inputs, outputs, type(module).__name__, {"structure": structure})
+    graph.check()
+    return graph
+
+
+def _run(module: Module, inputs: list[Value], trace: _Trace) -> Any:
+    """The forward pass on symbols, in evaluation mode."""
+    before = _recording.current
     modes = [(m, m.training) for m in module.modules()]
     for path, m in module.named_modules():
         m.training, m.path = False, path
     _recording.current = trace
     try:
         with no_grad():
-            results = module(*map(Tensor.symbol, inputs))
+            return module(*map(Tensor.symbol, inputs))
     finally:
         _recording.current = before
         for m, training in modes:
             m.training = training
-    outputs: list[Value] = []
-    structure = _flat(results, outputs, trace)
-    graph = Graph(trace.nodes, inputs, outputs, type(module).__name__, {"structure": structure})
-    graph.check()
-    return graph
 
 
 def _flat(results: Any, outputs: list[Value], trace: _Trace) -> Any:
