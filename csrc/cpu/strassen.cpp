@@ -118,7 +118,7 @@ void split_weights(const double* b, int levels, double* planes) {
 bool strassen_applies(const Conv2dSpec& s, int levels) {
   // Small products gain less than a further meeting of threads costs. Weights of two levels are three times
   // as large: that wants some rows.
-  constexpr double kLeastFlops = 4e7;
+  constexpr double kLeastFlops = 1.4e7;
   constexpr int64_t kTwoLevelRows = 96;
   if (levels > 1 && s.p * s.q < kTwoLevelRows) return false;
   if (s.kh != 1 || s.kw != 1 || s.groups != 1 || s.pt != 0 || s.pl != 0) return false;
