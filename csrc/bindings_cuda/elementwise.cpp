@@ -99,6 +99,11 @@ void bind_elementwise(py::module_& m) {
           for (const Buffer* buffer : {&g, &dx}) expect_bytes(*buffer, s.count, t, "binary_grad");
           binary_grad(t, static_cast<BinaryGrad>(op), s, in(g), in(a), in(b), out(dx), stream());
         });
+  m.def("fill", [](int type, float value, const Buffer& y, int64_t count) {
+    const auto t = static_cast<DType>(type);
+    expect_bytes(y, count, t, "fill");
+    fill(t, value, out(y), count, stream());
+  });
   m.def("cast", [](int from, const Buffer& x, int to, const Buffer& y, int64_t count) {
     const auto f = static_cast<DType>(from), t = static_cast<DType>(to);
     expect_bytes(x, count, f, "cast");

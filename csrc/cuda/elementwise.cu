@@ -86,6 +86,13 @@ void map(const void* x, void* y, int64_t count, F f, cudaStream_t stream) {
                    count, f);
 }
 
+template <class T>
+__global__ void __launch_bounds__(kThreads) fill_kernel(T value, T* y, int64_t count) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += step)
+    y[i] = value;
+}
+
 struct Same {
   __device__ float operator()(float x) const { return x; }
 };
@@ -360,6 +367,15 @@ void binary_grad(DType type, BinaryGrad op, const Broadcast& s, const void* g, c
     CNNFAST_LAUNCH((binary_grad_kernel<T>), blocks_for(s.count, kThreads), kThreads, 0, stream, op, s,
                    static_cast<const T*>(g), static_cast<const T*>(a), static_cast<const T*>(b),
                    static_cast<T*>(dx));
+  });
+}
+
+void fill(DType type, float value, void* y, int64_t count, cudaStream_t stream) {
+  if (count == 0) return;
+  dispatch_float(type, [&](auto element) {
+    using T = decltype(element);
+    CNNFAST_LAUNCH((fill_kernel<T>), blocks_for(count, kThreads), kThreads, 0, stream, from_float<T>(value),
+                   static_cast<T*>(y), count);
   });
 }
 

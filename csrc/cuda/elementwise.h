@@ -38,5 +38,7 @@ void binary_grad(DType type, BinaryGrad op, const Broadcast& s, const void* g, c
                  void* dx, cudaStream_t stream);
 // Elements of one floating-point type to another, rounded to nearest even.
 void cast(DType from, const void* x, DType to, void* y, int64_t count, cudaStream_t stream);
+// y[i] = value, rounded to the type.
+void fill(DType type, float value, void* y, int64_t count, cudaStream_t stream);
 
 }  // namespace cnnfast::cuda

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cnnfast as cf
-from cnnfast.cuda import DeviceArray, asarray, bfloat16, empty, zeros
+from cnnfast.cuda import DeviceArray, asarray, bfloat16, empty, full, zeros
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "int32", "uint8", "bool"])
@@ -91,3 +91,15 @@ def test_nothing_falls_back(device: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         cf.ops.topk(asarray(x), 1)
     with cf.use_backend("cuda"), pytest.raises(cf.errors.BackendError, match="topk: there is no CUDA kernel"):
         cf.ops.topk(x, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_full(device: Any, dtype: str) -> None:
+    for shape in ((), (3,), (2, 700), (0, 4)):
+        for value in (1 / 3, -0.0, float("inf"), float("nan"), 1e-30):
+            x = full(shape, value, dtype)
+            assert (x.shape, str(x.dtype)) == (shape, dtype)
+            exact = asarray(np.float32(value), dtype).numpy()
+            np.testing.assert_array_equal(x.numpy(), np.broadcast_to(exact, shape))
+    with pytest.raises(cf.errors.DTypeError, match="full: expected a floating-point type, got int64"):
+        full((2,), 1, "int64")

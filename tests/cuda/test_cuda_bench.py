@@ -47,3 +47,17 @@ def test_captured_work_gives_the_result(shim: Any, rng: np.random.Generator) -> 
     assert device_timing.relative_error(result.numpy(), np.maximum(-x, 0)) == 0
     times = device_timing.race({"a": (start, wait), "b": (start, wait)}, seconds=0.01)
     assert min(times.values()) > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_numbers_go_along_with_launches(shim: Any, rng: np.random.Generator, dtype: str) -> None:
+    """Nothing is copied from host memory for them, so that what takes numbers can be captured."""
+    x = cf.cuda.asarray(rng.standard_normal((2, 3)).astype(np.float32), dtype)
+
+    def call() -> Any:
+        return (x * 0.3 + 2) / (1 - x)
+
+    (start, wait), result = device_timing.captured(call)
+    start()
+    wait()
+    np.testing.assert_array_equal(result.numpy(), call().numpy())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .array import DeviceArray, asarray, bfloat16, buffer, dtype_of, empty, from_dlpack, zeros
+from .array import DeviceArray, asarray, bfloat16, buffer, dtype_of, empty, from_dlpack, full, zeros
 from .loading import module, why_unavailable
 from .precision import allow_tf32
 from .stream import Stream
@@ -26,6 +26,7 @@ __all__ = [
     "dtype_of",
     "empty",
     "from_dlpack",
+    "full",
     "is_available",
     "synchronize",
     "why_unavailable",

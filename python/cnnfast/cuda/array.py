@@ -23,6 +23,7 @@ __all__ = [
     "dtype_of",
     "empty",
     "from_dlpack",
+    "full",
     "zeros",
 ]
 
@@ -285,6 +286,22 @@ def zeros(shape: Sequence[int], dtype: Any = "float32") -> DeviceArray:
     """A device array of zeros; errors as for :func:`empty`."""
     new = empty(shape, dtype)
     new.buffer.fill(0)
+    return new
+
+
+def full(shape: Sequence[int], value: float, dtype: Any = "float32") -> DeviceArray:
+    """A device array of one number, rounded to a floating-point type; nothing is waited for.
+
+    Raises
+    ------
+    DTypeError
+        For other element types.
+    BackendError, CudaError
+    """
+    new = empty(shape, dtype)
+    if new.dtype not in FLOATS:
+        raise DTypeError(f"full: expected a floating-point type, got {new.dtype}")
+    module().fill(new.code, value, new.buffer, new.size)
     return new
 
 

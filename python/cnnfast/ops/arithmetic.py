@@ -30,6 +30,7 @@ from .registry import (
     elements,
     fail,
     native,
+    number_beside,
     reads_other,
     vector,
 )
@@ -218,7 +219,7 @@ def scalar(op: str, value: float, like: Any) -> Any:
     if abs(wide) >= _INFINITE:
         wide = math.copysign(math.inf, wide)
     number = np.array(wide, F32)
-    return number if like.dtype is F32 else cuda.asarray(number, like.dtype)
+    return number if like.dtype is F32 else number_beside(number, like.dtype)
 
 
 def add(x: Any, y: Any, *, activation: str | None = None) -> Array:

@@ -12,7 +12,7 @@ from .. import cuda
 from .arithmetic import broadcast_shape, unbroadcast
 from .binary import PairSpec, cost_pair, infer_pair
 from .operands import operands, values
-from .registry import NO_GRADIENT, Array, Cost, Op, Vjp, cached, elements
+from .registry import NO_GRADIENT, Array, Cost, Op, Vjp, cached, elements, number_beside
 from .unary import UnarySpec, cost_unary, infer_unary
 
 _BOOL = np.dtype(np.bool_)
@@ -164,7 +164,7 @@ WHERE = Op(
 def _beside(value: Any, other: Any) -> Any:
     """A host array without axes as a device array of the type of another one."""
     alone = isinstance(value, np.ndarray) and not value.ndim
-    return cuda.asarray(value, other.dtype) if alone else value
+    return number_beside(value, other.dtype) if alone else value
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import config
 from ..config import _State, current_backend
-from ..cuda.array import FLOATS, DeviceArray, asarray
+from ..cuda.array import FLOATS, DeviceArray, asarray, full
 from ..errors import BackendError, DTypeError, ShapeError
 from ..tensor import KINDS, Tensor, run
 
@@ -228,12 +228,22 @@ class Op:
         if any(isinstance(a, Array) and a.ndim for a in arrays):
             raise BackendError(f"{self.name}: expected all arrays on the device, got some in host memory")
         like = next(a.dtype for a in arrays if type(a) is DeviceArray)
-        return self.on_device(spec, *[asarray(a, like) if isinstance(a, Array) else a for a in arrays])
+        return self.on_device(spec, *[number_beside(a, like) for a in arrays])
 
     def _through_device(self, spec: Any, *arrays: Any) -> Any:
         """Host arrays to host arrays."""
         result = self.on_device(spec, *[asarray(a) if isinstance(a, Array) else a for a in arrays])
         return tuple([r.numpy() for r in result]) if isinstance(result, tuple) else result.numpy()
+
+
+def number_beside(value: Any, dtype: Any) -> Any:
+    """A host array without axes as a device array of that type; anything else as it is.
+
+    The number goes along with a launch: a copy from host memory would have the host wait for the device.
+    """
+    if not isinstance(value, Array):
+        return value
+    return full((), float(value), dtype) if dtype in FLOATS else asarray(value, dtype)
 
 
 def cost(name: str, *args: Any, **kwargs: Any) -> Cost:
