@@ -10,7 +10,8 @@ import pytest
 
 import cnnfast as cf
 from cnnfast.cuda import DeviceArray, asarray
-from cnnfast.ops.registry import OPERATORS
+from cnnfast.errors import CudaError
+from cnnfast.ops.registry import OPERATORS, Op
 from gradient_cases import CASES, Case, gradients, outputs
 
 # Not on a device, and why.
@@ -59,3 +60,33 @@ def test_float32(device: Any, case: Case) -> None:
 def test_short_types(device: Any, case: Case, dtype: str, unit: float) -> None:
     """Each operator on the way rounds what it gives by half a unit, and so each term of its sums."""
     _check(case, dtype, 8 * unit)
+
+
+def test_what_the_host_does_not_read_can_be_captured(shim: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward: operators that have the host wait say so (``read_on_host``)."""
+    run, waits = Op.on_device, set()
+
+    def captured(self: Op, spec: Any, *arrays: Any) -> Any:
+        result, graph = run(self, spec, *arrays), shim.Graph()
+        with monkeypatch.context() as plain:
+            plain.setattr(Op, "on_device", run)
+            graph.begin()
+            try:
+                run(self, spec, *arrays)
+                graph.end()
+            except CudaError:
+                graph.cancel()
+                waits.add(self.name)
+        return result
+
+    monkeypatch.setattr(Op, "on_device", captured)
+    before = shim.current_pool()
+    shim.set_current_pool(shim.Pool())
+    try:
+        for case in CALLS:
+            tensors = [cf.Tensor(asarray(a, "float32"), requires_grad=True) for a in case.inputs(np.float32)]
+            for y in outputs(case, *tensors):
+                y.backward(asarray(np.ones(y.shape, np.float32)), retain_graph=True)
+    finally:
+        shim.set_current_pool(before)
+    assert waits == {name for name, op in OPERATORS.items() if op.read_on_host}
