@@ -175,3 +175,34 @@ def test_tracing_and_compiling_know_no_training(backend: str) -> None:
     engine = cf.compile(model, (2, 4), device=backend)
     assert model.training
     np.testing.assert_allclose(engine(x), model.eval()(x), rtol=1e-6)
+
+
+# --- modules made of modules ------------------------------------------------------------------------
+
+
+def test_lists_and_mappings_of_modules() -> None:
+    """By arguments, as a list or a mapping, and by keywords: the names are the same."""
+    for made in (nn.ModuleList(nn.Linear(2, 3), nn.ReLU()), nn.ModuleList([nn.Linear(2, 3), nn.ReLU()])):
+        assert [type(m) for m in made] == [nn.Linear, nn.ReLU]
+        assert list(made.state_dict()) == ["0.weight", "0.bias"]
+    for named in (nn.ModuleDict(a=nn.Linear(2, 3)), nn.ModuleDict({"a": nn.Linear(2, 3)})):
+        assert list(named.state_dict()) == ["a.weight", "a.bias"]
+    assert len(nn.ModuleList()) == len(nn.ModuleList([])) == 0
+
+
+def test_what_is_no_module_or_parameter() -> None:
+    """Refused where it is given: it would be left out of state dicts, and of training, without a word."""
+    for wrong in (3, cf.ops.relu, [nn.ReLU()], nn.ReLU):
+        with pytest.raises(TypeError, match="Sequential: expected a Module as '0', got"):
+            nn.Sequential(wrong)  # type: ignore[arg-type]
+    layer = nn.Linear(2, 3)
+    values = np.ones((2, 3), np.float32)
+    for array in (values, cf.Tensor(values), values.tolist()):
+        with pytest.raises(
+            TypeError, match=r"Linear: expected a Parameter or None as 'weight', got .* weight\.data"
+        ):
+            layer.weight = array
+    layer.weight = nn.Parameter(values)
+    layer.bias = None
+    assert list(layer.state_dict()) == ["weight"]
+    assert np.array_equal(layer(values[:1, :2]), [[2, 2, 2]])

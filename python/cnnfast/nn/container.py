@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .. import ops
@@ -83,17 +83,22 @@ class Sequential(Module):
 
 
 class ModuleList(Sequential):
-    """Modules by number, called by whoever holds them."""
+    """Modules by number, called by whoever holds them; also of a list of them."""
+
+    def __init__(self, *modules: Module | Iterable[Module], **named: Module) -> None:
+        if len(modules) == 1 and not isinstance(modules[0], Module):
+            modules = tuple(modules[0])
+        super().__init__(*modules, **named)  # type: ignore[arg-type]
 
     def forward(self, x: Any) -> Any:
         raise NotImplementedError("a ModuleList only holds modules: call them one by one")
 
 
 class ModuleDict(Module):
-    """Modules by name, called by whoever holds them."""
+    """Modules by name, called by whoever holds them; also of a mapping of them."""
 
-    def __init__(self, **named: Module) -> None:
-        for name, module in named.items():
+    def __init__(self, modules: Mapping[str, Module] | None = None, /, **named: Module) -> None:
+        for name, module in {**(modules or {}), **named}.items():
             self.add_module(name, module)
 
     def __getitem__(self, name: str) -> Module:

@@ -53,6 +53,11 @@ class Module:
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._parameters and not (value is None or isinstance(value, Parameter)):
+            raise TypeError(
+                f"{type(self).__name__}: expected a Parameter or None as {name!r}, got "
+                f"{type(value).__name__}: other values go to {name}.data"
+            )
         for held in (self._parameters, self._modules):
             held.pop(name, None)
         if isinstance(value, Parameter):
@@ -80,6 +85,9 @@ class Module:
 
     def add_module(self, name: str, module: Module) -> None:
         """A child under any name, also one that is no identifier (``"0"``)."""
+        if not isinstance(module, Module):
+            kind = type(module).__name__
+            raise TypeError(f"{type(self).__name__}: expected a Module as {name!r}, got {kind}")
         self._modules[name] = module
 
     # --- calls ---------------------------------------------------------------------------------
