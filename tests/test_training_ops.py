@@ -177,6 +177,15 @@ def test_batch_norm_float64(rng: np.random.Generator) -> None:
             assert abs((sides[0] - sides[1]) / 2e-6 - da[index]) < 1e-7
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_batch_norm_without_channels(backend: str, dtype: Any) -> None:
+    x, none = np.zeros((2, 3, 0), dtype), np.zeros(0, dtype)
+    results = batch_norm_train(x, none, none)
+    gradients = batch_norm_train_grad(x, x, *results[1:], none, none)
+    for arrays in (results, gradients):
+        assert [a.shape for a in arrays] == [x.shape, (0,), (0,)]
+
+
 def test_batch_norm_errors() -> None:
     with pytest.raises(ShapeError, match="at least one value per channel"):
         batch_norm_train(np.zeros((0, 3)))

@@ -107,7 +107,7 @@ def reference_batch_norm_train(
     """y = act((x - mean) * scale / sqrt(var + eps) + shift); the statistics are taken in float64."""
     c = s.out[-1]
     with np.errstate(all="ignore"):
-        wide = x.reshape(-1, c).astype(np.float64)
+        wide = x.reshape(s.rows, c).astype(np.float64)
         mean = wide.mean(axis=0)
         var = np.square(wide - mean).mean(axis=0).astype(x.dtype)
         mean = mean.astype(x.dtype)
@@ -136,8 +136,8 @@ def reference_batch_norm_train_grad(
                 y += shift
             flat = (y <= 0) | (y >= 6) if s.activation == "relu6" else y <= 0
             g = np.where(flat, x.dtype.type(0), g)
-        wide = g.reshape(-1, c).astype(np.float64)
-        normal = (x.reshape(-1, c).astype(np.float64) - mean) / np.sqrt(var.astype(np.float64) + s.eps)
+        wide = g.reshape(s.rows, c).astype(np.float64)
+        normal = (x.reshape(s.rows, c).astype(np.float64) - mean) / np.sqrt(var.astype(np.float64) + s.eps)
         dscale, dshift = (wide * normal).sum(axis=0), wide.sum(axis=0)
         dx = _factor(s, var, scale) * (wide - dshift / s.rows - normal * (dscale / s.rows))
         return dx.reshape(s.out).astype(x.dtype), dscale.astype(x.dtype), dshift.astype(x.dtype)
