@@ -112,7 +112,7 @@ void conv2d_by_kernel_rows(const Conv2dSpec& s, const float* x, const MatrixView
   const int64_t width = ((s.q - 1) * s.sw + s.kw) * s.c, line = s.w * s.c, left = s.pl * s.c;
   const bool copied = left > 0 || width > line;
   const float* zero = zeros(static_cast<size_t>(width));
-  const LineGemm gemm{s.q, s.sw * s.c, s.ldy, s.kh, s.kw * s.c, b, y, s.n * s.p * s.q, epilogue};
+  const LineGemm gemm{s.q, s.sw * s.c, s.ldy, s.kh, s.kw * s.c, b, y, s.n * s.p * s.q, threads, epilogue};
   const int64_t height = std::max<int64_t>(1, std::min(kLines, s.n * s.p / (4 * threads)));
   const int64_t bands = (s.p + height - 1) / height;
   parallel_for(s.n * bands, threads, [&](int64_t task) {

@@ -22,8 +22,9 @@ constexpr int64_t kBlockPointers = 1 << 20;
 // Up to this many output rows plain weights are not worth packing for one call.
 constexpr int64_t kPlainRows = 96;
 
-// Results of so many values are written past the caches.
-constexpr int64_t kPastCache = int64_t{3} << 20;
+// Results of so many values are written past the caches; of twice as many where each thread sums fewer than
+// kPastDepth products for a value, as memory does not take them that fast.
+constexpr int64_t kPastCache = int64_t{3} << 20, kPastDepth = 8;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -35,9 +36,9 @@ int64_t even_chunk(int64_t taps, int64_t len) {
 }
 
 // What is the same for all blocks of a product with rows `out_step` floats apart. `total`: values of all
-// products that are written together.
+// products that are written together, by `threads`.
 GemmBlock block_of(const MatrixView& b, const Epilogue& epilogue, const float* out_base, int64_t out_step,
-                   int64_t total) {
+                   int64_t total, int threads) {
   const int64_t vl = kernels().vl;
   GemmBlock block{};
   block.b = b.data;
@@ -55,7 +56,8 @@ GemmBlock block_of(const MatrixView& b, const Epilogue& epilogue, const float* o
   block.slope = epilogue.slope;
   const bool whole_vectors = b.columns % vl == 0 && out_step % vl == 0 &&
                              reinterpret_cast<uintptr_t>(out_base) % (vl * sizeof(float)) == 0;
-  block.past_cache = total >= kPastCache && b.depth <= kChunk && whole_vectors && block.activation <= kRelu6;
+  const int64_t past = b.depth < kPastDepth * threads ? 2 * kPastCache : kPastCache;
+  block.past_cache = total >= past && b.depth <= kChunk && whole_vectors && block.activation <= kRelu6;
   return block;
 }
 
@@ -78,14 +80,14 @@ int64_t fill_plain(const void* context, int64_t first, int64_t count, const floa
 }
 
 void run_block(const IndirectGemm& gemm, int64_t first, int64_t count, int64_t unit_first, int64_t unit_last,
-               int64_t panels, int64_t total) {
+               int64_t panels, int64_t total, int threads) {
   const KernelTable& k = kernels();
   const size_t pointers = static_cast<size_t>(count * (gemm.taps + 2));  // rows, out, ends
   auto** rows = static_cast<const float**>(thread_scratch(Slot::kRows, pointers * sizeof(float*)));
   auto** out = const_cast<float**>(rows + count * gemm.taps);
   auto* ends = reinterpret_cast<int64_t*>(out + count);
 
-  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.out_step, total);
+  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.out_step, total, threads);
   block.segments = gemm.fill(gemm.context, first, count, rows, out, ends);
   block.zero = gemm.b.finite ? gemm.zero : nullptr;
   block.rows = rows;
@@ -241,14 +243,15 @@ void run_gemms(const IndirectGemm* gemms, int64_t count, int threads) {
       const int64_t last = (row_block + 1) * gemms[i].rows / split.rows;
       if (last > first)
         run_block(gemms[i], first, last - first, unit_block * units / split.units,
-                  (unit_block + 1) * units / split.units, panels, total);
+                  (unit_block + 1) * units / split.units, panels, total, threads);
     }
   });
 }
 
 void run_lines(const LineGemm& gemm, int64_t lines, const float* const* taps, float* out, int64_t line_step) {
   const KernelTable& k = kernels();
-  GemmBlock block = block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.out_step, gemm.rows * gemm.b.columns);
+  GemmBlock block =
+      block_of(gemm.b, gemm.epilogue, gemm.out_base, gemm.out_step, gemm.rows * gemm.b.columns, gemm.threads);
   block.ends = &gemm.m;
   block.segments = 1;
   block.row_stride = 1;

@@ -86,7 +86,8 @@ struct LineGemm {
   int64_t m, row_step, out_step, taps, len;
   MatrixView b;
   const float* out_base;
-  int64_t rows;  // of all lines
+  int64_t rows;  // of all lines, which so many threads take
+  int threads;
   Epilogue epilogue;
 };
 void run_lines(const LineGemm& gemm, int64_t lines, const float* const* taps, float* out, int64_t line_step);
