@@ -111,11 +111,19 @@ CNNFAST_INLINE vf activate(int kind, vf x, float slope) {
   }
 }
 
-// Four vectors at once: the operations on one wait for each other.
+// Four vectors at once: the operations on one wait for each other. Sixteen registers do not hold what four
+// need at the same time, there the processor has to look ahead.
 template <class F>
 CNNFAST_INLINE void change_four(float* a, float* b, float* c, float* d, F f) {
+#if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_NEON)
   const vf u = f(load(a)), v = f(load(b)), w = f(load(c)), x = f(load(d));
   store(a, u), store(b, v), store(c, w), store(d, x);
+#else
+  store(a, f(load(a)));
+  store(b, f(load(b)));
+  store(c, f(load(c)));
+  store(d, f(load(d)));
+#endif
 }
 
 template <class F>

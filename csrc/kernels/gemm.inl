@@ -2,7 +2,8 @@
 // come through pointers and are broadcast one value at a time, B is read a panel row at a time.
 // Accumulators: M * NV vectors, summed in the order of k, one chunk per call (the caller's chunks
 // bound the rounding error). Tiles (M x columns): AVX-512 and NEON 6x4, 8x3, 12x2, 12x1 vectors
-// (AVX-512: narrow widths by half vectors, 14x1, 12x2, 8x3, 5x5); 16-register levels 6x2, 8x1.
+// (AVX-512: narrow widths by half vectors, 14x1, 12x2, 8x3, 5x5); 16-register levels 6x2, 8x1
+// (AVX2: 14x1 of rows that lie evenly apart).
 #pragma once
 #include "kernels/gemm.h"
 #include "kernels/simd.h"
@@ -17,6 +18,9 @@ constexpr int kMaxVectors = 2;
 constexpr int kTileRows[kMaxVectors + 1] = {0, 8, 6};
 #endif
 constexpr int kMaxTileRows = 14;
+// Rows that lie evenly apart need few pointers, so that with AVX2 a vector of each of 14 rows fits.
+template <bool Even>
+constexpr int kSingleRows = Even && VL == 8 ? 14 : kTileRows[1];
 // A single row takes so many panels at once: one alone has too few sums to hide the latency of a step.
 constexpr int kRowPanels = kMaxVectors == 2 ? 4 : 2;
 
@@ -207,8 +211,6 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
     CNNFAST_UNROLL
     for (int m = 0; m < M; ++m) store_n(c[m] + (NV - 1) * L, acc[m][NV - 1], tail);
   }
-  // Dearer activations run over the finished tile, which is still in the first-level cache.
-  if (act > cnnfast::kRelu6) activate_rows(act, g.slope, c, M, (NV - 1) * L + tail);
 }
 
 typedef void (*TileFn)(const TileArgs*);
@@ -236,7 +238,7 @@ typedef void (*TileFn)(const TileArgs*);
 template <bool Even>
 static const TileFn kTiles[kMaxVectors + 1][kMaxTileRows + 1] = {
     {},
-    CNNFAST_TILE_ROW(vf, 1, kTileRows[1]),
+    CNNFAST_TILE_ROW(vf, 1, kSingleRows<Even>),
     CNNFAST_TILE_ROW(vf, 2, kTileRows[2]),
 #if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_NEON)
     CNNFAST_TILE_ROW(vf, 3, kTileRows[3]),
@@ -320,13 +322,27 @@ static void gemm_sweep(const cnnfast::GemmBlock* g, int64_t column, int64_t n) {
   }
 }
 
+// Dearer activations of result rows first .. last, which are still in the first-level cache: those of several
+// small tiles together, as a call costs as much as some of their vectors.
+constexpr int64_t kWaitingFloats = 384, kWaitingRows = 32;
+static __attribute__((noinline)) void gemm_activate(const cnnfast::GemmBlock* g, int64_t column,
+                                                    int64_t width, int64_t first, int64_t last) {
+  float* rows[kWaitingRows + kMaxTileRows];
+  for (int64_t m = first; m < last; ++m)
+    rows[m - first] = column + (g->row_step ? g->out[0] + m * g->out_step : g->out[m]);
+  activate_rows(g->activation, g->slope, rows, static_cast<int>(last - first), width);
+}
+
 // Runs all rows of a block against one panel of nv vectors.
 // `next`: from what is read of B to the same rows of the panel after this one, 0 if that is of another width.
 static void gemm_panel(TileArgs* t, int nv, int64_t next) {
   const cnnfast::GemmBlock* g = t->g;
   const bool even = g->row_step != 0;
   const TileFn* tiles = even ? kTiles<true>[nv] : kTiles<false>[nv];
-  int height = kTileRows[nv];
+  int height = nv > 1 ? kTileRows[nv] : even ? kSingleRows<true> : kSingleRows<false>;
+  const int64_t width = (nv - 1) * VL + t->tail;
+  const bool activates = g->last && g->activation > cnnfast::kRelu6;
+  int64_t active = 0;  // rows are finished up to here
 #if defined(CNNFAST_LEVEL_V4)
   const int halves = 2 * nv - (t->tail <= 8);
   if (halves < 6 && kHalfTileRows[halves]) {
@@ -352,6 +368,11 @@ static void gemm_panel(TileArgs* t, int nv, int64_t next) {
       line += kLineFloats;
       tiles[rows](t);
       begin += rows;
+      const int64_t waiting = begin - active;
+      if (activates && (waiting * width >= kWaitingFloats || waiting >= kWaitingRows || begin == g->m)) {
+        gemm_activate(g, t->column, width, active, begin);
+        active = begin;
+      }
     }
   }
   if (g->past_cache) finish_past_cache();
@@ -400,6 +421,8 @@ static void gemm_block(const cnnfast::GemmBlock* g) {
         t.out = g->out;
         t.panel = t.ldb * g->depth;
         gemm_tile<vf, 1, kRowPanels * kMaxVectors, false, kRowPanels>(&t);
+        if (g->last && g->activation > cnnfast::kRelu6)
+          gemm_activate(g, t.column, (end - v0 - 1) * VL + t.tail, 0, 1);
         p = several - 1;
         continue;
       }

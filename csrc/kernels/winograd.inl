@@ -415,9 +415,11 @@ struct OutputTile {
   int64_t row_stride, pixel_stride;
   const float* bias;
   int64_t residual_delta;
+  float least;  // of a result: 0 for ReLU, else -Inf
+  float slope;  // of results below 0, where they are leaky
 };
 
-template <int Tile, int Side, bool Relu, bool Residual, int Parity>
+template <int Tile, int Side, bool Leaky, bool Residual, int Parity>
 CNNFAST_INLINE void output_rows(const OutputTile& o, int64_t c, vf bias) {
   constexpr int kHalf = Tile / 2;
   vf t[kHalf][Side];
@@ -441,25 +443,27 @@ CNNFAST_INLINE void output_rows(const OutputTile& o, int64_t c, vf bias) {
     for (int j = 0; j < Tile; ++j) {
       vf v = out[j % 2][j / 2];
       if (Residual) v += load(y + o.residual_delta);
-      if (Relu) v = vmax(vf{}, v);
+      v = Leaky ? select(v < vf{}, v * o.slope, v) : vmax(splat(o.least), v);
       store(y, v);
       y += o.pixel_stride;
     }
   }
 }
 
-template <int Tile, int Side, bool Relu, bool Residual>
+template <int Tile, int Side, bool Leaky, bool Residual>
 static __attribute__((noinline)) void output_vectors(const OutputTile* o, int64_t columns) {
   for (int64_t c = 0; c < columns; c += VL) {
     const vf bias = o->bias ? load(o->bias + c) : vf{};
-    output_rows<Tile, Side, Relu, Residual, 0>(*o, c, bias);
-    output_rows<Tile, Side, Relu, Residual, 1>(*o, c, bias);
+    output_rows<Tile, Side, Leaky, Residual, 0>(*o, c, bias);
+    output_rows<Tile, Side, Leaky, Residual, 1>(*o, c, bias);
   }
 }
 
 template <int Tile, int Side>
 static void winograd_output_of(const cnnfast::WinogradOutput* g) {
-  const bool relu = g->activation == cnnfast::kRelu, plain = relu || g->activation == cnnfast::kNone;
+  const bool relu = g->activation == cnnfast::kRelu, leaky = g->activation == cnnfast::kLeakyRelu;
+  const bool quick = relu || g->activation == cnnfast::kNone || (leaky && !g->residual);
+  const float least = relu ? 0.0f : -__builtin_inff();
   const int64_t delta = g->residual
                             ? (reinterpret_cast<intptr_t>(g->residual) - reinterpret_cast<intptr_t>(g->y)) /
                                   static_cast<intptr_t>(sizeof(float))
@@ -470,21 +474,23 @@ static void winograd_output_of(const cnnfast::WinogradOutput* g) {
     const int64_t p = at.i * Tile, q = at.j * Tile;
     const int64_t rows = min_int(Tile, g->p - p), pixels = min_int(Tile, g->q - q);
     float* y = g->y + at.image * g->image_stride + p * g->row_stride + q * g->pixel_stride;
-    OutputTile o{g->m + t * g->m_row, g->m_plane, y, g->row_stride, g->pixel_stride, g->bias, delta};
+    OutputTile o{
+        g->m + t * g->m_row, g->m_plane, y, g->row_stride, g->pixel_stride, g->bias, delta, least, g->slope};
     int64_t c = 0;
-    if (plain && rows == Tile && pixels == Tile) {
+    if (quick && rows == Tile && pixels == Tile) {
       c = g->columns / VL * VL;
       if (g->residual)
-        relu ? output_vectors<Tile, Side, true, true>(&o, c) : output_vectors<Tile, Side, false, true>(&o, c);
+        output_vectors<Tile, Side, false, true>(&o, c);
       else
-        relu ? output_vectors<Tile, Side, true, false>(&o, c)
-             : output_vectors<Tile, Side, false, false>(&o, c);
+        leaky ? output_vectors<Tile, Side, true, false>(&o, c)
+              : output_vectors<Tile, Side, false, false>(&o, c);
     }
     // What reaches over the border, the last columns and the dearer activations go through a patch.
     o.y = patch;
     o.row_stride = Tile * VL;
     o.pixel_stride = VL;
     o.bias = bias;
+    o.least = -__builtin_inff();
     for (; c < g->columns; c += VL) {
       const int lanes = static_cast<int>(min_int(VL, g->columns - c));
       store(bias, g->bias ? load_n(g->bias + c, lanes) : vf{});
