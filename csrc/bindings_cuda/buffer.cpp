@@ -200,7 +200,7 @@ class HostMemory {
   Py_buffer view_{};
 };
 
-void copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, bool wait) {
+void transfer(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, bool wait) {
   const cudaStream_t s = stream();
   if (!wait) {  // under the GIL: nobody takes the memory to another stream before this is in its own
     CNNFAST_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, kind, s));
@@ -246,18 +246,18 @@ void bind_buffer(py::module_& m) {
            [](const Buffer& b, const py::buffer& array) {
              const HostMemory host(array, false);
              if (host.bytes() != b.bytes()) throw std::invalid_argument("upload: sizes differ");
-             copy(b.data(), host.data(), host.bytes(), cudaMemcpyHostToDevice, true);
+             transfer(b.data(), host.data(), host.bytes(), cudaMemcpyHostToDevice, true);
            })
       .def("download",
            [](const Buffer& b, const py::buffer& array) {
              const HostMemory host(array, true);
              if (host.bytes() != b.bytes()) throw std::invalid_argument("download: sizes differ");
-             copy(host.data(), b.data(), host.bytes(), cudaMemcpyDeviceToHost, true);
+             transfer(host.data(), b.data(), host.bytes(), cudaMemcpyDeviceToHost, true);
            })
       .def("copy_from",
            [](const Buffer& b, const Buffer& from) {
              if (from.bytes() != b.bytes()) throw std::invalid_argument("copy_from: sizes differ");
-             copy(b.data(), from.data(), b.bytes(), cudaMemcpyDeviceToDevice, false);
+             transfer(b.data(), from.data(), b.bytes(), cudaMemcpyDeviceToDevice, false);
            })
       .def("fill", [](const Buffer& b, int byte) {
         CNNFAST_CUDA_CHECK(cudaMemsetAsync(b.data(), byte, b.bytes(), stream()));

@@ -114,6 +114,12 @@ T* out(const std::optional<Buffer>& buffer) {
   return buffer ? static_cast<T*>(buffer->data()) : nullptr;
 }
 
+// Elements of an array of that shape.
+inline int64_t product(const std::vector<int64_t>& shape) {
+  int64_t n = 1;
+  for (const int64_t size : shape) n *= size;
+  return n;
+}
 // Raises ValueError where a buffer is smaller than what a launcher would touch.
 void expect_bytes(const Buffer& buffer, int64_t count, DType type, const char* what);
 

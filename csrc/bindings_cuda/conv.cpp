@@ -73,12 +73,6 @@ Stack make_stack(const std::vector<int64_t>& a, const std::vector<int64_t>& b, i
   return stack;
 }
 
-int64_t product(const std::vector<int64_t>& shape) {
-  int64_t n = 1;
-  for (const int64_t d : shape) n *= d;
-  return n;
-}
-
 }  // namespace
 
 void bind_conv(py::module_& m) {

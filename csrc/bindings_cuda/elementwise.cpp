@@ -45,12 +45,6 @@ Broadcast make_broadcast(const std::vector<int64_t>& a, const std::vector<int64_
   return s;
 }
 
-int64_t product(const std::vector<int64_t>& shape) {
-  int64_t n = 1;
-  for (const int64_t d : shape) n *= d;
-  return n;
-}
-
 }  // namespace
 
 void bind_elementwise(py::module_& m) {

@@ -5,16 +5,6 @@
 #include "bindings_cuda/buffer.h"
 
 namespace cnnfast::cuda::bindings {
-namespace {
-
-int64_t product(const Shape& shape) {
-  int64_t n = 1;
-  for (const int64_t size : shape) n *= size;
-  return n;
-}
-
-}  // namespace
-
 void bind_select(py::module_& m) {
   m.def("compare", [](int type, int op, const Shape& out_shape, const Shape& a_shape, const Shape& b_shape,
                       const Buffer& a, const Buffer& b, const Buffer& y) {
