@@ -62,6 +62,35 @@ __device__ __forceinline__ float activate(int kind, float x, float slope) {
   }
 }
 
+template <int Kind, int N>
+__device__ __forceinline__ void activate_each(float (&values)[N], float slope) {
+#pragma unroll
+  for (int k = 0; k < N; ++k) values[k] = activate<Kind>(values[k], slope);
+}
+
+// By code, chosen once for all values.
+template <int N>
+__device__ __forceinline__ void activate_all(float (&values)[N], int kind, float slope) {
+  switch (kind) {
+    case kNone:
+      return;
+    case kRelu:
+      return activate_each<kRelu>(values, slope);
+    case kRelu6:
+      return activate_each<kRelu6>(values, slope);
+    case kLeakyRelu:
+      return activate_each<kLeakyRelu>(values, slope);
+    case kSigmoid:
+      return activate_each<kSigmoid>(values, slope);
+    case kTanh:
+      return activate_each<kTanh>(values, slope);
+    case kSilu:
+      return activate_each<kSilu>(values, slope);
+    case kHardSwish:
+      return activate_each<kHardSwish>(values, slope);
+  }
+}
+
 // g times the derivative at v: the result of relu, relu6, sigmoid and tanh, what went into silu and
 // hard_swish, either of both for leaky ReLU. NaN of either comes through; where the slope of relu is zero
 // nothing does.

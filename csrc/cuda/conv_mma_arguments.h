@@ -66,19 +66,6 @@ __device__ __forceinline__ int64_t place(const Arguments<T>& a, int m) {
   return n * a.y_picture + p * a.y_row + q * a.y_column;
 }
 
-// The choice is made once for all values, and what is common comes without the rest's code around it.
-template <int N>
-__device__ __forceinline__ void activate_all(float (&values)[N], int kind, float slope) {
-  if (kind == kNone) return;
-  if (kind == kRelu) {
-#pragma unroll
-    for (int k = 0; k < N; ++k) values[k] = activate<kRelu>(values[k], slope);
-    return;
-  }
-#pragma unroll
-  for (int k = 0; k < N; ++k) values[k] = activate(kind, values[k], slope);
-}
-
 // Bias, residual and activation, and the result in T, for N channels of one output pixel.
 template <class T, int N>
 __device__ __forceinline__ void finish(const Arguments<T>& a, int group, int m, int column,

@@ -39,13 +39,17 @@ __device__ __forceinline__ void put_results(const float (&sums)[Tile::WM / 16][T
   const int first_row = warp % Tile::kWarpsM * Tile::WM, first_column = warp / Tile::kWarpsM * Tile::WN;
   float* own = shared + warp * 16 * Tile::kLd;
   __syncthreads();  // others may still read operands there
-#pragma unroll
+#pragma unroll 1    // what follows the sums is long: it is there once, for all rows of the warp
   for (int i = 0; i < Tile::WM / 16; ++i) {
 #pragma unroll
-    for (int j = 0; j < Tile::WN / 8; ++j) {
-      float* at = own + lane / 4 * Tile::kLd + 8 * j + lane % 4 * 2;
-      *reinterpret_cast<float2*>(at) = make_float2(sums[i][j][0], sums[i][j][1]);
-      *reinterpret_cast<float2*>(at + 8 * Tile::kLd) = make_float2(sums[i][j][2], sums[i][j][3]);
+    for (int of = 0; of < Tile::WM / 16; ++of) {  // registers have no index
+      if (of != i) continue;
+#pragma unroll
+      for (int j = 0; j < Tile::WN / 8; ++j) {
+        float* at = own + lane / 4 * Tile::kLd + 8 * j + lane % 4 * 2;
+        *reinterpret_cast<float2*>(at) = make_float2(sums[of][j][0], sums[of][j][1]);
+        *reinterpret_cast<float2*>(at + 8 * Tile::kLd) = make_float2(sums[of][j][2], sums[of][j][3]);
+      }
     }
     __syncwarp();
     constexpr int kPerRow = Tile::WN / N;

@@ -99,12 +99,12 @@ __device__ __forceinline__ void finish_tile(const Arguments<T>& a, const float (
                                             int m, int n) {
   constexpr int kLd = Sizes<BN>::kLd;
   const int lane = threadIdx.x % 32;
-#pragma unroll
+#pragma unroll 1  // what follows the sums is long: it is there once, for all columns
   for (int part = 0; part < BN / 32; ++part) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      float* at = own + lane / 4 * kLd + 8 * j + lane % 4 * 2;
-      const int i = 16 * part + 4 * j;
+    for (int i = 0; i < BN / 2; i += 4) {  // registers have no index
+      if (i / 16 != part) continue;
+      float* at = own + lane / 4 * kLd + i % 16 * 2 + lane % 4 * 2;
       *reinterpret_cast<float2*>(at) = make_float2(sums[i], sums[i + 1]);
       *reinterpret_cast<float2*>(at + 8 * kLd) = make_float2(sums[i + 2], sums[i + 3]);
     }

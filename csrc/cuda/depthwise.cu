@@ -40,10 +40,7 @@ __device__ __forceinline__ void finish_vector(const Finish<T>& f, T* y, int64_t 
 #pragma unroll
     for (int v = 0; v < V; ++v) sum[v] += r[v];
   }
-  if (f.activation != kNone) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) sum[v] = activate(f.activation, sum[v], f.slope);
-  }
+  activate_all(sum, f.activation, f.slope);
   store_vector(y + at, sum);
 }
 
@@ -102,13 +99,22 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
+  // One pixel of a row at a time, picked by comparing as in tiles.h, so that what follows a sum is there
+  // once; of single channels it is short, and registers are spilled otherwise.
 #pragma unroll
   for (int p = 0; p < P; ++p)
+#pragma unroll(V == 1 ? Q : 1)
+    for (int q = 0; q < Q; ++q) {
+      float sum[V] = {};
 #pragma unroll
-    for (int q = 0; q < Q; ++q)
+      for (int i = 0; i < Q; ++i)
+        if (i == q)
+#pragma unroll
+          for (int v = 0; v < V; ++v) sum[v] = sums[p][i][v];
       if (p0 + p < s.p && q0 + q < s.q)
         finish_vector(finish, y, ((int64_t{1} * n * s.p + p0 + p) * s.q + q0 + q) * s.o + channel, channel,
-                      sums[p][q]);
+                      sum);
+    }
 }
 
 // Any shape: blocks take rows of the result, a thread one value at a time.

@@ -112,12 +112,39 @@ __device__ __forceinline__ float combine(float a, float b) {
   return a < 0 ? a * b : a;  // kPrelu
 }
 
+__device__ __forceinline__ float combine(Binary op, float a, float b) {
+  switch (op) {
+    case Binary::kAdd:
+      return combine<Binary::kAdd>(a, b);
+    case Binary::kMul:
+      return combine<Binary::kMul>(a, b);
+    case Binary::kSub:
+      return combine<Binary::kSub>(a, b);
+    case Binary::kDiv:
+      return combine<Binary::kDiv>(a, b);
+    case Binary::kPow:
+      return combine<Binary::kPow>(a, b);
+    case Binary::kMaximum:
+      return combine<Binary::kMaximum>(a, b);
+    case Binary::kMinimum:
+      return combine<Binary::kMinimum>(a, b);
+    default:
+      return combine<Binary::kPrelu>(a, b);
+  }
+}
+
 template <Binary Op>
 struct Combined {
+  __device__ float operator()(float a, float b) const { return combine<Op>(a, b); }
+};
+
+// With an activation, by codes.
+struct AnyCombined {
+  Binary op;
   int activation;
   float slope;
   __device__ float operator()(float a, float b) const {
-    return activate(activation, combine<Op>(a, b), slope);
+    return activate(activation, combine(op, a, b), slope);
   }
 };
 
@@ -181,17 +208,19 @@ __global__ void __launch_bounds__(kThreads, 4) pair_kernel(const T* a, const T* 
   }
 }
 
+template <int N, class T, class F>
+void launch_pairs(const void* a, const void* b, void* y, int64_t count, F f, cudaStream_t stream) {
+  CNNFAST_LAUNCH((pair_kernel<N, T, F>), blocks_for(count, kThreads * N), kThreads, 0, stream,
+                 static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y), count, f);
+}
+
+template <class T>
+constexpr int kElements = 16 / static_cast<int>(sizeof(T));
+
 template <class T, class F>
 void map_pairs(const void* a, const void* b, void* y, int64_t count, F f, cudaStream_t stream) {
-  const auto *first = static_cast<const T*>(a), *second = static_cast<const T*>(b);
-  auto* to = static_cast<T*>(y);
-  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-  if (aligned(16, a, b, y))
-    CNNFAST_LAUNCH((pair_kernel<kVector, T, F>), blocks_for(count, kThreads * kVector), kThreads, 0, stream,
-                   first, second, to, count, f);
-  else
-    CNNFAST_LAUNCH((pair_kernel<1, T, F>), blocks_for(count, kThreads), kThreads, 0, stream, first, second,
-                   to, count, f);
+  if (aligned(16, a, b, y)) return launch_pairs<kElements<T>, T>(a, b, y, count, f, stream);
+  launch_pairs<1, T>(a, b, y, count, f, stream);
 }
 
 // Where element i of the result lies in both operands.
@@ -210,13 +239,13 @@ struct Places {
   }
 };
 
-template <class T, Binary Op>
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-    broadcast_kernel(Broadcast s, const T* a, const T* b, T* y, int activation, float slope) {
+    broadcast_kernel(Broadcast s, const T* a, const T* b, T* y, AnyCombined f) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < s.count; i += step) {
     const Places at(s, i);
-    store(y + i, activate(activation, combine<Op>(load(a + at.a), load(b + at.b)), slope));
+    store(y + i, f(load(a + at.a), load(b + at.b)));
   }
 }
 
@@ -254,35 +283,27 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class T, Binary Op>
-void binary_of(const Broadcast& s, const void* a, const void* b, int activation, float slope, void* y,
-               cudaStream_t stream) {
-  const bool alike = s.rank == 0 || (s.rank == 1 && s.a[0] == 1 && s.b[0] == 1);
-  if (alike) return map_pairs<T>(a, b, y, s.count, Combined<Op>{activation, slope}, stream);
-  CNNFAST_LAUNCH((broadcast_kernel<T, Op>), blocks_for(s.count, kThreads), kThreads, 0, stream, s,
-                 static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y), activation, slope);
-}
-
+// y = a op b of equal shapes at aligned addresses.
 template <class T>
-void binary_of(Binary op, const Broadcast& s, const void* a, const void* b, int activation, float slope,
-               void* y, cudaStream_t stream) {
+void combine_vectors(Binary op, const void* a, const void* b, void* y, int64_t count, cudaStream_t stream) {
+  const auto run = [&](auto f) { launch_pairs<kElements<T>, T>(a, b, y, count, f, stream); };
   switch (op) {
     case Binary::kAdd:
-      return binary_of<T, Binary::kAdd>(s, a, b, activation, slope, y, stream);
+      return run(Combined<Binary::kAdd>{});
     case Binary::kMul:
-      return binary_of<T, Binary::kMul>(s, a, b, activation, slope, y, stream);
+      return run(Combined<Binary::kMul>{});
     case Binary::kSub:
-      return binary_of<T, Binary::kSub>(s, a, b, activation, slope, y, stream);
+      return run(Combined<Binary::kSub>{});
     case Binary::kDiv:
-      return binary_of<T, Binary::kDiv>(s, a, b, activation, slope, y, stream);
+      return run(Combined<Binary::kDiv>{});
     case Binary::kPow:
-      return binary_of<T, Binary::kPow>(s, a, b, activation, slope, y, stream);
+      return run(Combined<Binary::kPow>{});
     case Binary::kMaximum:
-      return binary_of<T, Binary::kMaximum>(s, a, b, activation, slope, y, stream);
+      return run(Combined<Binary::kMaximum>{});
     case Binary::kMinimum:
-      return binary_of<T, Binary::kMinimum>(s, a, b, activation, slope, y, stream);
+      return run(Combined<Binary::kMinimum>{});
     case Binary::kPrelu:
-      return binary_of<T, Binary::kPrelu>(s, a, b, activation, slope, y, stream);
+      return run(Combined<Binary::kPrelu>{});
   }
 }
 
@@ -355,8 +376,16 @@ void unary_grad(DType type, Unary function, float p, float q, const void* g, con
 void binary(DType type, Binary op, const Broadcast& s, const void* a, const void* b, int activation,
             float slope, void* y, cudaStream_t stream) {
   if (s.count == 0) return;
-  dispatch_float(
-      type, [&](auto element) { binary_of<decltype(element)>(op, s, a, b, activation, slope, y, stream); });
+  const bool alike = s.rank == 0 || (s.rank == 1 && s.a[0] == 1 && s.b[0] == 1);
+  const AnyCombined f{op, activation, slope};
+  dispatch_float(type, [&](auto element) {
+    using T = decltype(element);
+    if (alike && activation == kNone && aligned(16, a, b, y))
+      return combine_vectors<T>(op, a, b, y, s.count, stream);
+    if (alike) return map_pairs<T>(a, b, y, s.count, f, stream);
+    CNNFAST_LAUNCH((broadcast_kernel<T>), blocks_for(s.count, kThreads), kThreads, 0, stream, s,
+                   static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y), f);
+  });
 }
 
 void binary_grad(DType type, BinaryGrad op, const Broadcast& s, const void* g, const void* a, const void* b,

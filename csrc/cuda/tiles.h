@@ -126,10 +126,7 @@ __device__ __forceinline__ void write(const Result& r, int m, int n, bool mirror
 #pragma unroll
     for (int v = 0; v < V; ++v) values[v] += more[v];
   }
-  if (f.activation != kNone) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) values[v] = activate(f.activation, values[v], f.slope);
-  }
+  activate_all(values, f.activation, f.slope);
   store_vector<V>(r.data + at, values);
   if constexpr (Result::kSymmetric) {
 #pragma unroll
