@@ -171,7 +171,8 @@ PackedMatrix::PackedMatrix(const float* const* sources, int64_t slices, int64_t 
   packed_ = data_.floats();
   const int64_t panels = panel_count(columns, k.vl, k.gemm.max_vectors, false);
   // Pieces of a few hundred rows: neighbouring panels then read the same pages of the source.
-  const int64_t pieces = ceil_div(slice_rows, 256);
+  const int64_t alike = threads == 1 ? 1 : ceil_div(2 * threads, groups * slices);
+  const int64_t pieces = std::max(ceil_div(slice_rows, 256), std::min(alike, ceil_div(slice_rows, 64)));
   std::atomic<bool> finite{true};
   parallel_for(groups * slices * pieces, threads, [&](int64_t task) {
     const int64_t group = task / (slices * pieces), slice = task / pieces % slices, piece = task % pieces;

@@ -451,8 +451,10 @@ static bool gemm_pack(const float* b, int64_t rs, int64_t cs, int64_t rows, int6
   if (cs == 1) {
     for (int64_t k = 0; k < rows; ++k) {
       const float* row = b + k * rs;
+      const float* ahead = b + min_int(k + 8, rows - 1) * rs;  // often a page further on
       int64_t j = 0;
       for (; j + VL <= used; j += VL) {
+        __builtin_prefetch(ahead + j);
         const vf v = load(row + j);
         check += v * 0.0f;  // NaN once a value is not finite
         store(out + j, v);
