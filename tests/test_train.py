@@ -306,6 +306,13 @@ def test_bad_arguments(options: dict[str, Any], error: type[Exception], message:
         train.fit(network(), loader(), **{"epochs": 1, **QUIET, **options})
 
 
+def test_numpy_integers_count() -> None:
+    stop = train.EarlyStopping(patience=np.int32(3), monitor="loss")
+    history = train.fit(network(), loader(), epochs=np.int64(1), early_stopping=stop, **QUIET)
+    assert history["epoch"] == [1]
+    assert train.top_k(np.int64(2))(np.eye(3, dtype=np.float32), np.arange(3)).all()
+
+
 def test_bad_data() -> None:
     for source, error, message in (
         (5, DataError, "expected a DataLoader, a data set or a pair of arrays, got a int"),

@@ -206,3 +206,26 @@ def test_what_is_no_module_or_parameter() -> None:
     layer.bias = None
     assert list(layer.state_dict()) == ["weight"]
     assert np.array_equal(layer(values[:1, :2]), [[2, 2, 2]])
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "message"),
+    [
+        (nn.Conv2d, {"padding": "some"}, "Conv2d: padding must be one of 'valid', 'same', got 'some'"),
+        (nn.Conv2d, {"padding": -1}, "Conv2d: padding must be at least 0, got -1"),
+        (nn.Conv2d, {"stride": 0}, "Conv2d: stride must be at least 1, got 0"),
+        (nn.Conv2d, {"dilation": 1.5}, "Conv2d: dilation must be a whole number, got 1.5"),
+        (nn.ConvTranspose2d, {"padding": "same"}, "padding must be given in numbers, got 'same'"),
+        (nn.ConvTranspose2d, {"output_padding": -1}, "output_padding must be at least 0, got -1"),
+    ],
+)
+def test_convolutions_refuse_wrong_geometry_when_made(
+    layer: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ShapeError, match=message):
+        layer(3, 4, 3, **options)
+
+
+def test_convolutions_take_lists_and_numpy_integers() -> None:
+    layer = nn.Conv2d(3, 4, 3, stride=[np.int64(2), 1], padding=[(0, 1), (1, 0)]).initialize(0)
+    assert layer(np.zeros((1, 8, 8, 3), np.float32)).shape == (1, 4, 7, 4)

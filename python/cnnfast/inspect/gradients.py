@@ -156,7 +156,7 @@ def saliency(
     "SmoothGrad: removing noise by adding noise", 2017.
     """
     x = _one_picture("saliency", x)
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+    if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 1:
         raise ValueError(f"saliency: samples must be a whole number from 1, got {samples!r}")
     rng = np.random.default_rng(seed)
     spread = noise * float(np.ptp(x))
@@ -238,7 +238,7 @@ def maximise(
     if least.shape != most.shape or least.ndim != 1 or not (least < most).all():
         raise ValueError(f"maximise: expected low below high for each channel, got {low!r} and {high!r}")
     for name, value in (("steps", steps), ("octaves", octaves)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ValueError(f"maximise: {name} must be a whole number from 1, got {value!r}")
     rng = np.random.default_rng(seed)
     if start is None:

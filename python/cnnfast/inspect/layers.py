@@ -245,7 +245,7 @@ def top_patches(
     Zeiler and Fergus, "Visualizing and understanding convolutional networks", 2014, section 4.
     """
     for name, value in (("k", k), ("each", 1 if each is None else each)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ValueError(f"top_patches: {name} must be a whole number from 1, got {value!r}")
     chosen: list[int] = []
     fields: Fields | None = None

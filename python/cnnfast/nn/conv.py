@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from .. import ops
-from ..ops.registry import fail, integer
+from ..ops.conv import resolve_padding
+from ..ops.registry import fail, hashable, integer, pair
 from ..tensor import Parameter
 from .module import Module
 
@@ -43,6 +44,8 @@ class _Convolution(Module):
         if in_channels % groups or out_channels % groups:
             fail(op, f"{in_channels} and {out_channels} channels cannot be split into {groups} groups")
         kh, kw = kernel_pair(op, kernel_size)
+        steps = (pair(op, n, hashable(v), 1) for n, v in (("stride", stride), ("dilation", dilation)))
+        resolve_padding(op, hashable(padding), (1, 1), (kh, kw), *steps)  # what is wrong is refused here
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, (kh, kw)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         fan = (kh * kw * in_channels // groups, kh * kw * out_channels // groups)
@@ -195,6 +198,9 @@ class ConvTranspose2d(_Convolution):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, init
         )
+        if isinstance(padding, str):
+            fail("ConvTranspose2d", f"padding must be given in numbers, got {padding!r}")
+        pair("ConvTranspose2d", "output_padding", hashable(output_padding), 0)
         self.output_padding = output_padding
 
     def _weight_channels(self) -> tuple[int, int]:

@@ -416,5 +416,5 @@ def _rounded(x: Array) -> Array:
 
 
 def _check(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"transfer: {name} must be a whole number from {least}, got {value!r}")

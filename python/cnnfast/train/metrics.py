@@ -54,7 +54,7 @@ def accuracy(outputs: Any, targets: Any) -> Array:
 
 def top_k(k: int) -> Metric:
     """A metric like :func:`accuracy` that counts labels among the ``k`` highest scores, named ``top{k}``."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ValueError(f"top_k: expected k as a whole number from 1, got {k!r}")
 
     def metric(outputs: Any, targets: Any) -> Array:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 __all__ = ["EarlyStopping"]
 
 
@@ -36,10 +38,9 @@ class EarlyStopping:
     restore_best: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.patience, bool) or not isinstance(self.patience, int) or self.patience < 1:
-            raise ValueError(
-                f"EarlyStopping: expected patience as a whole number from 1, got {self.patience!r}"
-            )
+        patience = self.patience
+        if isinstance(patience, bool) or not isinstance(patience, (int, np.integer)) or patience < 1:
+            raise ValueError(f"EarlyStopping: expected patience as a whole number from 1, got {patience!r}")
         if self.mode not in ("auto", "min", "max"):
             raise ValueError(f"EarlyStopping: expected mode 'auto', 'min' or 'max', got {self.mode!r}")
         if not self.min_delta >= 0:

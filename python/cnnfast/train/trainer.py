@@ -167,7 +167,9 @@ def fit(
         ("accumulate", accumulate),
         ("checkpoint_every", checkpoint_every),
     ):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1
+        ):
             raise ValueError(f"fit: expected {name} as a whole number from 1, got {value!r}")
     if schedule_every not in ("epoch", "step"):
         raise ValueError(f"fit: expected schedule_every 'epoch' or 'step', got {schedule_every!r}")
