@@ -5,6 +5,7 @@
 #include "bindings/array.h"
 #include "core/threads.h"
 #include "kernels/table.h"
+#include "cpu/pixel_lanes.h"
 #include "plan/steps.h"
 
 namespace cnnfast::bindings {
@@ -134,6 +135,13 @@ void bind_steps(py::class_<BoundPlan>& c) {
           s.ldx = ldx, s.ldy = ldy;
           add_gated_conv2d(p.plan, s, weights, x, gates, finish(bias, residual, activation, slope), y);
         });
+  c.def("pooled_conv2d", [finish](BoundPlan& p, Conv2dSpec s, PoolSpec pool, int64_t ldx, int64_t ldy,
+                                  std::shared_ptr<ConvWeights> weights, const Place& x, const Place& bias,
+                                  const Place& y, int activation, float slope) {
+    if (!pools_sums(s, pool)) throw std::invalid_argument("pooled_conv2d: no kernel for these windows");
+    s.ldx = ldx, pool.ldy = ldy;
+    add_pooled_conv2d(p.plan, s, pool, weights, x, finish(bias, Place(), activation, slope), y);
+  });
   c.def("conv2d_plain",
         [finish](BoundPlan& p, Conv2dSpec s, int64_t ldx, int64_t ldy, const Place& w, const Place& x,
                  const Place& bias, const Place& residual, const Place& y, int activation, float slope) {
@@ -243,6 +251,7 @@ void bind_plan(py::module_& m) {
   py::enum_<ConvKind>(m, "ConvKind")
       .value("direct", ConvKind::kDirect)
       .value("depthwise", ConvKind::kDepthwise)
+      .value("pixels", ConvKind::kPixels)
       .value("winograd2", ConvKind::kWinograd2)
       .value("winograd4", ConvKind::kWinograd4)
       .value("winograd6", ConvKind::kWinograd6)
@@ -254,6 +263,7 @@ void bind_plan(py::module_& m) {
       .def_readonly("kind", &ConvForm::kind)
       .def_readonly("plain", &ConvForm::plain);
   m.def("choose_conv", choose_conv, py::arg("spec"), py::arg("winograd"), py::arg("lean") = false);
+  m.def("pools_sums", pools_sums);
   m.attr("packing_version") = kPackingVersion;
   py::class_<ConvWeights, std::shared_ptr<ConvWeights>>(m, "ConvWeights")
       .def(py::init([](ConvForm form, const Conv2dSpec& s, const Floats& w) {

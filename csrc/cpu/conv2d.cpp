@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/threads.h"
+#include "cpu/pixel_lanes.h"
 #include "kernels/table.h"
 
 namespace cnnfast {
@@ -147,6 +148,10 @@ void conv2d_by_kernel_rows(const Conv2dSpec& s, const float* x, const MatrixView
   });
 }
 
+bool has_kernel_rows(const Conv2dSpec& s) {
+  return s.groups == 1 && s.dw == 1 && s.kw > 1 && s.c <= 8 && s.ldx == s.c && s.kw * s.c <= kLineLength;
+}
+
 bool is_depthwise(const Conv2dSpec& s) { return s.groups == s.c && s.c > 1; }
 
 bool is_few_channels(const Conv2dSpec& s) {
@@ -156,7 +161,7 @@ bool is_few_channels(const Conv2dSpec& s) {
 }
 
 // One list, in order; the first that accepts is taken.
-enum class Algorithm { kDepthwise, kGroups, kPointwise, kDense, kKernelRows, kImplicitGemm };
+enum class Algorithm { kDepthwise, kGroups, kPointwise, kDense, kPixels, kKernelRows, kImplicitGemm };
 struct Choice {
   Algorithm algorithm;
   const char* name;
@@ -176,10 +181,9 @@ const Choice kChoices[] = {
     {Algorithm::kDense, "dense layer",
      [](const Conv2dSpec& s) { return covers_picture(s) && s.ldx == s.c && s.ldy == s.o; },
      "the kernel covers the whole picture"},
-    {Algorithm::kKernelRows, "implicit GEMM over kernel rows",
-     [](const Conv2dSpec& s) {
-       return s.groups == 1 && s.dw == 1 && s.kw > 1 && s.c <= 8 && s.ldx == s.c && s.kw * s.c <= kLineLength;
-     },
+    {Algorithm::kPixels, "pixels across lanes", pixels_across_lanes,
+     "at most 8 channels in and 8 out, at most 768 products for a value"},
+    {Algorithm::kKernelRows, "implicit GEMM over kernel rows", has_kernel_rows,
      "at most 8 channels, no dilation along rows: a kernel row is one contiguous run"},
     {Algorithm::kImplicitGemm, "implicit GEMM", [](const Conv2dSpec&) { return true; }, "anything"},
 };
@@ -230,11 +234,12 @@ void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMat
   const Choice& choice = choose(s);
   if ((choice.algorithm == Algorithm::kDepthwise || choice.algorithm == Algorithm::kGroups) && w)
     return depthwise_conv2d(s, x, w, all_finite(w, s.depth() * s.o), epilogue, y);
+  if (choice.algorithm == Algorithm::kPixels && w) return conv2d_by_pixels(s, nullptr, x, w, epilogue, y);
   const int threads = threads_for(gemm_nanoseconds(s.flops()));
   const int64_t rows = s.n * s.p * s.q;
   std::optional<CallWeights> own;
   // Lines are not swept over plain weights, as few rows are otherwise.
-  const bool by_lines = choice.algorithm == Algorithm::kKernelRows;
+  const bool by_lines = has_kernel_rows(s);
   const int64_t packed_for = by_lines ? std::numeric_limits<int64_t>::max() : rows;
   if (!packed) own.emplace(w, packed_for, s.groups, s.depth(), s.o / s.groups, threads);
   const MatrixView b = packed ? packed->view() : own->view();

@@ -216,16 +216,19 @@ CNNFAST_INLINE void exchange_runs(vf* v) {
   }
 }
 
-// VL vectors: lane l of vector i changes places with lane i of vector l. Four by four first, which needs one
+// Four vectors: within every four lanes, lane l of vector i changes places with lane i of vector l. One
 // instruction a step at every level.
+CNNFAST_INLINE void turn_fours(vf* v) {
+  const vf a = pick_lanes<low_pairs>(v[0], v[1]), b = pick_lanes<low_pairs>(v[2], v[3]);
+  const vf c = pick_lanes<high_pairs>(v[0], v[1]), d = pick_lanes<high_pairs>(v[2], v[3]);
+  v[0] = pick_lanes<low_halves>(a, b), v[1] = pick_lanes<high_halves>(a, b);
+  v[2] = pick_lanes<low_halves>(c, d), v[3] = pick_lanes<high_halves>(c, d);
+}
+
+// VL vectors: lane l of vector i changes places with lane i of vector l.
 CNNFAST_INLINE void transpose(vf* v) {
   CNNFAST_UNROLL
-  for (int i = 0; i < VL; i += 4) {
-    const vf a = pick_lanes<low_pairs>(v[i], v[i + 1]), b = pick_lanes<low_pairs>(v[i + 2], v[i + 3]);
-    const vf c = pick_lanes<high_pairs>(v[i], v[i + 1]), d = pick_lanes<high_pairs>(v[i + 2], v[i + 3]);
-    v[i] = pick_lanes<low_halves>(a, b), v[i + 1] = pick_lanes<high_halves>(a, b);
-    v[i + 2] = pick_lanes<low_halves>(c, d), v[i + 3] = pick_lanes<high_halves>(c, d);
-  }
+  for (int i = 0; i < VL; i += 4) turn_fours(v + i);
   exchange_runs<4>(v);
 }
 

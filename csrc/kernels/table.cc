@@ -5,6 +5,7 @@
 #include "kernels/activation.inl"
 #include "kernels/gemm.inl"
 #include "kernels/depthwise.inl"
+#include "kernels/pixel_lanes.inl"
 #include "kernels/pool.inl"
 #include "kernels/pointwise.inl"
 #include "kernels/norm.inl"
@@ -53,6 +54,7 @@ const cnnfast::KernelTable CNNFAST_TABLE = {
     VL,
     gemm_kernels(),
     depthwise_kernels(),
+    pixel_kernels(),
     pool_kernels(),
     pointwise_kernels(),
     norm_kernels(),

@@ -2,6 +2,7 @@
 #pragma once
 #include "kernels/gemm.h"
 #include "kernels/depthwise.h"
+#include "kernels/pixel_lanes.h"
 #include "kernels/pool.h"
 #include "kernels/pointwise.h"
 #include "kernels/norm.h"
@@ -24,6 +25,7 @@ struct KernelTable {
   int vl;  // floats per vector
   GemmKernels gemm;
   DepthwiseKernels depthwise;
+  PixelKernels pixels;
   PoolKernels pool;
   PointwiseKernels pointwise;
   NormKernels norm;

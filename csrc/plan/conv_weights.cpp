@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/threads.h"
+#include "cpu/pixel_lanes.h"
 
 namespace cnnfast {
 namespace {
@@ -41,6 +42,7 @@ constexpr double kBytePrice = 1e6 / (80 << 20);
 
 ConvForm choose_conv(const Conv2dSpec& s, int winograd, bool lean) {
   if (channels_across_lanes(s)) return {ConvKind::kDepthwise};
+  if (pixels_across_lanes(s)) return {ConvKind::kPixels};
   Conv2dSpec picture = s;
   picture.n = 1;
   ConvForm best{ConvKind::kDirect};
@@ -69,6 +71,7 @@ ConvForm choose_conv(const Conv2dSpec& s, int winograd, bool lean) {
 int64_t ConvWeights::floats(ConvForm form, const Conv2dSpec& s) {
   switch (form.kind) {
     case ConvKind::kDepthwise:
+    case ConvKind::kPixels:
       break;
     case ConvKind::kDirect:
       return PackedMatrix::floats(s.groups, s.depth(), s.o / s.groups);
@@ -89,6 +92,7 @@ ConvWeights::ConvWeights(ConvForm form, const Conv2dSpec& s, const float* w)
     : form_(form), floats_(floats(form, s)) {
   switch (form.kind) {
     case ConvKind::kDepthwise:
+    case ConvKind::kPixels:
       copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float), Life::kWeights);
       std::copy_n(w, floats_, copy_.floats());
       plain_ = copy_.floats();
@@ -144,6 +148,7 @@ const char* ConvWeights::algorithm_name(const Conv2dSpec& s) const {
     case ConvKind::kStrassen2:
       return "Strassen, two levels";
     case ConvKind::kDepthwise:
+    case ConvKind::kPixels:
     case ConvKind::kDirect:
       break;
   }
@@ -154,6 +159,8 @@ void ConvWeights::run(const Conv2dSpec& s, const float* x, const Epilogue& epilo
   switch (form_.kind) {
     case ConvKind::kDepthwise:
       return depthwise_conv2d(s, x, plain_, finite_, epilogue, y);
+    case ConvKind::kPixels:
+      return conv2d_by_pixels(s, nullptr, x, plain_, epilogue, y);
     case ConvKind::kDirect:
       return conv2d(s, x, nullptr, &*packed_, epilogue, y);
     case ConvKind::kWinograd2:

@@ -12,11 +12,12 @@
 namespace cnnfast {
 
 // Raise it whenever weights of any kind are packed in another way: files hold them as they are.
-constexpr int kPackingVersion = 4;
+constexpr int kPackingVersion = 5;
 
 enum class ConvKind {
   kDirect,
   kDepthwise,
+  kPixels,
   kWinograd2,
   kWinograd4,
   kWinograd6,

@@ -1,6 +1,7 @@
 #include "plan/steps.h"
 
 #include "cpu/copy.h"
+#include "cpu/pixel_lanes.h"
 
 namespace cnnfast {
 namespace {
@@ -33,6 +34,14 @@ void add_gated_conv2d(Plan& plan, const Conv2dSpec& s, std::shared_ptr<const Con
                       const Place& x, const Place& gates, const Finish& finish, const Place& y) {
   plan.add("pointwise GEMM, gated weights", [=](const Memory& m) {
     gated_conv2d(s, m[x], m[gates], *weights->matrix(), epilogue_of(m, finish), m[y]);
+  });
+}
+
+void add_pooled_conv2d(Plan& plan, const Conv2dSpec& s, const PoolSpec& pool,
+                       std::shared_ptr<const ConvWeights> weights, const Place& x, const Finish& finish,
+                       const Place& y) {
+  plan.add("pixels across lanes, pooled", [=](const Memory& m) {
+    conv2d_by_pixels(s, &pool, m[x], weights->data(), epilogue_of(m, finish), m[y]);
   });
 }
 

@@ -34,6 +34,10 @@ void add_depthwise_block(Plan& plan, const Conv2dSpec& depthwise, const BlockSta
 // Of weights of kind kDirect.
 void add_gated_conv2d(Plan& plan, const Conv2dSpec& spec, std::shared_ptr<const ConvWeights> weights,
                       const Place& x, const Place& gates, const Finish& finish, const Place& y);
+// The maximum pooling of its results too: pools_sums accepts the two. Weights of kind kPixels.
+void add_pooled_conv2d(Plan& plan, const Conv2dSpec& spec, const PoolSpec& pool,
+                       std::shared_ptr<const ConvWeights> weights, const Place& x, const Finish& finish,
+                       const Place& y);
 // Weights that are known only in the run.
 void add_conv2d_plain(Plan& plan, const Conv2dSpec& spec, const Place& w, const Place& x,
                       const Finish& finish, const Place& y);

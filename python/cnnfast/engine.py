@@ -16,7 +16,7 @@ from .cuda.array import DeviceArray
 from .errors import BackendError, DTypeError, ShapeError
 from .graph.interpret import interpret
 from .graph.ir import Graph
-from .graph.passes import fuse_depthwise_blocks, fuse_gates, optimize
+from .graph.passes import fuse_depthwise_blocks, fuse_gates, fuse_pooling, optimize
 from .graph.trace import shape_of, shapes_of, trace
 from .ops.depthwise_block import worth_fusing
 from .ops.registry import F32, is_plain
@@ -167,7 +167,7 @@ class Engine:
 
                     worth = functools.partial(worth_fusing, winograd=self._options.winograd)
                     blocks = fuse_depthwise_blocks(optimize(graph), worth)
-                    ready = Program(fuse_gates(blocks), self._options)
+                    ready = Program(fuse_pooling(fuse_gates(blocks)), self._options)
                 self._made[shapes] = ready
                 while len(self._made) > MOST_PLANS:
                     self._made.popitem(last=False)

@@ -168,6 +168,7 @@ class Report {
 using Compare = void (*)(const KernelTable& base, const KernelTable& level, Guard guard, Report& report);
 void compare_gemm(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_depthwise(const KernelTable&, const KernelTable&, Guard, Report&);
+void compare_pixels(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_pool(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_pointwise(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_norm(const KernelTable&, const KernelTable&, Guard, Report&);

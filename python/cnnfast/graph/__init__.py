@@ -11,6 +11,7 @@ from .passes import (
     fuse_epilogues,
     fuse_gates,
     fuse_padding,
+    fuse_pooling,
     optimize,
 )
 from .trace import trace
@@ -27,6 +28,7 @@ __all__ = [
     "fuse_epilogues",
     "fuse_gates",
     "fuse_padding",
+    "fuse_pooling",
     "interpret",
     "optimize",
     "trace",

@@ -16,6 +16,9 @@ from ..ops.gated_conv2d import GATED_CONV2D, GatedConv2dSpec, infer_gated_conv2d
 from ..ops.gated_conv2d import worth_fusing as gates_worth_fusing
 from ..ops.norm import BatchNormSpec
 from ..ops.pad import Pad2dSpec
+from ..ops.pool import MAX_POOL2D
+from ..ops.pooled_conv2d import POOLED_CONV2D, PooledConv2dSpec, infer_pooled_conv2d, joined_settings
+from ..ops.pooled_conv2d import worth_fusing as pooling_worth_fusing
 from ..ops.registry import OPERATORS, Op
 from .ir import Array, Derived, Graph, Node, Value
 
@@ -28,6 +31,7 @@ __all__ = [
     "fuse_epilogues",
     "fuse_gates",
     "fuse_padding",
+    "fuse_pooling",
     "optimize",
 ]
 
@@ -378,6 +382,38 @@ def fuse_gates(graph: Graph, worth: Callable[[GatedConv2dSpec], bool] = gates_wo
         if worth(spec):
             new[node] = Node(GATED_CONV2D, spec, (picture, gates, *rest), node.outputs, node.scope)
             gone.add(product)
+    return replace(graph, nodes=[new.get(node, node) for node in graph.nodes if node not in gone])
+
+
+def fuse_pooling(graph: Graph, worth: Callable[[PooledConv2dSpec], bool] = pooling_worth_fusing) -> Graph:
+    """Maximum poolings into the convolutions whose results nobody else reads.
+
+    Parameters
+    ----------
+    graph : Graph
+    worth : callable
+        Says of the description of a convolution with its pooling whether it should be one node.
+    """
+    producers, users = graph.producers(), graph.users()
+    new: dict[Node, Node] = {}
+    gone: set[Node] = set()
+    for node in graph.nodes:
+        x = node.inputs[0] if node.inputs else None
+        conv = None if x is None else producers.get(x)
+        if node.op is not MAX_POOL2D or x is None or conv is None or conv.op is not CONV2D:
+            continue
+        if x in graph.outputs or len(users[x]) != 1 or not _weight_known(conv):
+            continue
+        s = conv.spec
+        if s.groups != 1 or s.residual:
+            continue
+        inputs = (*conv.inputs[:2], conv.inputs[3] if len(conv.inputs) > 3 else None)
+        spec = infer_pooled_conv2d(
+            *[None if v is None else v.shape for v in inputs], **joined_settings(s, node.spec)
+        )
+        if worth(spec):
+            new[node] = Node(POOLED_CONV2D, spec, inputs, node.outputs, conv.scope)
+            gone.add(conv)
     return replace(graph, nodes=[new.get(node, node) for node in graph.nodes if node not in gone])
 
 
