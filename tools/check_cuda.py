@@ -4,9 +4,10 @@
 Usage: tools/check_cuda.py FILE      e.g. tools/check_cuda.py python/cnnfast/_cuda.*.so
 
 Every kernel named ``*mma*kernel`` must multiply on tensor cores (HMMA, or HGMMA in ``*_sm90.cu``), and no
-kernel may have a place in local memory, neither for registers that were spilled nor on a stack. What kernels
-take is written in the module; machine code is read of those alone that are asked for tensor cores. Needs
-``cuobjdump`` and ``nvdisasm``, which the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm have; no
+kernel may have a place in local memory, neither for registers that were spilled nor on a stack. From 9.0 on
+every kernel must wait for the one before it (ACQBULK) before it touches memory. What kernels take is written
+in the module; machine code is read of those alone that something is asked of. Needs ``cuobjdump`` and
+``nvdisasm``, which the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm have; no
 device.
 """
 
@@ -25,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MMA = re.compile(r"mma\w*kernel")
+SEEN = re.compile(r"\b(HGMMA|HMMA|ACQBULK)\b")
+MEMORY = re.compile(r"\b(LDG|STG|LDGSTS|UTMALDG|ATOM|ATOMG|RED|LD|ST)\b[. ]")
 
 
 @dataclass
@@ -50,6 +53,15 @@ class Kernel:
         if not MMA.search(self.name):
             return None
         return "HGMMA" if "_sm90_cu" in self.symbol else "HMMA"
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether it may be launched before the kernel before it has ended."""
+        return waits(self.target)
+
+
+def waits(target: str) -> bool:
+    return int(re.findall(r"\d+", target)[0]) >= 90
 
 
 def _path() -> str:
@@ -81,20 +93,23 @@ def kernels(file: str, path: str) -> Iterator[Kernel]:
             yield Kernel(symbol, target, int(found[1]) + int(found[2]))
 
 
-def tensor_instructions(file: str, path: str) -> dict[tuple[str, str], collections.Counter[str]]:
-    """HMMA and HGMMA by target and symbol, of the objects that have kernels which should have them."""
+def instructions(file: str, path: str) -> dict[tuple[str, str], collections.Counter[str]]:
+    """By target and symbol, of the objects that are asked for any: HMMA, HGMMA and ACQBULK, and as "early"
+    what touches memory before ACQBULK."""
     counts: dict[tuple[str, str], collections.Counter[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         _output("cuobjdump", "-xelf", "all", str(Path(file).resolve()), path=path, folder=folder)
         for cubin in sorted(Path(folder).glob("*.cubin")):
-            if not re.search(MMA.pattern.encode(), cubin.read_bytes()):
-                continue
             target, here = cubin.suffixes[-2][1:], collections.Counter[str]()
+            if not waits(target) and not re.search(MMA.pattern.encode(), cubin.read_bytes()):
+                continue
             for line in _output("nvdisasm", "-c", "-ndf", str(cubin), path=path).splitlines():
                 if line.startswith(".text."):
                     here = counts.setdefault((target, line[6:-1]), collections.Counter())
-                elif "HGMMA." in line or "HMMA." in line:
-                    here["HGMMA" if "HGMMA." in line else "HMMA"] += 1
+                elif found := SEEN.search(line):
+                    here[found[1]] += 1
+                elif not here["ACQBULK"] and MEMORY.search(line):
+                    here["early"] += 1
     return counts
 
 
@@ -107,17 +122,20 @@ def main() -> int:
         if shutil.which(tool, path=path) is None:
             print(f"check_cuda: {tool} was not found")
             return 2
-    found, counts = list(kernels(sys.argv[1], path)), tensor_instructions(sys.argv[1], path)
+    found, counts = list(kernels(sys.argv[1], path)), instructions(sys.argv[1], path)
     wrong = 0
     for kernel in found:
         problems = [f"{kernel.local} bytes of local memory"] if kernel.local else []
-        if kernel.wanted and not counts.get((kernel.target, kernel.symbol), {}).get(kernel.wanted):
+        here = counts.get((kernel.target, kernel.symbol), collections.Counter())
+        if kernel.wanted and not here[kernel.wanted]:
             problems.append(f"no {kernel.wanted}")
+        if kernel.must_wait and (here["early"] or not here["ACQBULK"]):
+            problems.append("does not begin by waiting")
         for problem in problems:
             print(f"{kernel.target} {kernel.symbol}: {problem}")
         wrong += len(problems)
     for target in sorted({k.target for k in found}):
-        tensor = sum(1 for (t, _), each in counts.items() if t == target and each)
+        tensor = sum(1 for (t, _), each in counts.items() if t == target and (each["HMMA"] or each["HGMMA"]))
         count = sum(1 for k in found if k.target == target)
         print(f"{target}: {count} kernels; {tensor} kernels on tensor cores")
     return 1 if wrong or not found or not counts else 0

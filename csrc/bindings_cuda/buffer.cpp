@@ -7,6 +7,7 @@ namespace cnnfast::cuda::bindings {
 // --- streams ---------------------------------------------------------------------------------------
 
 Stream::Stream() : own_(true) {
+  device_number();
   CNNFAST_CUDA_CHECK(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking));
 }
 Stream::~Stream() {
@@ -82,6 +83,7 @@ Pool::Block Pool::acquire(size_t bytes) {
         return block;
       }
   }
+  device_number();
   void* data = nullptr;
   cudaError_t error = cudaMalloc(&data, wanted);
   if (error == cudaErrorMemoryAllocation) {
@@ -143,8 +145,10 @@ struct Buffer::Memory {
   }
 };
 
-Buffer::Buffer(size_t bytes) : memory_(std::make_shared<Memory>()), bytes_(bytes) {
-  memory_->block = current_pool()->acquire(bytes);
+Buffer::Buffer(size_t bytes) : bytes_(bytes) {
+  Pool::Block block = current_pool()->acquire(bytes);
+  memory_ = std::make_shared<Memory>();
+  memory_->block = std::move(block);
   memory_->pool = current_pool();
   data_ = memory_->block.data;
 }

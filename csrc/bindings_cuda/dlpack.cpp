@@ -57,16 +57,6 @@ constexpr NamedType kTypes[] = {
     {DType::kBool, {6, 8, 1}},
 };
 
-int device_number() {
-#if defined(CNNFAST_SHIM)
-  return 0;
-#else
-  int number = 0;
-  CNNFAST_CUDA_CHECK(cudaGetDevice(&number));
-  return number;
-#endif
-}
-
 // What an exported tensor holds, in either form.
 template <class Managed>
 struct Exported {

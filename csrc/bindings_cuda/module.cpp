@@ -38,6 +38,7 @@ void bind_device(py::module_& m) {
   m.def("selftest", [](const std::string& name, const Buffer& a, const Buffer& b, const Buffer& y) {
     selftest(name, in<float>(a), in<float>(b), out<float>(y), stream());
   });
+  m.def("set_device", &shim::set_device);
   m.def("schedule", [] { return std::string(shim::schedule()); });
 }
 #else
@@ -72,10 +73,10 @@ void bind_device(py::module_& m) {
   m.attr("is_shim") = false;
   m.def("why_unavailable", &why_unavailable);
   m.def("device", [] {
-    int driver = 0, runtime = 0, number = 0;
+    const int number = device_number();
+    int driver = 0, runtime = 0;
     CNNFAST_CUDA_CHECK(cudaDriverGetVersion(&driver));
     CNNFAST_CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
-    CNNFAST_CUDA_CHECK(cudaGetDevice(&number));
     cudaDeviceProp p{};
     CNNFAST_CUDA_CHECK(cudaGetDeviceProperties(&p, number));
     py::dict d;

@@ -40,35 +40,13 @@ __device__ __forceinline__ float activate(float x, [[maybe_unused]] float slope)
   return x;
 }
 
-// By code: the same for all threads of a launch, so that the branch costs little.
-__device__ __forceinline__ float activate(int kind, float x, float slope) {
-  switch (kind) {
-    case kRelu:
-      return activate<kRelu>(x, slope);
-    case kRelu6:
-      return activate<kRelu6>(x, slope);
-    case kLeakyRelu:
-      return activate<kLeakyRelu>(x, slope);
-    case kSigmoid:
-      return activate<kSigmoid>(x, slope);
-    case kTanh:
-      return activate<kTanh>(x, slope);
-    case kSilu:
-      return activate<kSilu>(x, slope);
-    case kHardSwish:
-      return activate<kHardSwish>(x, slope);
-    default:
-      return x;
-  }
-}
-
 template <int Kind, int N>
 __device__ __forceinline__ void activate_each(float (&values)[N], float slope) {
 #pragma unroll
   for (int k = 0; k < N; ++k) values[k] = activate<Kind>(values[k], slope);
 }
 
-// By code, chosen once for all values.
+// By code, chosen once for all values: the same for all threads of a launch, so that the branch costs little.
 template <int N>
 __device__ __forceinline__ void activate_all(float (&values)[N], int kind, float slope) {
   switch (kind) {
@@ -89,6 +67,12 @@ __device__ __forceinline__ void activate_all(float (&values)[N], int kind, float
     case kHardSwish:
       return activate_each<kHardSwish>(values, slope);
   }
+}
+
+__device__ __forceinline__ float activate(int kind, float x, float slope) {
+  float values[1] = {x};
+  activate_all(values, kind, slope);
+  return values[0];
 }
 
 // g times the derivative at v: the result of relu, relu6, sigmoid and tanh, what went into silu and

@@ -59,6 +59,7 @@ __device__ __forceinline__ float angle(const Box& b) {
 
 __global__ void __launch_bounds__(kThreads)
     iou_kernel(Overlap kind, int64_t count, Divider columns, const float* a, const float* b, float* y) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, count) {
     const Divided at = columns.divide(i);
     const Box p = load_box(a, at.quotient), q = load_box(b, at.rest);
@@ -186,6 +187,7 @@ __device__ __forceinline__ Corners overlap_grad(Overlap kind, const Box& p, cons
 __global__ void __launch_bounds__(kThreads)
     iou_grad_kernel(Overlap kind, int64_t n, int64_t m, const float* boxes, const float* others,
                     const float* g, int64_t g_row, int64_t g_column, float* of) {
+  ptx::begin_kernel();
   const int lane = threadIdx.x % 32;
   const int64_t step = static_cast<int64_t>(gridDim.x) * (kThreads / 32);
   for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; i < n; i += step) {
@@ -209,6 +211,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     key_kernel(int64_t n, const float* boxes, const float* scores, Key* keys) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, n) {
     const bool valid = scores[i] == scores[i] && !has_nan(load_box(boxes, i));
     keys[i] = valid ? make_key(~rising_bits(scores[i]), i) : kNoKey;  // kNoKey takes no part
@@ -235,6 +238,7 @@ struct Ordered {
 __global__ void __launch_bounds__(kThreads)
     order_kernel(int64_t n, const Key* keys, const float* boxes, const int64_t* classes, float* ordered,
                  int64_t* ordered_classes, int* owner) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, n) {
     owner[i] = -1;
     if (keys[i] == kNoKey) continue;
@@ -246,6 +250,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Bit k of word w of box j: box 64 w + k of its chunk comes before it and overlaps it.
 __global__ void __launch_bounds__(kThreads) bits_kernel(Ordered s, uint64_t* bits) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, s.n * kWords) {
     const int64_t j = i / kWords, first = j / kChunk * kChunk + i % kWords * 64;
     uint64_t word = 0;
@@ -265,6 +270,7 @@ __device__ __forceinline__ int lowest(uint64_t word) { return __ffsll(static_cas
 // -1 undecided, a box's own place where it is kept, else that of the first kept box that suppresses it.
 __global__ void __launch_bounds__(kChunk)
     chunk_kernel(Ordered s, int64_t first, const uint64_t* bits, int* owner) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(uint32_t, kept, [2 * kWords]);
   CNNFAST_SHARED(uint32_t, gone, [2 * kWords]);
   CNNFAST_SHARED(float, boxes, [4 * kChunk]);
@@ -337,6 +343,7 @@ __global__ void __launch_bounds__(kChunk)
 constexpr int kListThreads = 1024;
 __global__ void __launch_bounds__(kListThreads) list_kernel(int64_t n, const Key* keys, const int* owner,
                                                             int64_t* kept, int64_t* places, int64_t* count) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(int, sums, [32]);
   const int t = threadIdx.x, lane = t % 32, warp = t / 32;
   int64_t total = 0;
@@ -366,6 +373,7 @@ __global__ void __launch_bounds__(kListThreads) list_kernel(int64_t n, const Key
 __global__ void __launch_bounds__(kThreads)
     fuse_kernel(Ordered s, const int* owner, const float* scores, const int64_t* places, const int64_t* count,
                 float* fused) {
+  ptx::begin_kernel();
   const int lane = threadIdx.x % 32;
   const int64_t step = static_cast<int64_t>(gridDim.x) * (kThreads / 32);
   for (int64_t k = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; k < *count; k += step) {
@@ -442,6 +450,7 @@ constexpr int kSoftThreads = 1024;
 __global__ void __launch_bounds__(kSoftThreads)
     soft_kernel(int64_t n, const float* boxes, const float* scores, bool gaussian, float threshold,
                 float sigma, float least, float* left, int64_t* kept, float* kept_scores, int64_t* count) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(float, best_scores, [32]);
   CNNFAST_SHARED(int64_t, best_places, [32]);
   const int t = threadIdx.x, lane = t % 32, warp = t / 32;

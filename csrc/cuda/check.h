@@ -27,12 +27,20 @@ class CudaError : public std::runtime_error {
 // Whether CNNFAST_CUDA_SYNC=1 asks for every kernel to be waited for, so that errors name the kernel.
 bool synchronous();
 
+// Whether CNNFAST_CUDA_DEPENDENT=1 asks for launches whose blocks come before the kernel before has ended, to
+// wait for it in ptx::begin_kernel, and the device can do that (9.0 and up).
+bool dependent_launches();
+
 // After every launch: raises what the launch reported.
 void after_launch(const char* kernel, cudaStream_t stream, const char* file, int line);
 
-// Of the current device, as 10 * major + minor; 90 for the stand-in. Asked for once.
+// Everything lies and runs on one device: the one that was current when this was first asked for. Raises
+// where another one is current now, whose memory would not be reached.
+int device_number();
+
+// Of the device, as 10 * major + minor; 90 for the stand-in. Asked for once.
 int compute_capability();
-// Of the current device; 4 for the stand-in. Asked for once.
+// Of the device; 4 for the stand-in. Asked for once.
 int multiprocessors();
 
 }  // namespace cnnfast::cuda

@@ -25,6 +25,7 @@ __device__ __forceinline__ int swizzled_pixel(int row, int chunk, int chunks) {
 template <class T, class Tile, int Piece>
 __global__ void __launch_bounds__(Tile::kThreads)
     conv_mma_grad_weight_kernel(const __grid_constant__ Arguments<T> a) {
+  ptx::begin_kernel();
   CNNFAST_DYNAMIC_SHARED(unsigned char, shared);
   constexpr int kPieces = 16 / Piece, kElements = Piece / 2;
   constexpr int kChunksX = Tile::BM / 8, kChunksG = Tile::BN / 8;
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
 
   ptx::cp_wait<0>();
   const int columns = a.groups * a.o;
-  put_results<Tile, 8>(sums, reinterpret_cast<float*>(shared), [&](int row, int column, auto& values) {
+  const auto put = [&](int row, int column, auto& values, bool) {
     row += m0, column += n0;
     if (row >= a.depth || column >= a.o) return;  // o is a multiple of eight
     const int64_t at = static_cast<int64_t>(row) * columns + group * a.o + column;
@@ -144,12 +145,14 @@ __global__ void __launch_bounds__(Tile::kThreads)
       put_partial(a, static_cast<int64_t>(part) * a.depth + row, group * a.o + column, columns, values);
     else
       store_vector<8>(a.y + at, values);
-  });
+  };
+  put_results<Tile, 8>(sums, reinterpret_cast<float*>(shared), [](int, int) { return false; }, put);
 }
 
 // Adds parts of gradients of weights, in their order.
 template <class T>
 __global__ void __launch_bounds__(256) add_parts(const float* partial, T* y, int64_t count, int splits) {
+  ptx::begin_kernel();
   for (int64_t i = (blockIdx.x * 256ll + threadIdx.x) * 4; i < count; i += gridDim.x * 1024ll) {
     float values[4] = {};
     for (int part = 0; part < splits; ++part) {

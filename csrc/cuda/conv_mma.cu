@@ -110,6 +110,7 @@ struct Loader {
 template <class T, class Tile, int Piece>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     conv_mma_kernel(const __grid_constant__ Arguments<T> a) {
+  ptx::begin_kernel();
   CNNFAST_DYNAMIC_SHARED(unsigned char, shared);
   constexpr int kStep = Tile::kRow / static_cast<int>(sizeof(T));
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -164,25 +165,30 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
 
   ptx::cp_wait<0>();
   constexpr int kValues = 16 / static_cast<int>(sizeof(T));
-  put_results<Tile, kValues>(sums, reinterpret_cast<float*>(shared), [&](int row, int column, auto& values) {
+  const auto asked = [&](int row, int column) { return ask(a, group, m0 + row, n0 + column); };
+  const auto put = [&](int row, int column, auto& values, const auto& residual) {
     row += m0, column += n0;
     if (row >= a.rows || column >= a.o) return;
     if (a.partial)
       put_partial(a, (static_cast<int64_t>(part) * a.groups + group) * a.rows + row, column, a.o, values);
     else
-      finish(a, group, row, column, values);
-  });
+      finish(a, group, row, column, values, residual);
+  };
+  put_results<Tile, kValues>(sums, reinterpret_cast<float*>(shared), asked, put);
 }
 
 // Adds the parts of a sum in their order. One thread finishes N channels of a pixel.
 template <class T, int N>
 __global__ void __launch_bounds__(256) conv_mma_reduce(const __grid_constant__ Arguments<T> a, int splits) {
+  ptx::begin_kernel();
   const int vectors = (a.o + N - 1) / N;
   const int64_t count = static_cast<int64_t>(a.groups) * a.rows * vectors;
   const int64_t whole = static_cast<int64_t>(a.groups) * a.rows * a.o;
   for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < count; i += gridDim.x * 256ll) {
     const int column = static_cast<int>(i % vectors) * N;
     const int64_t row = i / vectors;
+    const int group = static_cast<int>(row / a.rows), m = static_cast<int>(row % a.rows);
+    const auto residual = ask(a, group, m, column);
     const float* from = a.partial + row * a.o + column;
     float values[N] = {};
     for (int part = 0; part < splits; ++part, from += whole) {
@@ -198,7 +204,7 @@ __global__ void __launch_bounds__(256) conv_mma_reduce(const __grid_constant__ A
           if (column + k < a.o) values[k] += from[k];
       }
     }
-    finish(a, static_cast<int>(row / a.rows), static_cast<int>(row % a.rows), column, values);
+    finish(a, group, m, column, values, residual);
   }
 }
 

@@ -21,7 +21,7 @@ struct Arguments {
   int64_t ldx, y_picture, y_row, y_column;
   int tiles_m, tiles_n, steps;  // steps of a part
   bool rows_first, scattered;
-  bool whole;  // vectors of channels lie wholly in y, aligned
+  bool whole;  // vectors of channels lie wholly in y, bias and residual, aligned
 };
 
 inline void check_sizes(const ConvMma& s) {
@@ -46,7 +46,8 @@ Arguments<T> arguments(const ConvMma& s, const void* x, const void* w, void* y,
   constexpr int kValues = 16 / static_cast<int>(sizeof(T));
   a.bias = epilogue.bias, a.residual = static_cast<const T*>(epilogue.residual);
   a.activation = epilogue.activation, a.slope = epilogue.slope;
-  a.whole = (s.o | s.y_column | s.y_row | s.y_picture) % kValues == 0 && aligned(16, y, epilogue.residual);
+  a.whole = (s.o | s.y_column | s.y_row | s.y_picture) % kValues == 0 && aligned(16, y, epilogue.residual) &&
+            aligned(4 * kValues, epilogue.bias);
   a.scattered = s.y_row != s.q * s.y_column || s.y_picture != s.p * s.y_row;
   return a;
 }
@@ -66,22 +67,41 @@ __device__ __forceinline__ int64_t place(const Arguments<T>& a, int m) {
   return n * a.y_picture + p * a.y_row + q * a.y_column;
 }
 
-// Bias, residual and activation, and the result in T, for N channels of one output pixel.
+// 16 bytes that were asked for. In words: a compiler that sees elements takes them apart as they come, which
+// is to wait for them.
+using Asked = Vector<uint32_t, 4>;
+
+// Those of the residual that finish() adds to the channels of output pixel m, asked for well before the sums
+// are there: memory takes as long as a thousand instructions. Only where `whole`; nothing outside of the
+// result.
+template <class T>
+__device__ __forceinline__ Asked ask(const Arguments<T>& a, int group, int m, int column) {
+  Asked residual{};
+  if (a.residual && a.whole && m < a.rows && column < a.o)
+    residual = *reinterpret_cast<const Asked*>(a.residual + place(a, m) + group * a.o + column);
+  return residual;
+}
+
+// Bias, residual (what ask() gave) and activation, and the result in T, for N channels of one output pixel.
 template <class T, int N>
 __device__ __forceinline__ void finish(const Arguments<T>& a, int group, int m, int column,
-                                       float (&values)[N]) {
+                                       float (&values)[N], const Asked& asked) {
   const int first = group * a.o + column, count = min(N, a.o - column);
   const int64_t at = place(a, m) + first;
-  if (a.bias) {
+  if (a.bias && a.whole) {
+    float b[N];
+    load_vector<N>(a.bias + first, b);
+#pragma unroll
+    for (int k = 0; k < N; ++k) values[k] += b[k];
+  } else if (a.bias) {
 #pragma unroll
     for (int k = 0; k < N; ++k)
       if (k < count) values[k] += a.bias[first + k];
   }
   if (a.residual && a.whole) {
-    float r[N];
-    load_vector<N>(a.residual + at, r);
+    const auto residual = detail::bit_cast<Vector<T, N>>(asked);
 #pragma unroll
-    for (int k = 0; k < N; ++k) values[k] += r[k];
+    for (int k = 0; k < N; ++k) values[k] += to_float(residual.values[k]);
   } else if (a.residual) {
 #pragma unroll
     for (int k = 0; k < N; ++k)

@@ -30,14 +30,20 @@ __device__ __forceinline__ void rounded(uint32_t (&r)[N]) {
   }
 }
 
-// Hands the warp's results on, N neighbouring columns of one row at a time: put(row, column, values), from
-// the first of the block on. All copies have been waited for.
-template <class Tile, int N, class Put>
+// Hands the warp's results on, N neighbouring columns of one row at a time: put(row, column, values, asked),
+// from the first of the block on; `asked` is what ask(row, column) gave one call before. All copies have
+// been waited for.
+template <class Tile, int N, class Ask, class Put>
 __device__ __forceinline__ void put_results(const float (&sums)[Tile::WM / 16][Tile::WN / 8][4],
-                                            float* shared, Put&& put) {
+                                            float* shared, Ask&& ask, Put&& put) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int first_row = warp % Tile::kWarpsM * Tile::WM, first_column = warp / Tile::kWarpsM * Tile::WN;
   float* own = shared + warp * 16 * Tile::kLd;
+  constexpr int kPerRow = Tile::WN / N, kSteps = 16 * kPerRow / 32, kAll = Tile::WM / 16 * kSteps;
+  const auto row_of = [&](int step) { return (32 * step + lane) / kPerRow; };
+  const auto column_of = [&](int step) { return (32 * step + lane) % kPerRow * N; };
+  const auto asked = [&](int step) { return ask(first_row + row_of(step), first_column + column_of(step)); };
+  auto next = asked(0);
   __syncthreads();  // others may still read operands there
 #pragma unroll 1    // what follows the sums is long: it is there once, for all rows of the warp
   for (int i = 0; i < Tile::WM / 16; ++i) {
@@ -52,17 +58,18 @@ __device__ __forceinline__ void put_results(const float (&sums)[Tile::WM / 16][T
       }
     }
     __syncwarp();
-    constexpr int kPerRow = Tile::WN / N;
 #pragma unroll 1
-    for (int e = 0; e < 16 * kPerRow / 32; ++e) {
-      const int row = (32 * e + lane) / kPerRow, column = (32 * e + lane) % kPerRow * N;
+    for (int e = 0; e < kSteps; ++e) {
+      const int step = i * kSteps + e, row = row_of(e), column = column_of(e);
+      const auto now = next;
+      if (step + 1 < kAll) next = asked(step + 1);
       float values[N];
 #pragma unroll
       for (int k = 0; k < N; k += 4) {
         const float4 v = *reinterpret_cast<const float4*>(own + row * Tile::kLd + column + k);
         values[k] = v.x, values[k + 1] = v.y, values[k + 2] = v.z, values[k + 3] = v.w;
       }
-      put(first_row + 16 * i + row, first_column + column, values);
+      put(first_row + 16 * i + row, first_column + column, values, now);
     }
     __syncwarp();
   }

@@ -93,14 +93,27 @@ __device__ __forceinline__ void sum_tile(float (&sums)[BN / 2], int steps, int g
   if (first_lane) ptx::barrier_arrive(empty + before);
 }
 
-// Puts the warp's 16 rows in order, 32 columns at a time, and finishes them.
+// What finish_tile adds to rows lane / 4 and 8 more of 32 columns.
+struct AskedRows {
+  Asked first, second;
+};
+template <class T>
+__device__ __forceinline__ AskedRows ask_rows(const Arguments<T>& a, int m, int n) {
+  const int lane = threadIdx.x % 32, row = m + lane / 4, column = n + lane % 4 * 8;
+  return {ask(a, 0, row, column), ask(a, 0, row + 8, column)};
+}
+
+// Puts the warp's 16 rows in order, 32 columns at a time, and finishes them. `next`: what was asked for the
+// first 32.
 template <class T, int BN>
 __device__ __forceinline__ void finish_tile(const Arguments<T>& a, const float (&sums)[BN / 2], float* own,
-                                            int m, int n) {
+                                            int m, int n, AskedRows next) {
   constexpr int kLd = Sizes<BN>::kLd;
   const int lane = threadIdx.x % 32;
 #pragma unroll 1  // what follows the sums is long: it is there once, for all columns
   for (int part = 0; part < BN / 32; ++part) {
+    const AskedRows asked = next;
+    if (part + 1 < BN / 32) next = ask_rows(a, m, n + 32 * (part + 1));
 #pragma unroll
     for (int i = 0; i < BN / 2; i += 4) {  // registers have no index
       if (i / 16 != part) continue;
@@ -110,13 +123,17 @@ __device__ __forceinline__ void finish_tile(const Arguments<T>& a, const float (
     }
     __syncwarp();
 #pragma unroll 1
-    for (int e = lane; e < 16 * 4; e += 32) {
-      const int row = e / 4, column = e % 4 * 8;
+    for (int row = lane / 4; row < 16; row += 8) {
+      const int column = lane % 4 * 8;
+      Asked residual;
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        residual.values[i] = row < 8 ? asked.first.values[i] : asked.second.values[i];
       const float4 low = *reinterpret_cast<const float4*>(own + row * kLd + column);
       const float4 high = *reinterpret_cast<const float4*>(own + row * kLd + column + 4);
       float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
       if (m + row < a.rows && n + 32 * part + column < a.o)
-        finish(a, 0, m + row, n + 32 * part + column, values);
+        finish(a, 0, m + row, n + 32 * part + column, values, residual);
     }
     __syncwarp();
   }
@@ -126,12 +143,15 @@ template <class T, int BN, bool Pointwise>
 __global__ void __launch_bounds__(kThreads, 1)
     conv_wgmma_kernel(const __grid_constant__ TensorMap windows, const __grid_constant__ TensorMap weights,
                       const __grid_constant__ Arguments<T> a) {
+  ptx::begin_kernel();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(CNNFAST_SHIM)
   CNNFAST_DYNAMIC_SHARED(unsigned char, shared);
   constexpr int kStages = Sizes<BN>::kStages;
   auto* full = reinterpret_cast<uint64_t*>(shared + Sizes<BN>::kBarriers);
   uint64_t* empty = full + kStages;
   if (threadIdx.x == 0) {
+    ptx::prefetch_map(windows);
+    ptx::prefetch_map(weights);
     for (int i = 0; i < kStages; ++i) {
       ptx::barrier_init(full + i, 1);
       ptx::barrier_init(empty + i, kReaders);
@@ -151,9 +171,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
       int m, n;
       block_tile(a, tile, m, n);
+      m = m * kRows + 16 * warp, n *= BN;
+      const AskedRows first = ask_rows(a, m, n);
       float sums[BN / 2];
       sum_tile<T, BN>(sums, steps, group, ring, shared, full, empty);
-      finish_tile<T, BN>(a, sums, own, m * kRows + 16 * warp, n * BN);
+      finish_tile<T, BN>(a, sums, own, m, n, first);
     }
   }
 #endif

@@ -24,6 +24,7 @@ struct Walk {
 
 template <class U>
 __global__ void __launch_bounds__(kThreads) copy_kernel(Walk s, const U* x, U* y) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, s.count) {
     int64_t rest = i, at = 0, there = 0;
 #pragma unroll
@@ -48,6 +49,7 @@ constexpr int kTile = 32, kTileRows = 8;
 
 template <class U>
 __global__ void __launch_bounds__(kTile* kTileRows) exchange_kernel(Walk s, Exchange e, const U* x, U* y) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(U, tile, [kTile][kTile + 1]);
   const int lane = threadIdx.x % kTile, line = threadIdx.x / kTile;
   for (int64_t t = blockIdx.x; t < e.tiles; t += gridDim.x) {
@@ -131,6 +133,7 @@ template <class U>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(int64_t total, Divider inner, Divider count, int64_t width, int64_t size, const U* x,
                   const int64_t* indices, U* y) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, total) {
     const Divided c = inner.divide(i), pick = count.divide(c.quotient);
     int64_t index = indices[pick.rest];
@@ -143,6 +146,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     gather_grad_kernel(int64_t total, Divider inner, Divider sizes, int64_t width, int64_t picks,
                        int64_t size, const T* g, const int64_t* indices, T* dx) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, total) {
     const Divided c = inner.divide(i), place = sizes.divide(c.quotient);
     float sum = 0;
@@ -204,6 +208,7 @@ struct Decoder {
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads)
     pad_kernel(PadShape s, Decoder out, float value, const T* x, T* y) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, out.count) {
     const Divided c = out.groups.divide(i), column = out.columns.divide(c.quotient);
     const Divided row = out.rows.divide(column.quotient);
@@ -222,6 +227,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads, 2) pad_grad_kernel(PadShape s, Decoder in, const T* g, T* dx) {
+  ptx::begin_kernel();
   const int64_t wide = s.left + s.w + s.right, tall = s.top + s.h + s.bottom;
   CNNFAST_EACH(i, in.count) {
     const Divided c = in.groups.divide(i), column = in.columns.divide(c.quotient);

@@ -58,6 +58,7 @@ struct Tiling {
 template <class T, int K, int S, int P, int Q, int V>
 __global__ void __launch_bounds__(kThreads)
     window_kernel(const T* x, const T* w, Finish<T> finish, T* y, Shape s, Tiling grid, int turned) {
+  ptx::begin_kernel();
   constexpr int kWide = (Q - 1) * S + K;
   const int i = blockIdx.x * kThreads + threadIdx.x;
   if (i >= grid.count) return;
@@ -121,6 +122,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     any_kernel(const T* x, const T* w, Finish<T> finish, T* y, Shape s, int rows) {
+  ptx::begin_kernel();
   for (int row = blockIdx.x; row < rows; row += gridDim.x) {
     const int n = row / s.p, p = row % s.p;
     for (int e = blockIdx.y * kThreads + threadIdx.x; e < s.q * s.o; e += gridDim.y * kThreads) {
@@ -146,6 +148,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads)
     adjoint_kernel(const T* g, const T* w, Finish<T> finish, T* dx, Shape s, int rows) {
+  ptx::begin_kernel();
   const int quads = s.c / V;
   for (int line = blockIdx.x; line < rows; line += gridDim.x) {
     const int n = line / s.h, row = line % s.h;
@@ -185,6 +188,7 @@ constexpr int kLanes = 32, kWarps = 8;
 template <class T, int K, int S>
 __global__ void __launch_bounds__(kLanes* kWarps, K == 3 ? 2 : 1)
     grad_weight_kernel(const T* x, const T* g, Shape s, int share, float* partial) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(float, held, [kWarps][kLanes]);
   const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
   const int c = blockIdx.x * kLanes + lane;
@@ -234,6 +238,7 @@ __global__ void __launch_bounds__(kLanes* kWarps, K == 3 ? 2 : 1)
 template <class T>
 __global__ void __launch_bounds__(kLanes* kWarps)
     grad_weight_any_kernel(const T* x, const T* g, Shape s, int share, float* partial) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(float, held, [kWarps][kLanes]);
   const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes, taps = s.kh * s.kw;
   const int o = blockIdx.x * kLanes + lane, c = o / s.multiplier;

@@ -9,6 +9,8 @@
 #else
 #include <cuda_runtime.h>
 
+#include <utility>
+
 #include "cuda/ptx.h"
 
 // Static shared memory: CNNFAST_SHARED(float, tile, [32][33]).
@@ -18,16 +20,34 @@
   extern __shared__ __align__(1024) unsigned char cnnfast_dynamic_shared[]; \
   T* name = reinterpret_cast<T*>(cnnfast_dynamic_shared)
 
+namespace cnnfast::cuda {
+template <class... P, class... A>
+cudaError_t launch_dependent(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
+                             cudaStream_t stream, A&&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream, config.attrs = &attribute, config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, std::forward<A>(arguments)...);
+}
+}  // namespace cnnfast::cuda
+
 // CNNFAST_LAUNCH((kernel<float, 4>), grid, block, bytes of dynamic shared memory, stream, arguments...)
-#define CNNFAST_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                     \
-  do {                                                                                                     \
-    const auto cnnfast_kernel = CNNFAST_UNWRAP kernel;                                                     \
-    const size_t cnnfast_shared = (shared_bytes);                                                          \
-    if (cnnfast_shared > 48 * 1024)                                                                        \
-      CNNFAST_CUDA_CHECK(cudaFuncSetAttribute(cnnfast_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, \
-                                              static_cast<int>(cnnfast_shared)));                          \
-    cnnfast_kernel<<<(grid), (block), cnnfast_shared, (stream)>>>(__VA_ARGS__);                            \
-    ::cnnfast::cuda::after_launch(#kernel, (stream), __FILE__, __LINE__);                                  \
+#define CNNFAST_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                      \
+  do {                                                                                                      \
+    const auto cnnfast_kernel = CNNFAST_UNWRAP kernel;                                                      \
+    const size_t cnnfast_shared = (shared_bytes);                                                           \
+    if (cnnfast_shared > 48 * 1024)                                                                         \
+      CNNFAST_CUDA_CHECK(cudaFuncSetAttribute(cnnfast_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,  \
+                                              static_cast<int>(cnnfast_shared)));                           \
+    if (::cnnfast::cuda::dependent_launches())                                                              \
+      CNNFAST_CUDA_CHECK(::cnnfast::cuda::launch_dependent(cnnfast_kernel, (grid), (block), cnnfast_shared, \
+                                                           (stream), __VA_ARGS__));                         \
+    else                                                                                                    \
+      cnnfast_kernel<<<(grid), (block), cnnfast_shared, (stream)>>>(__VA_ARGS__);                           \
+    ::cnnfast::cuda::after_launch(#kernel, (stream), __FILE__, __LINE__);                                   \
   } while (false)
 #endif
 

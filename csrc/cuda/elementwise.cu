@@ -3,12 +3,10 @@
 #include "cuda/elementwise.h"
 
 #include "cuda/activation.h"
-#include "cuda/device.h"
+#include "cuda/index.h"
 
 namespace cnnfast::cuda {
 namespace {
-
-constexpr int kThreads = 256;
 
 // --- one array -------------------------------------------------------------------------------------
 
@@ -58,6 +56,7 @@ struct Function {
 // y[i] = f(x[i]), N elements at a time.
 template <int N, class From, class To, class F>
 __global__ void __launch_bounds__(kThreads) map_kernel(const From* x, To* y, int64_t count, F f) {
+  ptx::begin_kernel();
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i * N < count; i += step) {
     if ((i + 1) * N <= count) {
@@ -88,6 +87,7 @@ void map(const void* x, void* y, int64_t count, F f, cudaStream_t stream) {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) fill_kernel(T value, T* y, int64_t count) {
+  ptx::begin_kernel();
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += step)
     y[i] = value;
@@ -193,6 +193,7 @@ struct FunctionGrad {
 // y[i] = f(a[i], b[i]), N elements at a time. Without the number of blocks registers are spilled.
 template <int N, class T, class F>
 __global__ void __launch_bounds__(kThreads, 4) pair_kernel(const T* a, const T* b, T* y, int64_t count, F f) {
+  ptx::begin_kernel();
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i * N < count; i += step) {
     if ((i + 1) * N <= count) {
@@ -223,30 +224,77 @@ void map_pairs(const void* a, const void* b, void* y, int64_t count, F f, cudaSt
   launch_pairs<1, T>(a, b, y, count, f, stream);
 }
 
-// Where element i of the result lies in both operands.
+// A broadcast as a kernel walks through it: N neighbours of the innermost axis at a time.
+struct Walk {
+  int rank;
+  int64_t count;
+  Divider size[kMostAxes];
+  int64_t a[kMostAxes], b[kMostAxes];
+  bool a_repeats, b_repeats;  // along the innermost axis
+
+  Walk(const Broadcast& s, int n) : rank(s.rank), count(s.count / n) {
+    for (int axis = 0; axis < s.rank; ++axis) {
+      const int along = axis + 1 == s.rank ? n : 1;
+      size[axis] = Divider(s.size[axis] / along);
+      a[axis] = s.a[axis] * along;
+      b[axis] = s.b[axis] * along;
+    }
+    a_repeats = s.rank > 0 && s.a[s.rank - 1] == 0;
+    b_repeats = s.rank > 0 && s.b[s.rank - 1] == 0;
+  }
+};
+
+// Where element i of the result, or the first of N neighbours, lies in both operands.
 struct Places {
   int64_t a = 0, b = 0;
 
-  __device__ __forceinline__ Places(const Broadcast& s, int64_t i) {
+  __device__ __forceinline__ Places(const Walk& s, int64_t i) {
 #pragma unroll
     for (int axis = kMostAxes - 1; axis >= 0; --axis) {
       if (axis >= s.rank) continue;
-      const int64_t next = i / s.size[axis], index = i - next * s.size[axis];
-      a += index * s.a[axis];
-      b += index * s.b[axis];
-      i = next;
+      const Divided d = s.size[axis].divide(i);
+      a += d.rest * s.a[axis];
+      b += d.rest * s.b[axis];
+      i = d.quotient;
     }
   }
 };
 
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    broadcast_kernel(Broadcast s, const T* a, const T* b, T* y, AnyCombined f) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < s.count; i += step) {
+template <int N, class T>
+__device__ __forceinline__ void load_or_repeat(const T* p, bool repeats, float (&values)[N]) {
+  if (!repeats) return load_vector(p, values);
+  const float value = load(p);
+#pragma unroll
+  for (int j = 0; j < N; ++j) values[j] = value;
+}
+
+template <int N, class T, class F>
+__global__ void __launch_bounds__(kThreads, 4)
+    broadcast_kernel(const __grid_constant__ Walk s, const T* a, const T* b, T* y, F f) {
+  ptx::begin_kernel();
+  CNNFAST_EACH(i, s.count) {
     const Places at(s, i);
-    store(y + i, f(load(a + at.a), load(b + at.b)));
+    float v[N], w[N];
+    load_or_repeat(a + at.a, s.a_repeats, v);
+    load_or_repeat(b + at.b, s.b_repeats, w);
+#pragma unroll
+    for (int j = 0; j < N; ++j) v[j] = f(v[j], w[j]);
+    store_vector(y + i * N, v);
   }
+}
+
+template <int N, class T, class F>
+void launch_broadcast(const Broadcast& s, const void* a, const void* b, void* y, F f, cudaStream_t stream) {
+  const Walk walk(s, N);
+  CNNFAST_LAUNCH((broadcast_kernel<N, T, F>), blocks_for(walk.count, kThreads), kThreads, 0, stream, walk,
+                 static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y), f);
+}
+
+// Whether N neighbours of the innermost axis lie side by side, or are one, in both operands. Steps of what is
+// not repeated along it are multiples of its size, for operands are dense.
+template <class T>
+bool in_vectors(const Broadcast& s, const void* a, const void* b, const void* y) {
+  return s.rank > 0 && s.size[s.rank - 1] % kElements<T> == 0 && aligned(16, a, b, y);
 }
 
 // All of the gradient to the winner, half of it each where both are equal; NaN has it too.
@@ -274,10 +322,10 @@ __device__ __forceinline__ float gradient(BinaryGrad op, float g, float a, float
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    binary_grad_kernel(BinaryGrad op, Broadcast s, const T* g, const T* a, const T* b, T* y) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < s.count; i += step) {
+__global__ void __launch_bounds__(kThreads) binary_grad_kernel(BinaryGrad op, const __grid_constant__ Walk s,
+                                                               const T* g, const T* a, const T* b, T* y) {
+  ptx::begin_kernel();
+  CNNFAST_EACH(i, s.count) {
     const Places at(s, i);
     store(y + i, gradient(op, load(g + i), load(a + at.a), load(b + at.b)));
   }
@@ -383,8 +431,13 @@ void binary(DType type, Binary op, const Broadcast& s, const void* a, const void
     if (alike && activation == kNone && aligned(16, a, b, y))
       return combine_vectors<T>(op, a, b, y, s.count, stream);
     if (alike) return map_pairs<T>(a, b, y, s.count, f, stream);
-    CNNFAST_LAUNCH((broadcast_kernel<T>), blocks_for(s.count, kThreads), kThreads, 0, stream, s,
-                   static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y), f);
+    // What networks are full of, gates and shifts of channels, has kernels of its own.
+    if (activation == kNone && (op == Binary::kAdd || op == Binary::kMul) && in_vectors<T>(s, a, b, y)) {
+      constexpr int kN = kElements<T>;
+      if (op == Binary::kAdd) return launch_broadcast<kN, T>(s, a, b, y, Combined<Binary::kAdd>{}, stream);
+      return launch_broadcast<kN, T>(s, a, b, y, Combined<Binary::kMul>{}, stream);
+    }
+    launch_broadcast<1, T>(s, a, b, y, f, stream);
   });
 }
 
@@ -393,8 +446,8 @@ void binary_grad(DType type, BinaryGrad op, const Broadcast& s, const void* g, c
   if (s.count == 0) return;
   dispatch_float(type, [&](auto element) {
     using T = decltype(element);
-    CNNFAST_LAUNCH((binary_grad_kernel<T>), blocks_for(s.count, kThreads), kThreads, 0, stream, op, s,
-                   static_cast<const T*>(g), static_cast<const T*>(a), static_cast<const T*>(b),
+    CNNFAST_LAUNCH((binary_grad_kernel<T>), blocks_for(s.count, kThreads), kThreads, 0, stream, op,
+                   Walk(s, 1), static_cast<const T*>(g), static_cast<const T*>(a), static_cast<const T*>(b),
                    static_cast<T*>(dx));
   });
 }

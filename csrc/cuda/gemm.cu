@@ -46,6 +46,7 @@ template <int M, class Problem>
 __global__ void __launch_bounds__(32 * kWarps)
     few_rows_kernel(const __grid_constant__ Problem problem, int columns, int share, int splits,
                     float* partial) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(float, held, [kWarps][M][kWide]);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int n0 = blockIdx.x % columns * kWide, split = blockIdx.x / columns % splits,
@@ -163,6 +164,7 @@ constexpr int kMostSums = 256;                 // blocks of rows
 template <class T>
 __global__ void __launch_bounds__(kSumRows* kSumColumns)
     column_sums_kernel(const T* x, int64_t rows, int64_t columns, int64_t share, float* partial) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(float, sums, [kSumRows][kSumColumns]);
   const int tx = threadIdx.x % kSumColumns, ty = threadIdx.x / kSumColumns;
   const int64_t column = blockIdx.x * int64_t{kSumColumns} + tx;
@@ -180,6 +182,7 @@ __global__ void __launch_bounds__(kSumRows* kSumColumns)
 template <class T>
 __global__ void __launch_bounds__(128)
     join_sums_kernel(const float* partial, int64_t count, int64_t blocks, T* y) {
+  ptx::begin_kernel();
   const int64_t i = blockIdx.x * int64_t{128} + threadIdx.x;
   if (i >= count) return;
   double sum = 0.0;

@@ -74,6 +74,10 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, int parity) {
       : "memory");
 }
 
+// Brings a tensor map near, so that the first copy does not wait for it.
+__device__ __forceinline__ void prefetch_map(const TensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];\n" ::"l"(&map) : "memory");
+}
 // Copies by a tensor map, which arrive at the barrier in bytes. Coordinates innermost first; beyond the
 // array: zeros.
 __device__ __forceinline__ void copy_tile(void* shared, const TensorMap& map, uint64_t* barrier, int c,
@@ -236,6 +240,7 @@ inline void barrier_wait(uint64_t* barrier, int parity, CNNFAST_CALLER) {
     if (!shim::catch_up(barrier)) shim::wait(CNNFAST_HERE("mbarrier.try_wait"));
 }
 
+inline void prefetch_map(const TensorMap&) {}
 inline void copy_tile(void* shared, const TensorMap& map, uint64_t* barrier, int c, int row) {
   detail::copy(shared, barrier, map.rows, [map, c, row](int i, unsigned char(&bytes)[128]) {
     detail::read_row(map, {c, row + i, 0, 0}, bytes);

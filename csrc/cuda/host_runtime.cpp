@@ -38,6 +38,8 @@ std::map<char*, size_t>& allocations() {
   return *all;
 }
 
+thread_local int current_device = 0;
+
 [[maybe_unused]] bool intact(const char* p, size_t bytes) {
   for (size_t i = 0; i < kZone; ++i)
     if (static_cast<unsigned char>(p[bytes + i]) != kPoison ||
@@ -46,6 +48,8 @@ std::map<char*, size_t>& allocations() {
   return true;
 }
 }  // namespace
+
+void set_device(int device) { current_device = device; }
 
 void submit(cudaStream_t stream, std::function<void()> work) {
   if (stream && stream->capture)
@@ -97,8 +101,13 @@ const char* cudaGetErrorString(cudaError_t error) {
 }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
+cudaError_t cudaGetDevice(int* device) {
+  *device = current_device;
+  return cudaSuccess;
+}
+
 cudaError_t cudaMalloc(void** p, size_t bytes) {
-  if (bytes > SIZE_MAX / 2) return cudaErrorMemoryAllocation;
+  if (bytes > size_t{1} << 46) return cudaErrorMemoryAllocation;
   // Aligned as cudaMalloc aligns.
   void* whole = nullptr;
   if (posix_memalign(&whole, 512, bytes + 2 * kZone) != 0) return cudaErrorMemoryAllocation;

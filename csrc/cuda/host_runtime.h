@@ -47,6 +47,7 @@ enum cudaStreamCaptureMode {
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2;
 
+cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaMalloc(void** p, size_t bytes);
 cudaError_t cudaFree(void* p);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
@@ -77,6 +78,9 @@ void submit(cudaStream_t stream, std::function<void()> work);
 
 // Raises CudaError if a kernel wrote beside an allocation; called after every kernel.
 void check_red_zones(const char* kernel);
+
+// What another library's cudaSetDevice does.
+void set_device(int device);
 
 // The order in which threads run; see host_shim.h.
 void set_schedule(const char* name, unsigned seed);

@@ -192,6 +192,7 @@ void thread_main() noexcept {
 #endif
   (*running->body)();
   Fiber& me = self();
+  if (!me.begun) fail("a kernel that does not begin with ptx::begin_kernel");
   me.state = State::kDone;
   --running->alive;
   if (running->at_barrier > 0 && running->at_barrier == running->alive) release_barrier();
@@ -237,6 +238,7 @@ void start_block(Launch& launch, dim3 id) {
     f.lane = static_cast<int>(i % kWarp);
     f.warp = static_cast<int>(i / kWarp);
     f.state = State::kReady;
+    f.begun = false;
     f.open.clear();
     f.groups.clear();
     char* stack = stacks() + kStack * i;

@@ -45,6 +45,7 @@ struct Place {
 struct Thread {
   dim3 tid;
   int lane = 0, warp = 0;
+  bool begun = false;  // by ptx::begin_kernel
 };
 struct Block {
   dim3 grid, block, id;
@@ -317,6 +318,8 @@ inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 // --- the wrappers of ptx.h -------------------------------------------------------------------------
 
 namespace cnnfast::cuda::ptx {
+
+inline void begin_kernel() { shim::current_thread->begun = true; }
 
 template <int Bytes>
 void cp_async(void* shared, const void* global, bool valid = true) {

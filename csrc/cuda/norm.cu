@@ -32,6 +32,7 @@ template <class T, int V>
 __global__ void __launch_bounds__(kColumnThreads)
     normalize_kernel(Columns c, const T* x, const float* mean, const float* var, const float* scale,
                      const float* shift, double eps, int activation, float slope, T* y) {
+  ptx::begin_kernel();
   const ColumnPart part(c);
   if (!part.inside) return;
   Channel of[V];
@@ -44,7 +45,8 @@ __global__ void __launch_bounds__(kColumnThreads)
     float values[V];
     load_vector<V>(x + part.index(c, k) * V, values);
 #pragma unroll
-    for (int v = 0; v < V; ++v) values[v] = activate(activation, of[v](values[v]), slope);
+    for (int v = 0; v < V; ++v) values[v] = of[v](values[v]);
+    activate_all(values, activation, slope);
     store_vector<V>(y + part.index(c, k) * V, values);
   }
 }
@@ -76,6 +78,7 @@ __device__ __forceinline__ Sums combine_sums(const Columns& c, Sums s, double* r
 
 template <class T>
 __global__ void __launch_bounds__(kColumnThreads) moments_kernel(Columns c, const T* x, Sums* parts) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(double, room, [kColumnThreads]);
   const ColumnPart part(c);
   const double pivot = part.inside ? load(x + part.index(c, 0)) : 0;
@@ -99,6 +102,7 @@ __device__ __forceinline__ Sums add_parts(const Columns& c, const Sums* parts, i
 template <class T>
 __global__ void moments_end_kernel(Columns c, Divider inner, const T* x, const Sums* parts, float* mean,
                                    float* var) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, c.count()) {
     const Divided at = inner.divide(i);
     const Sums s = add_parts(c, parts, at.quotient, at.rest);
@@ -120,6 +124,7 @@ template <class T>
 __global__ void __launch_bounds__(kColumnThreads)
     grad_sums_kernel(Columns c, const T* g, const T* x, const float* mean, const float* var,
                      const float* scale, const float* shift, double eps, int activation, Sums* parts) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(double, room, [kColumnThreads]);
   const ColumnPart part(c);
   Channel of{0, 0, 0};
@@ -139,6 +144,7 @@ __global__ void __launch_bounds__(kColumnThreads)
 
 __global__ void grad_sums_end_kernel(Columns c, Divider inner, const Sums* parts, const float* var,
                                      double eps, float* dscale, float* dshift) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, c.count()) {
     const Divided at = inner.divide(i);
     const Sums s = add_parts(c, parts, at.quotient, at.rest);
@@ -152,6 +158,7 @@ __global__ void __launch_bounds__(kColumnThreads)
     normalize_grad_kernel(Columns c, const T* g, const T* x, const float* mean, const float* var,
                           const float* scale, const float* shift, double eps, int activation,
                           const float* dscale, const float* dshift, T* dx) {
+  ptx::begin_kernel();
   const ColumnPart part(c);
   if (!part.inside) return;
   Channel of[V];
@@ -201,6 +208,7 @@ __device__ __forceinline__ float activity(const LocalResponse& s, const T* row, 
 
 template <class T>
 __global__ void local_response_kernel(LocalResponse s, Divider channels, const T* x, T* y) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, s.rows * s.channels) {
     const Divided at = channels.divide(i);
     const float d = activity(s, x + at.quotient * s.channels, at.rest), v = load(x + i);
@@ -212,6 +220,7 @@ __global__ void local_response_kernel(LocalResponse s, Divider channels, const T
 template <class T>
 __global__ void local_response_share_kernel(LocalResponse s, Divider channels, const T* x, const T* g,
                                             float* share) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, s.rows * s.channels) {
     const Divided at = channels.divide(i);
     const float d = activity(s, x + at.quotient * s.channels, at.rest);
@@ -222,6 +231,7 @@ __global__ void local_response_share_kernel(LocalResponse s, Divider channels, c
 template <class T>
 __global__ void local_response_grad_kernel(LocalResponse s, Divider channels, const T* x, const T* g,
                                            const float* share, T* dx) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, s.rows * s.channels) {
     const Divided at = channels.divide(i);
     const int64_t row = at.quotient * s.channels, c = at.rest;
@@ -238,6 +248,7 @@ __global__ void local_response_grad_kernel(LocalResponse s, Divider channels, co
 template <class T>
 __global__ void __launch_bounds__(kColumnThreads)
     l2_normalize_kernel(Columns c, double eps, const T* x, T* y) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(double, room, [kColumnThreads]);
   const ColumnPart part(c);
   double squares = 0;

@@ -124,6 +124,7 @@ struct Part {
 
 template <class Step>
 __global__ void __launch_bounds__(kThreads) step_kernel(Step step, const Tensors::Row* rows, int count) {
+  ptx::begin_kernel();
   const Part part(rows, count);
 #pragma unroll 4
   for (int64_t i = part.first + threadIdx.x; i < part.end; i += kThreads) step(part.row.arrays, i);
@@ -158,6 +159,7 @@ __device__ __forceinline__ double joined_by_block(double value, double* room) {
 
 template <bool Largest>
 __global__ void __launch_bounds__(kThreads) norm_kernel(const Tensors::Row* rows, int count, double* parts) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(double, room, [kThreads]);
   const Part part(rows, count);
   double total = 0;
@@ -173,6 +175,7 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(const Tensors::Row* rows
 template <bool Largest>
 __global__ void __launch_bounds__(kThreads)
     norm_of_parts_kernel(const double* parts, int64_t count, double most, float* result) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(double, room, [kThreads]);
   double total = 0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) total = joined<Largest>(total, parts[i]);

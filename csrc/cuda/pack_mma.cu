@@ -1,6 +1,6 @@
 // Weights and channels as the convolutions on tensor cores read them.
 #include "cuda/conv_mma.h"
-#include "cuda/device.h"
+#include "cuda/index.h"
 
 namespace cnnfast::cuda {
 namespace {
@@ -10,6 +10,7 @@ namespace {
 template <class From, class To>
 __global__ void __launch_bounds__(256)
     pack_kernel(const PackMma s, int64_t count, const From* w, To* packed) {
+  ptx::begin_kernel();
   const int64_t rows = s.adjoint ? s.c : s.o, inner = s.adjoint ? s.o : s.c;
   const int64_t taps = s.rows * s.columns;
   for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < count; i += gridDim.x * 256ll) {
@@ -29,11 +30,11 @@ __global__ void __launch_bounds__(256)
 
 template <class From, class To>
 __global__ void __launch_bounds__(256)
-    copy_rows_kernel(const From* x, To* y, int64_t count, int c, int to_c) {
+    copy_rows_kernel(const From* x, To* y, int64_t count, int c, Divider to_c) {
+  ptx::begin_kernel();
   for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < count; i += gridDim.x * 256ll) {
-    const int64_t row = i / to_c;
-    const int k = static_cast<int>(i - row * to_c);
-    y[i] = from_float<To>(k < c ? to_float(x[row * c + k]) : 0.0f);
+    const Divided at = to_c.divide(i);
+    y[i] = from_float<To>(at.rest < c ? to_float(x[at.quotient * c + at.rest]) : 0.0f);
   }
 }
 
@@ -60,7 +61,7 @@ void copy_rows(DType from, DType to, int64_t rows, int64_t c, int64_t to_c, cons
       using To = decltype(target);
       CNNFAST_LAUNCH((copy_rows_kernel<From, To>), dim3(blocks_for(rows * to_c, 256)), dim3(256), 0, stream,
                      static_cast<const From*>(x), static_cast<To*>(y), rows * to_c, static_cast<int>(c),
-                     static_cast<int>(to_c));
+                     Divider(to_c));
     });
   });
 }

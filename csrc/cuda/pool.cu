@@ -70,6 +70,7 @@ constexpr int kBlocks = 4;
 template <class T, int V, Pool Kind, bool Positions>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     pool_kernel(PoolShape s, Pixels out, const T* x, T* y, int64_t* positions) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, out.count) {
     const Pixel at(i, out, V);
     float best[V];
@@ -143,6 +144,7 @@ struct Windows {
 template <class T, int V, bool Max>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     pool_grad_kernel(PoolShape s, Pixels in, const T* g, const int64_t* positions, T* dx) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, in.count) {
     const Pixel at(i, in, V);
     float sums[V] = {};
@@ -171,6 +173,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     scatter_rows_kernel(int64_t count, Divider rows, Divider channels, int64_t width, const T* g,
                         const int64_t* positions, T* dx) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, count) {
     const Divided c = channels.divide(i), row = rows.divide(c.quotient);
     const int64_t from = row.quotient * width + c.rest;

@@ -9,6 +9,17 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// --- dependent launches (sm_90) ---------------------------------------------------------------------
+
+// The first thing in every kernel. Lets blocks of the next kernel come as soon as there is room for them, and
+// waits until the kernel before is over and what it wrote can be seen. As every kernel does, a kernel runs
+// after all before it. Does nothing after an ordinary launch.
+__device__ __forceinline__ void begin_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
 // --- cp.async: global to shared memory without registers (sm_80) -----------------------------------
 
 // 16 bytes, past the first level of cache, or 8 or 4, for channels that are no multiple of 16 bytes; zeros

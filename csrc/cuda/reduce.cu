@@ -29,6 +29,7 @@ __device__ __forceinline__ double fold(double a, double b) {
 template <Reduction R, class In, class Out>
 __global__ void __launch_bounds__(kColumnThreads)
     reduce_kernel(Columns c, double factor, const In* x, Out* y) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(double, room, [kColumnThreads]);
   constexpr bool kSquares = R == Reduction::kLength && !std::is_same<In, double>::value;
   constexpr bool kLast = !std::is_same<Out, double>::value;
@@ -84,6 +85,7 @@ __device__ __forceinline__ bool beats(const Best& a, const Best& b) {
 
 template <class T>
 __global__ void __launch_bounds__(kColumnThreads) argmax_kernel(Columns c, const T* x, int64_t* y) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(float, values, [kColumnThreads]);
   CNNFAST_SHARED(int64_t, places, [kColumnThreads]);
   const ColumnPart part(c);
@@ -115,6 +117,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     column_keys_kernel(int64_t count, Divider length, Divider inner, int64_t k, int64_t width, bool falling,
                        const T* x, Key* keys) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, count) {
     const Divided row = length.divide(i), column = inner.divide(row.quotient);
     const uint32_t bits = rising_bits(load(x + (column.quotient * k + row.rest) * width + column.rest));
@@ -127,6 +130,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     first_kernel(int64_t total, Divider inner, Divider taken, int64_t k, int64_t width, const T* x,
                  const Key* keys, T* values, int64_t* places) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, total) {
     const Divided c = inner.divide(i), j = taken.divide(c.quotient);
     const int64_t place = place_of(keys[(j.quotient * width + c.rest) * k + j.rest]);
@@ -140,6 +144,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     scatter_kernel(int64_t total, Divider inner, Divider taken, int64_t k, int64_t width, const T* g,
                    const int64_t* places, T* dx) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, total) {
     const Divided c = inner.divide(i);
     dx[(taken.quotient(c.quotient) * k + places[i]) * width + c.rest] = g[i];

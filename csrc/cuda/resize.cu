@@ -17,6 +17,7 @@ __global__ void __launch_bounds__(kThreads)
     resize_kernel(int64_t count, Divider groups, Divider columns_out, Divider rows_out, int64_t rows,
                   int64_t columns, int64_t channels, ResizeTable vertical, ResizeTable horizontal, const T* x,
                   T* y) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, count) {
     const Divided c = groups.divide(i), column = columns_out.divide(c.quotient);
     const Divided row = rows_out.divide(column.quotient);
@@ -49,6 +50,7 @@ template <class From, class To, int V>
 __global__ void __launch_bounds__(kThreads)
     blend_kernel(int64_t count, Divider groups, Divider out, int64_t size, int64_t inner, ResizeTable table,
                  const From* x, To* y) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, count) {
     const Divided c = groups.divide(i), place = out.divide(c.quotient);
     const float* weights = table.weights + place.rest * table.taps;

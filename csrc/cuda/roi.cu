@@ -63,6 +63,7 @@ __device__ __forceinline__ Span bin_span(float low, float high, int i, int bins,
 // Rows of every box's bins (k x p), then columns (k x q).
 __global__ void __launch_bounds__(kThreads)
     spans_kernel(RoiShape s, Divider bins, const float* boxes, Span* spans) {
+  ptx::begin_kernel();
   CNNFAST_EACH(at, s.k * (s.p + s.q)) {
     const Divided d = bins.divide(at);
     const float* box = boxes + 5 * d.quotient;
@@ -80,6 +81,7 @@ template <class T, int V>
 __global__ void __launch_bounds__(kThreads)
     roi_pool_kernel(RoiShape s, Bins bins, const T* x, const float* boxes, const Span* spans, T* y,
                     int* positions) {
+  ptx::begin_kernel();
   CNNFAST_EACH(at, bins.count) {
     const Bin bin(at, bins, V);
     const float image = boxes[5 * bin.k];
@@ -113,6 +115,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     roi_pool_grad_kernel(RoiShape s, Pixels pixels, const float* boxes, const Span* spans,
                          const int* positions, const T* g, T* dx) {
+  ptx::begin_kernel();
   CNNFAST_EACH(at, pixels.count) {
     const Divided c = pixels.groups.divide(at), column = pixels.columns.divide(c.quotient);
     const Divided row = pixels.rows.divide(column.quotient);
@@ -176,6 +179,7 @@ struct Sample {
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads, 2)
     roi_align_kernel(RoiShape s, Bins bins, const T* x, const float* boxes, T* y) {
+  ptx::begin_kernel();
   CNNFAST_EACH(at, bins.count) {
     const Bin bin(at, bins, V);
     const float* box = boxes + 5 * bin.k;
@@ -217,6 +221,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 // What bin i of box k takes of row h (k x p x h), then of column w (k x q x w).
 __global__ void __launch_bounds__(kThreads)
     weights_kernel(RoiShape s, bool rows, Divider pixels, Divider bins, const float* boxes, float* weights) {
+  ptx::begin_kernel();
   const int size = rows ? s.h : s.w, count = rows ? s.p : s.q;
   CNNFAST_EACH(at, s.k * count * size) {
     const Divided pixel = pixels.divide(at), bin = bins.divide(pixel.quotient);
@@ -237,6 +242,7 @@ template <class T, int V>
 __global__ void __launch_bounds__(kThreads)
     roi_align_grad_kernel(RoiShape s, Pixels pixels, const float* boxes, const float* vertical,
                           const float* horizontal, const T* g, T* dx) {
+  ptx::begin_kernel();
   CNNFAST_EACH(at, pixels.count) {
     const Divided c = pixels.groups.divide(at), column = pixels.columns.divide(c.quotient);
     const Divided row = pixels.rows.divide(column.quotient);

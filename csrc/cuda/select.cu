@@ -78,6 +78,7 @@ __device__ __forceinline__ T value(T x) {
 template <class T, Comparison Op>
 __global__ void __launch_bounds__(kThreads)
     compare_kernel(Operands<2> s, const T* a, const T* b, uint8_t* y) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, s.count) {
     int64_t at[2];
     s.place(i, at);
@@ -89,6 +90,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class U>
 __global__ void __launch_bounds__(kThreads)
     where_kernel(Operands<3> s, const uint8_t* condition, const U* a, const U* b, U* y) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, s.count) {
     int64_t at[3];
     s.place(i, at);
@@ -97,6 +99,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads) not_kernel(const uint8_t* x, uint8_t* y, int64_t count) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, count) y[i] = x[i] == 0;
 }
 
@@ -144,6 +147,7 @@ struct Converted<uint8_t> {
 
 template <class From, class To>
 __global__ void __launch_bounds__(kThreads) convert_kernel(const From* x, To* y, int64_t count) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, count) y[i] = Converted<To>::from(value(x[i]));
 }
 

@@ -9,6 +9,7 @@ namespace {
 
 // y[i] = x[i + 32], around the end, through shared memory.
 __global__ void rotate_kernel(const float* x, float* y, bool with_barrier) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(float, values, [256]);
   values[threadIdx.x] = x[threadIdx.x];
   if (with_barrier) __syncthreads();
@@ -18,6 +19,7 @@ __global__ void rotate_kernel(const float* x, float* y, bool with_barrier) {
 // Sums of 64 rows of 128 floats that pass a ring of four buffers in shared memory.
 template <int Pending>
 __global__ void ring_kernel(const float* x, float* y) {
+  ptx::begin_kernel();
   constexpr int kStages = 4, kRows = 64, kWidth = 128;
   CNNFAST_DYNAMIC_SHARED(float, ring);
   const auto fetch = [&](int row) {
@@ -37,7 +39,10 @@ __global__ void ring_kernel(const float* x, float* y) {
   for (int i = 0; i < 4; ++i) y[threadIdx.x + 32 * i] = sum[i];
 }
 
+__global__ void late_kernel(float* y) { y[threadIdx.x] = 1; }
+
 __global__ void half_barrier_kernel(float* y) {
+  ptx::begin_kernel();
   if (threadIdx.x < 40)
     __syncthreads();
   else {
@@ -47,16 +52,21 @@ __global__ void half_barrier_kernel(float* y) {
 }
 
 __global__ void half_shuffle_kernel(float* y) {
+  ptx::begin_kernel();
   float v = 1;
   if (threadIdx.x < 16) v = __shfl_xor_sync(0xffffffffu, v, 1);
   y[threadIdx.x] = v;
 }
 
-__global__ void beside_kernel(float* y, int offset) { y[offset] = 1; }
+__global__ void beside_kernel(float* y, int offset) {
+  ptx::begin_kernel();
+  y[offset] = 1;
+}
 
 // a is 16 x K, b is K x 8, both row-major; y = a b through fragments as the instruction wants them.
 template <class T>
 __global__ void mma_kernel(const float* a, const float* b, float* y) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(T, tile_a, [16 * 16]);
   CNNFAST_SHARED(T, tile_b, [16 * 16]);  // columns of b as rows, then zeros
   const int lane = threadIdx.x;
@@ -86,6 +96,8 @@ void selftest(const std::string& name, const float* a, const float* b, float* y,
     CNNFAST_LAUNCH((ring_kernel<2>), 1, 32, 4 * 128 * 4, stream, a, y);
   else if (name == "ring that waits too short")
     CNNFAST_LAUNCH((ring_kernel<3>), 1, 32, 4 * 128 * 4, stream, a, y);
+  else if (name == "no beginning")
+    CNNFAST_LAUNCH((late_kernel), 1, 32, 0, stream, y);
   else if (name == "two barriers")
     CNNFAST_LAUNCH((half_barrier_kernel), 1, 64, 0, stream, y);
   else if (name == "half a shuffle")

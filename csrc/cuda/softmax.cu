@@ -49,6 +49,7 @@ struct Rest {
 
 template <class T, bool Log>
 __global__ void __launch_bounds__(kColumnThreads) softmax_kernel(Columns c, const T* x, T* y) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(float, room, [kColumnThreads]);
   const ColumnPart part(c);
   const float m = largest(c, part, x, room);
@@ -63,6 +64,7 @@ __global__ void __launch_bounds__(kColumnThreads) softmax_kernel(Columns c, cons
 template <class T, bool Log>
 __global__ void __launch_bounds__(kColumnThreads)
     softmax_grad_kernel(Columns c, const T* g, const T* y, T* dx) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(float, room, [kColumnThreads]);
   const ColumnPart part(c);
   float total = 0;
@@ -81,6 +83,7 @@ template <class T>
 __global__ void __launch_bounds__(kColumnThreads)
     cross_entropy_kernel(Columns c, const T* x, const int64_t* labels, float smoothing, int64_t ignored,
                          T* loss, T* gradient) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(float, room, [kColumnThreads]);
   const ColumnPart part(c);
   const int64_t label = part.inside ? labels[part.outer] : ignored;
@@ -119,6 +122,7 @@ struct Softplus {
 template <class T, SigmoidLoss What>
 __global__ void __launch_bounds__(kThreads)
     sigmoid_cross_entropy_kernel(int64_t count, float weight, const T* g, const T* x, const T* target, T* y) {
+  ptx::begin_kernel();
   CNNFAST_EACH(i, count) {
     const float v = load(x + i), t = load(target + i), from_one = weight * t, from_zero = 1.0f - t;
     float value;

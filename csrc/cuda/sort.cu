@@ -18,6 +18,7 @@ struct Tiles {
 
 // Batcher, "Sorting networks and their applications", 1968: the bitonic network.
 __global__ void __launch_bounds__(kSortThreads) sort_kernel(Tiles s, Divider per_row, Key* keys) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(Key, room, [kTileKeys]);
   const int t = threadIdx.x;
   // Where key i of the block lies, or -1: beyond the end of its row.
@@ -49,6 +50,7 @@ __global__ void __launch_bounds__(kSortThreads) sort_kernel(Tiles s, Divider per
 // Runs of `run` keys of every row to runs of twice as many. Equal keys of the first run come first.
 __global__ void __launch_bounds__(kThreads)
     merge_kernel(int64_t rows, int64_t n, Divider length, int64_t run, const Key* keys, Key* merged) {
+  ptx::begin_kernel();
   CNNFAST_EACH(at, rows * n) {
     const Divided divided = length.divide(at);
     const int64_t i = divided.rest, row = divided.quotient * n;

@@ -35,7 +35,11 @@ template <class F>
 F driver_function(const char* name) {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
   CNNFAST_CUDA_CHECK(cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &found));
+#else
+  CNNFAST_CUDA_CHECK(cudaGetDriverEntryPoint(name, &function, cudaEnableDefault, &found));
+#endif
   if (found != cudaDriverEntryPointSuccess)
     throw CudaError("cudaErrorNotSupported", "the driver lacks a function", name);
   return reinterpret_cast<F>(function);

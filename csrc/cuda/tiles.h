@@ -211,6 +211,7 @@ __global__ void __launch_bounds__(T::kThreads, Problem::A::kVector* Problem::B::
                                                    ? T::kBlocks
                                                    : T::kBlocks * 2 / 3)
     product_kernel(const __grid_constant__ Problem problem, int tiles_m, int tiles_n, Splits splits) {
+  ptx::begin_kernel();
   using A = decltype(problem.at(0).a);
   using B = decltype(problem.at(0).b);
   using Result = decltype(problem.at(0).result);
@@ -312,6 +313,7 @@ __global__ void __launch_bounds__(T::kThreads, Problem::A::kVector* Problem::B::
 template <class Problem>
 __global__ void __launch_bounds__(256)
     join_kernel(const __grid_constant__ Problem problem, int count, const float* partial) {
+  ptx::begin_kernel();
   // Partial sums take 64 MiB at most, so that they are counted in 32 bits.
   const int area = problem.m * problem.n, total = area * problem.batch;
   for (int e = blockIdx.x * 256 + threadIdx.x; e < total; e += gridDim.x * 256) {

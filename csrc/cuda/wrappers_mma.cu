@@ -6,6 +6,7 @@ namespace {
 
 // `in` in shared memory, words first.
 __global__ void __launch_bounds__(32) try_wrapper(int wrapper, const uint32_t* in, int words, uint32_t* out) {
+  ptx::begin_kernel();
   CNNFAST_DYNAMIC_SHARED(uint32_t, shared);
   const int lane = static_cast<int>(threadIdx.x);
   const auto which = static_cast<Wrapper>(wrapper);

@@ -29,6 +29,7 @@ __device__ __forceinline__ void fetch(unsigned char* tile, uint64_t* barrier, co
 
 __global__ void __launch_bounds__(64)
     try_copy(const __grid_constant__ TensorMap map, Place p, uint32_t* out) {
+  ptx::begin_kernel();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(CNNFAST_SHIM)
   CNNFAST_DYNAMIC_SHARED(unsigned char, shared);
   fetch(shared, reinterpret_cast<uint64_t*>(shared + kTileBytes), map, p);
@@ -41,6 +42,7 @@ template <class T>
 __global__ void __launch_bounds__(128)
     try_wgmma(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, int first,
               const float* given, float* out) {
+  ptx::begin_kernel();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(CNNFAST_SHIM)
   CNNFAST_DYNAMIC_SHARED(unsigned char, shared);
   auto* barriers = reinterpret_cast<uint64_t*>(shared + 2 * kTileBytes);

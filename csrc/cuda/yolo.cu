@@ -35,6 +35,7 @@ __device__ __forceinline__ void each_score(const YoloDecoding& how, const float*
 
 __global__ void __launch_bounds__(kThreads)
     count_kernel(int64_t places, const __grid_constant__ YoloDecoding how, const float* x, int64_t* counts) {
+  ptx::begin_kernel();
   CNNFAST_EACH(at, places) {
     int64_t count = 0;
     each_score(how, x + at * how.values(), [&](int64_t, float) { ++count; });
@@ -45,6 +46,7 @@ __global__ void __launch_bounds__(kThreads)
 // Hillis and Steele, "Data parallel algorithms", 1986, over a run of counts for every thread.
 constexpr int kSumThreads = 512;
 __global__ void __launch_bounds__(kSumThreads) starts_kernel(int64_t n, int64_t* counts, int64_t* total) {
+  ptx::begin_kernel();
   CNNFAST_SHARED(int64_t, sums, [kSumThreads]);
   const int t = threadIdx.x;
   const int64_t share = (n + kSumThreads - 1) / kSumThreads, first = t * share;
@@ -84,6 +86,7 @@ __global__ void __launch_bounds__(kThreads)
     candidates_kernel(const __grid_constant__ YoloGrid grid, const __grid_constant__ YoloDecoding how,
                       Divider anchors, Divider columns, const float* x, const int64_t* starts, float* boxes,
                       float* scores, int64_t* classes) {
+  ptx::begin_kernel();
   CNNFAST_EACH(at, grid.places()) {
     const float* t = x + at * how.values();
     const int64_t first = starts[at];

@@ -75,3 +75,11 @@ def device(request: pytest.FixtureRequest) -> Iterator[Any]:
     module = request.getfixturevalue("shim")
     module.set_schedule(request.param, seed=7)
     yield module
+
+
+@pytest.fixture
+def hopper(device: Any) -> Any:
+    """``device``, where it has tensor maps and products of groups of warps."""
+    if tuple(device.device()["capability"]) != (9, 0):
+        pytest.skip("needs compute capability 9.0")
+    return device

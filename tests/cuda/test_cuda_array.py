@@ -9,6 +9,7 @@ import pytest
 
 import cnnfast as cf
 from cnnfast.cuda import DeviceArray, asarray, bfloat16, empty, full, zeros
+from cnnfast.errors import CudaError
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "int32", "uint8", "bool"])
@@ -103,3 +104,21 @@ def test_full(device: Any, dtype: str) -> None:
             np.testing.assert_array_equal(x.numpy(), np.broadcast_to(exact, shape))
     with pytest.raises(cf.errors.DTypeError, match="full: expected a floating-point type, got int64"):
         full((2,), 1, "int64")
+
+
+def test_another_device_is_named(shim: Any) -> None:
+    """What torch.cuda.set_device(1) does behind the back: nothing lies on two devices."""
+    x = full((2,), 3.0)
+    shim.set_device(1)
+    try:
+        with pytest.raises(CudaError, match="device 1 is current, where cnnfast works on device 0"):
+            full((2,), 3.0)
+    finally:
+        shim.set_device(0)
+    assert x.numpy().tolist() == [3, 3]
+
+
+def test_memory_that_is_not_there(device: Any) -> None:
+    with pytest.raises(CudaError, match="out of memory"):
+        empty((1 << 50,), "uint8")
+    assert full((2,), 3.0).numpy().tolist() == [3, 3]

@@ -205,7 +205,7 @@ HOPPER = [
 
 @pytest.mark.parametrize("tile", [5, 6, 7])
 @pytest.mark.parametrize("case", HOPPER)
-def test_hopper(device: Any, rng: np.random.Generator, case: Any, tile: int) -> None:
+def test_hopper(hopper: Any, rng: np.random.Generator, case: Any, tile: int) -> None:
     dtype = "float16" if tile == 6 else "bfloat16"
     x_shape, w_shape, *rest = case
     (x, wide_x), (w, wide_w) = _given(rng, x_shape, dtype), _given(rng, w_shape, dtype)
@@ -213,8 +213,12 @@ def test_hopper(device: Any, rng: np.random.Generator, case: Any, tile: int) -> 
     s = infer_conv2d(x_shape, w_shape, b.shape, None, *rest, activation="relu")
     wanted = reference_conv2d(s, wide_x, wide_w, None, wide_b)
     size = reference_conv2d(s, abs(wide_x), abs(wide_w), None, abs(wide_b))
-    got = conv_mma.conv2d(s, x, w, None, b, choice=(tile, 1))
-    _close(got, wanted, size, int(np.prod(w_shape[:3])), dtype)
+    depth = int(np.prod(w_shape[:3]))
+    _close(conv_mma.conv2d(s, x, w, None, b, choice=(tile, 1)), wanted, size, depth, dtype)
+    residual, wide_residual = _given(rng, s.out, dtype)
+    wanted = reference_conv2d(s, wide_x, wide_w, None, wide_b, wide_residual)
+    got = conv_mma.conv2d(s, x, w, None, b, residual, choice=(tile, 1))
+    _close(got, wanted, size + abs(wide_residual), depth, dtype)
 
 
 def test_hopper_adds_in_the_order_of_mma(shim: Any, rng: np.random.Generator) -> None:
@@ -238,6 +242,9 @@ def test_arrays_that_lie_anywhere(device: Any, rng: np.random.Generator, dtype: 
     call = {"padding": "same", "activation": "relu"}
     wanted = ops.conv2d(x, w, residual=residual, **call).numpy()
     np.testing.assert_array_equal(ops.conv2d(moved(x), w, residual=moved(residual), **call).numpy(), wanted)
+    flat = asarray(rng.standard_normal(9).astype(np.float32))
+    b, aside = asarray(flat.numpy()[1:]), flat.part(1, 8)
+    np.testing.assert_array_equal(ops.conv2d(x, w, aside).numpy(), ops.conv2d(x, w, b).numpy())
     np.testing.assert_array_equal(
         conv_mma.grad_input(s, moved(g), w).numpy(), conv_mma.grad_input(s, g, w).numpy()
     )

@@ -111,3 +111,19 @@ def test_streams(device: Any) -> None:
     z = cf.ops.add(y, x)
     first.synchronize()
     np.testing.assert_array_equal(z.numpy(), 3 * np.arange(6))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_torch_on_the_device(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no device")
+    theirs = torch.arange(12, device="cuda").reshape(3, 4).to(getattr(torch, dtype))
+    ours = asarray(theirs)
+    assert (ours.shape, str(ours.dtype)) == ((3, 4), dtype)
+    assert ours.buffer.address == theirs.data_ptr() == torch.from_dlpack(ours).data_ptr()
+    with torch.cuda.stream(torch.cuda.Stream()):  # which waits for what was started here
+        twice = torch.from_dlpack(cf.ops.add(ours, ours)) + 1
+    torch.cuda.synchronize()
+    assert twice.float().cpu().flatten().tolist() == list(range(1, 25, 2))

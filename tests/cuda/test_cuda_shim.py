@@ -49,6 +49,12 @@ def test_divergence_is_an_error(shim: Any, schedule: str) -> None:
     _run(shim, "rotate", np.zeros(256, np.float32))  # an error leaves nothing behind
 
 
+def test_a_kernel_that_waits_for_nobody_is_an_error(shim: Any) -> None:
+    """Without ptx::begin_kernel it may run before the kernel before it has ended."""
+    with pytest.raises(cf.errors.CudaError, match="does not begin with ptx::begin_kernel"):
+        _run(shim, "no beginning")
+
+
 def test_writes_beside_an_array_are_an_error(shim: Any) -> None:
     if shim.sanitized:
         pytest.skip("AddressSanitizer ends the process with the line")

@@ -102,19 +102,19 @@ def _halves(rng: np.random.Generator, *shape: int) -> tuple[Any, np.ndarray]:
 
 
 @pytest.mark.parametrize("taps", [0, 3])
-def test_copy_of_a_tile(device: Any, rng: np.random.Generator, taps: int) -> None:
+def test_copy_of_a_tile(hopper: Any, rng: np.random.Generator, taps: int) -> None:
     x, host = _halves(rng, 70, max(taps, 1), 72)
     tap = taps // 2
     for c, row in ((0, 0), (64, 0), (0, 64), (64, 8)):
         tile = empty((64, 64), "bfloat16")
-        device.try_copy_tile(x.buffer, 72, taps, 70, (c, tap, row), tile.buffer)
+        hopper.try_copy_tile(x.buffer, 72, taps, 70, (c, tap, row), tile.buffer)
         part = host[row : row + 64, tap, c : c + 64]
         wanted = np.zeros((64, 64), np.float32)
         wanted[: part.shape[0], : part.shape[1]] = part
         np.testing.assert_array_equal(tile.numpy(), _exchanged(wanted))
 
 
-def test_copy_of_windows(device: Any, rng: np.random.Generator) -> None:
+def test_copy_of_windows(hopper: Any, rng: np.random.Generator) -> None:
     """Unequal everything: pictures 2 of 7 x 9, kernel 3 x 2 with dilation (1, 2), stride (2, 3)."""
     n, h, w, c = shape = (2, 7, 9, 72)
     x, host = _halves(rng, *shape)
@@ -128,7 +128,7 @@ def test_copy_of_windows(device: Any, rng: np.random.Generator) -> None:
                 picture, row, column = first // (p * q), first // q % p, first % q
                 at = (channel, column * sw - left, row * sh - top, picture)
                 tile = empty((64, 64), "bfloat16")
-                device.try_copy_windows(
+                hopper.try_copy_windows(
                     x.buffer, shape, lower, upper, (sw, sh), at, (s * dw, r * dh), tile.buffer
                 )
                 wanted = np.zeros((64, 64), np.float32)
@@ -141,12 +141,12 @@ def test_copy_of_windows(device: Any, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("first", [0, 16, 48])
-def test_wgmma(device: Any, rng: np.random.Generator, dtype: str, first: int) -> None:
+def test_wgmma(hopper: Any, rng: np.random.Generator, dtype: str, first: int) -> None:
     x, w = [(rng.integers(-16, 17, (64, 64)) / 4).astype(np.float32) for _ in range(2)]
     d = (rng.integers(-64, 65, (64, 64)) / 4).astype(np.float32)
     y = zeros((64, 64))
     arrays = asarray(x, dtype), asarray(w, dtype), asarray(d)
-    device.try_wgmma(
+    hopper.try_wgmma(
         dtype == "float16", arrays[0].buffer, arrays[1].buffer, first, arrays[2].buffer, y.buffer
     )
     part = slice(first, first + 16)
