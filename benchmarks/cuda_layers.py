@@ -23,7 +23,7 @@ from cnnfast.errors import CnnfastError
 from cnnfast.ops import conv_mma
 from cnnfast.ops.conv import infer_conv2d
 
-from .device_timing import captured, captured_by_torch, emit, race, relative_error, why_not
+from .device_timing import captured, captured_by_torch, emit, have_torch, race, relative_error, why_not
 from .problems import Problem, load, sides
 
 NETWORKS = ["resnet50", "mobilenet_v2", "vgg16", "unet"]
@@ -94,7 +94,7 @@ def measure(
     w_shape = tuple(p.shapes["w"])
     depth = int(np.prod(w_shape[:-1] if p.op != "depthwise_conv2d" else w_shape[:2]))
     outputs = int(np.prod(w_shape[2:])) if p.op == "depthwise_conv2d" else w_shape[-1]
-    x = rng.standard_normal(shape).astype(np.float32)
+    x = rng.standard_normal(shape, np.float32)
     w = (rng.standard_normal(w_shape) / np.sqrt(depth)).astype(np.float32)
     b = rng.standard_normal(outputs).astype(np.float32)
     on_device = [cf.cuda.asarray(a, dtype) for a in (x, w, b)]
@@ -125,15 +125,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--network", nargs="*", default=NETWORKS)
     parser.add_argument("--batch", nargs="*", type=int, default=[1, 32])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--seconds", type=float, default=85, help="no layer is begun after so many")
+    parser.add_argument("--seconds", type=float, default=75, help="no layer is begun after so many")
     parser.add_argument("--tune", action="store_true", help="time every block as well")
     args = parser.parse_args(argv)
     if reason := why_not():
         emit(bench="cuda_layers", result="no device", reason=reason)
         return 0
-    import torch
-
-    end = time.monotonic() + args.seconds
+    against_torch, end = have_torch(), time.monotonic() + args.seconds
     left = wrong = 0
     for batch in args.batch:
         for network in args.network:
@@ -141,16 +139,15 @@ def main(argv: list[str] | None = None) -> int:
                 if time.monotonic() > end:
                     left += 1
                     continue
-                fields = measure(p, shape, args.dtype, torch.cuda.is_available(), args.tune)
+                what = {"network": network, "layer": p.name, "batch": batch, "dtype": args.dtype}
+                try:
+                    fields = measure(p, shape, args.dtype, against_torch, args.tune)
+                except (CnnfastError, RuntimeError) as error:  # torch's out of memory is one
+                    emit(bench="cuda_layers", **what, result=str(error))
+                    wrong += 1
+                    continue
                 wrong += not fields.get("error", 0.0) < 2e-2
-                emit(
-                    bench="cuda_layers",
-                    network=network,
-                    layer=p.name,
-                    batch=batch,
-                    dtype=args.dtype,
-                    **fields,
-                )
+                emit(bench="cuda_layers", **what, **fields)
     emit(bench="cuda_layers", left_out=left, wrong=wrong)
     return 1 if wrong else 0
 

@@ -15,8 +15,18 @@ from typing import Any
 
 import cnnfast as cf
 from cnnfast.cuda.loading import module
+from cnnfast.cuda.precision import tf32_allowed
 
-__all__ = ["Contestant", "captured", "captured_by_torch", "emit", "race", "relative_error", "why_not"]
+__all__ = [
+    "Contestant",
+    "captured",
+    "captured_by_torch",
+    "emit",
+    "have_torch",
+    "race",
+    "relative_error",
+    "why_not",
+]
 
 Contestant = tuple[Callable[[], Any], Callable[[], Any]]
 
@@ -24,6 +34,15 @@ Contestant = tuple[Callable[[], Any], Callable[[], Any]]
 def why_not() -> str:
     """Why nothing can be timed here, or an empty string."""
     return cf.cuda.why_unavailable()
+
+
+def have_torch() -> bool:
+    """Whether torch is there and sees the device; what is timed is timed without it too."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
 
 
 def emit(**fields: Any) -> None:
@@ -58,12 +77,15 @@ def captured(call: Callable[[], Any]) -> tuple[Contestant, Any]:
 
 
 def captured_by_torch(call: Callable[[], Any]) -> tuple[Contestant, Any]:
-    """torch's work of one call, its algorithms chosen by trial, captured; and its result."""
+    """torch's work of one call, its algorithms chosen by trial, captured; and its result. float32 is rounded
+    to tf32 where cnnfast may, and nowhere else."""
     import torch
 
     torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32_allowed()
     with torch.inference_mode():
         side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
                 call()

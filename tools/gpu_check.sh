@@ -9,6 +9,8 @@ out=${1:-${OUT:-build/gpu_check}}
 mkdir -p "$out"
 results=$out/results.jsonl
 : >"$results"
+# nvcc, compute-sanitizer and cuobjdump where CUDA's installers put them.
+command -v nvcc >/dev/null || PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 export PYTHON=${PYTHON:-python3} PYTHONPATH=$PWD/python PYTHONDONTWRITEBYTECODE=1
 started=$SECONDS failed=0
 
@@ -33,6 +35,17 @@ if [ -z "$capability" ]; then
 fi
 say "{\"phase\": \"device\", \"result\": \"$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1)\"}"
 
+missing=
+for tool in nvcc cmake ninja; do command -v "$tool" >/dev/null || missing+=" $tool"; done
+for name in numpy PIL safetensors pybind11 pytest; do
+  "$PYTHON" -c "import $name" 2>/dev/null || missing+=" $name"
+done
+if [ -n "$missing" ]; then
+  say "{\"phase\": \"tools\", \"result\": \"missing:$missing\"}"
+  exit 1
+fi
+say "{\"phase\": \"tools\", \"result\": \"$(nvcc --version | grep -o 'release.*'); $("$PYTHON" --version)\"}"
+
 [ -e python/cnnfast/bench ] || ln -s ../../benchmarks python/cnnfast/bench
 phase build 150 tools/cuda_dev.sh cuda "$capability" || exit 1
 phase doctor 30 "$PYTHON" -c "
@@ -40,14 +53,14 @@ import cnnfast as cf
 cf.show_config()
 assert cf.cuda.is_available(), cf.cuda.why_unavailable()" || exit 1
 tail -n 4 "$out/doctor.log"
-# Every file in a process of its own, four at a time: after an illegal access a process has lost its device.
+# Every file in a process of its own, eight at a time: after an illegal access a process has lost its device.
 # pytest gives 5 where a file has no tests of devices.
 one='code=0 log="$2/$(basename "$1" .py).log"
 "$PYTHON" -m pytest -q -p no:cacheprovider -o filterwarnings=default --maxfail 20 -m gpu "$1" >"$log" 2>&1 || code=$?
 [ $code -eq 5 ] && exit 0
 echo "$1:"; grep -E "^(FAILED|ERROR)" "$log"; tail -n 1 "$log"
 exit $code'
-phase tests 150 bash -c 'printf "%s\n" tests/cuda/test_*.py | xargs -P 4 -I{} bash -c "$0" one {} "$1"' "$one" "$out"
+phase tests 150 bash -c 'printf "%s\n" tests/cuda/test_*.py | OPENBLAS_NUM_THREADS=2 xargs -P 8 -I{} bash -c "$0" one {} "$1"' "$one" "$out"
 tail -n 60 "$out/tests.log"
 if command -v compute-sanitizer >/dev/null; then
   # What reads by copies and descriptors, and what shares memory between threads.
@@ -63,5 +76,12 @@ for bench in benchmarks/cuda_*.py; do
   phase "$name" 100 "$PYTHON" -m "cnnfast.bench.$name"
   grep '^{' "$out/$name.log" | tee -a "$results"
 done
+# Launches that come before the kernel before has ended: the same results, and what they gain.
+export CNNFAST_CUDA_DEPENDENT=1
+phase dependent_tests 60 "$PYTHON" -m pytest -q -p no:cacheprovider -o filterwarnings=default -m gpu \
+  tests/cuda/test_cuda_{networks,engine,conv_mma,boxes,training}.py
+phase dependent 60 "$PYTHON" -m cnnfast.bench.cuda_networks --batch 1 --seconds 30
+grep '^{' "$out/dependent.log" | tee -a "$results"
+unset CNNFAST_CUDA_DEPENDENT
 say "{\"phase\": \"all\", \"failed\": $failed, \"seconds\": $((SECONDS - started))}"
 exit $((failed > 0))
