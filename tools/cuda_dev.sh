@@ -3,7 +3,7 @@
 # Usage: tools/cuda_dev.sh [shim] [cuda] [arch]     e.g. tools/cuda_dev.sh shim; tools/cuda_dev.sh cuda 80
 #   shim   python/cnnfast/_cuda_shim*.so, what tests/cuda runs on (default)
 #   cuda   python/cnnfast/_cuda*.so, machine code for one compute capability (default 90; "all" for every target)
-# tools/sanitize.sh cuda runs the tests under AddressSanitizer.
+# STRICT=OFF lets nvcc warn. tools/sanitize.sh cuda runs the tests under AddressSanitizer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -31,7 +31,7 @@ for part in "${parts[@]}"; do
     cuda)
       archs=()
       [ "$arch" = all ] || archs=("-DCNNFAST_CUDA_ARCHS=$arch-real")
-      configure "cuda_$arch" -DCNNFAST_CUDA=ON "${archs[@]}"
+      configure "cuda_$arch" -DCNNFAST_CUDA=ON "-DCNNFAST_CUDA_STRICT=${STRICT:-ON}" "${archs[@]}"
       cmake --build "build/cuda_$arch" --target _cuda
       cp "build/cuda_$arch"/csrc/cuda/_cuda.*.so python/cnnfast/
       ;;

@@ -36,10 +36,12 @@ fi
 say "{\"phase\": \"device\", \"result\": \"$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1)\"}"
 
 missing=
-for tool in nvcc cmake ninja; do command -v "$tool" >/dev/null || missing+=" $tool"; done
+for tool in nvcc c++ cmake ninja; do command -v "$tool" >/dev/null || missing+=" $tool"; done
 for name in numpy PIL safetensors pybind11 pytest; do
   "$PYTHON" -c "import $name" 2>/dev/null || missing+=" $name"
 done
+header='import os, sysconfig; assert os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h"))'
+"$PYTHON" -c "$header" 2>/dev/null || missing+=" Python.h"
 if [ -n "$missing" ]; then
   say "{\"phase\": \"tools\", \"result\": \"missing:$missing\"}"
   exit 1
@@ -47,7 +49,7 @@ fi
 say "{\"phase\": \"tools\", \"result\": \"$(nvcc --version | grep -o 'release.*'); $("$PYTHON" --version)\"}"
 
 [ -e python/cnnfast/bench ] || ln -s ../../benchmarks python/cnnfast/bench
-phase build 150 tools/cuda_dev.sh cuda "$capability" || exit 1
+phase build 150 env STRICT=OFF tools/cuda_dev.sh cuda "$capability" || exit 1
 phase doctor 30 "$PYTHON" -c "
 import cnnfast as cf
 cf.show_config()

@@ -73,10 +73,10 @@ void bind_device(py::module_& m) {
   m.attr("is_shim") = false;
   m.def("why_unavailable", &why_unavailable);
   m.def("device", [] {
-    const int number = device_number();
-    int driver = 0, runtime = 0;
+    int driver = 0, runtime = 0, number = 0;
     CNNFAST_CUDA_CHECK(cudaDriverGetVersion(&driver));
     CNNFAST_CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
+    CNNFAST_CUDA_CHECK(cudaGetDevice(&number));
     cudaDeviceProp p{};
     CNNFAST_CUDA_CHECK(cudaGetDeviceProperties(&p, number));
     py::dict d;
