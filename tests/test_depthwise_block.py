@@ -1,4 +1,4 @@
-"""Depthwise convolutions fused with the 1x1 convolutions around them: the same numbers, bit for bit."""
+"""Depthwise convolutions fused with the convolutions around them: the same numbers, bit for bit."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class Block(nn.Module):
         kernel: Any = 3,
         activations: tuple[str | None, ...] = ("relu6", "relu6", None),
         residual: bool = False,
+        stem: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        self.expand = nn.Conv2d(c_in, inner, 1) if c_in else None
+        self.expand = nn.Conv2d(c_in, inner, **(stem or {"kernel_size": 1})) if c_in else None
         self.filter = nn.DepthwiseConv2d(inner, kernel, **options)
         self.project = nn.Conv2d(inner, c_out, 1, bias=not residual) if c_out else None
         self.activations, self.residual = activations, residual
@@ -77,6 +78,18 @@ BLOCKS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "more padding above than below": ((1, 23, 24, 8), {
         "c_in": 8, "inner": 64, "c_out": 4, "stride": 2, "padding": ((2, 0), (0, 1))}),
     "one row": ((2, 1, 30, 8), {"c_in": 8, "inner": 48, "c_out": 8, "padding": 1, "residual": True}),
+    "stem": ((2, 61, 44, 3), {
+        "c_in": 3, "inner": 32, "c_out": 16, "padding": 1,
+        "stem": {"kernel_size": 3, "stride": 2, "padding": 1}}),
+    "stem, EfficientNet": ((1, 224, 30, 3), {
+        "c_in": 3, "inner": 32, "c_out": 0, "padding": 1, "activations": ("silu", "silu", None),
+        "stem": {"kernel_size": 3, "stride": 2, "padding": ((0, 1), (0, 1))}}),
+    "stem of 7x5, one channel, dilation and stride": ((2, 50, 33, 1), {
+        "c_in": 1, "inner": 21, "c_out": 9, "kernel": 5, "stride": 2, "padding": 2,
+        "stem": {"kernel_size": (7, 5), "stride": (1, 3), "padding": 4, "dilation": (2, 1)}}),
+    "stem without padding": ((1, 40, 40, 8), {
+        "c_in": 8, "inner": 40, "c_out": 8, "padding": 1,
+        "stem": {"kernel_size": (1, 3)}}),
     "one pixel": ((1, 1, 1, 8), {"c_in": 8, "inner": 48, "c_out": 9, "padding": 1}),
 }  # fmt: skip
 
@@ -138,7 +151,7 @@ def test_networks(name: str, native: None, monkeypatch: pytest.MonkeyPatch, rng:
     x = rng.standard_normal((2, *shape)).astype(np.float32)
     engine = fused_engine(monkeypatch, model, x.shape)
     steps = [s.operator for s in engine.describe(runs=1).steps]
-    assert steps.count("depthwise_conv2d") <= 1  # the first block of EfficientNet expands nothing
+    assert "depthwise_conv2d" not in steps
     assert steps.count("depthwise_block") >= 12
     graph = fuse_all(G.optimize(G.trace(model, x.shape)))
     np.testing.assert_array_equal(engine(x), cf.compile(model, x.shape, winograd=False)(x))
@@ -228,6 +241,8 @@ def test_where_it_pays() -> None:
     shapes = [node.spec.depthwise.x for node in fused.nodes if node.op is DEPTHWISE_BLOCK]
     assert {s[1] for s in shapes} >= {112, 56, 28}
     assert not any(s[1] < 14 for s in shapes)
+    stems = [n.spec.expand.x[3] for n in fused.nodes if n.op is DEPTHWISE_BLOCK and n.spec.expand is not None]
+    assert stems[0] == 3  # the first convolution belongs to the first block
     tiny = G.optimize(G.trace(cf.models.mobilenet_v2(), (1, 32, 32, 3)))
     assert "depthwise_block" not in operators(G.fuse_depthwise_blocks(tiny))[5:]
 
@@ -235,7 +250,9 @@ def test_where_it_pays() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (((1, 8, 8, 4), (3, 3, 4, 8), None, (3, 3, 8, 1)), "must be 1x1"),
+        (((1, 8, 8, 9), (3, 3, 9, 8), None, (3, 3, 8, 1)), "must be 1x1, or have few"),
+        (((1, 8, 8, 4), (3, 1, 4, 8), None, (3, 3, 8, 1)), "must be 1x1, or have few"),
+        (((1, 8, 8, 4), (1, 1, 4, 8), None, (3, 3, 8, 1), None, (3, 3, 8, 4)), "after must be 1x1"),
         (((1, 8, 8, 4), (1, 1, 4, 8), None, (3, 3, 8, 2)), "one kernel per channel"),
         (((1, 8, 8, 4), (1, 1, 4, 1), None, (3, 3, 1, 1)), "more than one channel"),
         (((1, 8, 8, 4), None, None, (3, 3, 4, 1), None, None, None, (1, 6, 6, 4)), "residual"),

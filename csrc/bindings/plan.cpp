@@ -125,9 +125,8 @@ void bind_steps(py::class_<BoundPlan>& c) {
     add_conv2d(p.plan, s, weights, x, finish(bias, residual, activation, slope), y);
   });
   c.def("depthwise_block",
-        [](BoundPlan& p, const Conv2dSpec& s, const BlockStage& expand, const BlockStage& filter,
-           const BlockStage& project, const Place& x,
-           const Place& y) { add_depthwise_block(p.plan, s, expand, filter, project, x, y); });
+        [](BoundPlan& p, const BlockStage& expand, const BlockStage& filter, const BlockStage& project,
+           const Place& x, const Place& y) { add_depthwise_block(p.plan, expand, filter, project, x, y); });
   c.def("gated_conv2d",
         [finish](BoundPlan& p, Conv2dSpec s, int64_t ldx, int64_t ldy, std::shared_ptr<ConvWeights> weights,
                  const Place& x, const Place& gates, const Place& bias, const Place& residual, const Place& y,
@@ -285,9 +284,9 @@ void bind_plan(py::module_& m) {
 
   py::class_<BlockStage>(m, "BlockStage")
       .def(py::init<>())
-      .def(py::init([](std::shared_ptr<ConvWeights> weights, int64_t ld, const Place& bias,
-                       const Place& residual, int activation, float slope) {
-        return BlockStage{std::move(weights), {bias, residual, activation, slope}, ld};
+      .def(py::init([](const Conv2dSpec& spec, std::shared_ptr<ConvWeights> weights, int64_t ld,
+                       const Place& bias, const Place& residual, int activation, float slope) {
+        return BlockStage{spec, std::move(weights), {bias, residual, activation, slope}, ld};
       }));
 
   py::class_<BoundPlan> plan(m, "Plan");

@@ -106,45 +106,54 @@ void edge_counts(int64_t n, int64_t out, int64_t k, int64_t stride, int64_t dila
   while (*after < out - *before && (out - 1 - *after) * stride - pad + (k - 1) * dilation >= n) ++*after;
 }
 
-// Few channels: the windows of neighbouring output pixels lie evenly apart in a line of the picture, copied
-// with its padding where it has any.
-void conv2d_by_kernel_rows(const Conv2dSpec& s, const float* x, const MatrixView& b, const Epilogue& epilogue,
-                           float* y, int threads) {
+// Few channels: the windows of neighbouring output pixels lie evenly apart in a line of the picture x, copied
+// with its padding where it has any. Lines p0 .. p1 of the result, from y on.
+void kernel_rows_band(const Conv2dSpec& s, const LineGemm& gemm, const float* x, int64_t p0, int64_t p1,
+                      float* y) {
   const int64_t width = ((s.q - 1) * s.sw + s.kw) * s.c, line = s.w * s.c, left = s.pl * s.c;
   const bool copied = left > 0 || width > line;
   const float* zero = zeros(static_cast<size_t>(width));
-  const LineGemm gemm{s.q, s.sw * s.c, s.ldy, s.kh, s.kw * s.c, b, y, s.n * s.p * s.q, threads, epilogue};
+  const int64_t top = std::max<int64_t>(0, p0 * s.sh - s.pt);
+  const int64_t bottom = std::min(s.h, (p1 - 1) * s.sh - s.pt + (s.kh - 1) * s.dh + 1);
+  const int64_t count = std::max<int64_t>(0, bottom - top);
+  const float* lines = x + top * line;
+  if (copied) {
+    auto* to = static_cast<float*>(
+        thread_scratch(Slot::kImage, static_cast<size_t>(count * width + 1) * sizeof(float)));
+    const int64_t inside = std::max<int64_t>(0, std::min(line, width - left));
+    for (int64_t i = 0; i < count; ++i) {
+      float* row = to + i * width;
+      std::fill(row, row + std::min(left, width), 0.0f);
+      if (inside > 0) std::memcpy(row + left, lines + i * line, static_cast<size_t>(inside) * sizeof(float));
+      if (left + inside < width) std::fill(row + left + inside, row + width, 0.0f);
+    }
+    lines = to;
+  }
+  const int64_t stride = copied ? width : line;
+  auto** taps = static_cast<const float**>(
+      thread_scratch(Slot::kRows, static_cast<size_t>((p1 - p0) * s.kh) * sizeof(float*)));
+  for (int64_t p = p0; p < p1; ++p)
+    for (int64_t i = 0; i < s.kh; ++i) {
+      const int64_t iy = p * s.sh - s.pt + i * s.dh;
+      taps[(p - p0) * s.kh + i] = iy < 0 || iy >= s.h ? zero : lines + (iy - top) * stride;
+    }
+  run_lines(gemm, p1 - p0, taps, y, s.q * s.ldy);
+}
+
+LineGemm kernel_rows_gemm(const Conv2dSpec& s, const MatrixView& b, const Epilogue& epilogue, int64_t lines,
+                          const float* out_base, int threads) {
+  return {s.q, s.sw * s.c, s.ldy, s.kh, s.kw * s.c, b, out_base, lines * s.q, threads, epilogue};
+}
+
+void conv2d_by_kernel_rows(const Conv2dSpec& s, const float* x, const MatrixView& b, const Epilogue& epilogue,
+                           float* y, int threads) {
+  const LineGemm gemm = kernel_rows_gemm(s, b, epilogue, s.n * s.p, y, threads);
   const int64_t height = std::max<int64_t>(1, std::min(kLines, s.n * s.p / (4 * threads)));
   const int64_t bands = (s.p + height - 1) / height;
   parallel_for(s.n * bands, threads, [&](int64_t task) {
     const int64_t band = task % bands, image = task / bands;
     const int64_t p0 = band * s.p / bands, p1 = (band + 1) * s.p / bands;
-    const int64_t top = std::max<int64_t>(0, p0 * s.sh - s.pt);
-    const int64_t bottom = std::min(s.h, (p1 - 1) * s.sh - s.pt + (s.kh - 1) * s.dh + 1);
-    const int64_t count = std::max<int64_t>(0, bottom - top);
-    const float* lines = x + (image * s.h + top) * line;
-    if (copied) {
-      auto* to = static_cast<float*>(
-          thread_scratch(Slot::kImage, static_cast<size_t>(count * width + 1) * sizeof(float)));
-      const int64_t inside = std::max<int64_t>(0, std::min(line, width - left));
-      for (int64_t i = 0; i < count; ++i) {
-        float* row = to + i * width;
-        std::fill(row, row + std::min(left, width), 0.0f);
-        if (inside > 0)
-          std::memcpy(row + left, lines + i * line, static_cast<size_t>(inside) * sizeof(float));
-        if (left + inside < width) std::fill(row + left + inside, row + width, 0.0f);
-      }
-      lines = to;
-    }
-    const int64_t stride = copied ? width : line;
-    auto** taps = static_cast<const float**>(
-        thread_scratch(Slot::kRows, static_cast<size_t>((p1 - p0) * s.kh) * sizeof(float*)));
-    for (int64_t p = p0; p < p1; ++p)
-      for (int64_t i = 0; i < s.kh; ++i) {
-        const int64_t iy = p * s.sh - s.pt + i * s.dh;
-        taps[(p - p0) * s.kh + i] = iy < 0 || iy >= s.h ? zero : lines + (iy - top) * stride;
-      }
-    run_lines(gemm, p1 - p0, taps, y + (image * s.p + p0) * s.q * s.ldy, s.q * s.ldy);
+    kernel_rows_band(s, gemm, x + image * s.h * s.w * s.c, p0, p1, y + (image * s.p + p0) * s.q * s.ldy);
   });
 }
 
@@ -226,6 +235,11 @@ PackedMatrix pack_conv2d(const float* w, int64_t kh, int64_t kw, int64_t c_per_g
   const int64_t depth = kh * kw * c_per_group, columns = o / groups;
   const double nanoseconds = static_cast<double>(depth * o) * 0.5;
   return PackedMatrix(&w, 1, depth, groups, columns, columns, o, 1, threads_for(nanoseconds), Life::kWeights);
+}
+
+void conv2d_lines(const Conv2dSpec& s, const float* x, const MatrixView& b, const Epilogue& epilogue,
+                  int64_t p0, int64_t p1, float* y) {
+  kernel_rows_band(s, kernel_rows_gemm(s, b, epilogue, p1 - p0, y, 1), x, p0, p1, y);
 }
 
 void conv2d(const Conv2dSpec& s, const float* x, const float* w, const PackedMatrix* packed,

@@ -11,6 +11,10 @@ namespace cnnfast {
 // x NHWC, w HWIO (groups side by side in O); `packed` replaces w where given. y has n * p * q * o floats.
 void conv2d(const Conv2dSpec& spec, const float* x, const float* w, const PackedMatrix* packed,
             const Epilogue& epilogue, float* y);
+// Output lines p0 .. p1 of one picture, from y on, by this thread alone, for others who go by bands of rows.
+// Of few channels, as conv2d takes by kernel rows; without a residual.
+void conv2d_lines(const Conv2dSpec& spec, const float* x, const MatrixView& b, const Epilogue& epilogue,
+                  int64_t p0, int64_t p1, float* y);
 // Whether the depthwise kernel takes it, which reads weights as they are and whole pixels: one channel a
 // group, or as many in as out, so few that a vector holds whole groups.
 bool channels_across_lanes(const Conv2dSpec& spec);

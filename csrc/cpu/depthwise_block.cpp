@@ -1,4 +1,4 @@
-// Depthwise convolution between 1x1 convolutions. A thread takes a run of output rows and goes through it in
+// Depthwise convolution between others. A thread takes a run of output rows and goes through it in
 // bands: the rows that a band's windows reach into are expanded (those that the last band needed too are
 // kept), filtered, and projected, while they lie in the second-level cache.
 #include "cpu/depthwise_block.h"
@@ -19,10 +19,10 @@ constexpr int64_t kTallest = 14;
 struct Block {
   const Conv2dSpec& s;
   const float* x;
-  const BlockPointwise& expand;
+  const BlockConv& expand;
   DepthwiseImage image;  // of a whole picture
   const Epilogue& epilogue;
-  const BlockPointwise& project;
+  const BlockConv& project;
   float* y;
 
   // Rows of the depthwise convolution's input that output rows p0 .. p1 look at.
@@ -43,8 +43,13 @@ struct Block {
   void expand_rows(int64_t n, int64_t first, int64_t last, int64_t ring, float* to) const {
     for (int64_t row = first; row < last;) {
       const int64_t end = std::min(last, row - row % ring + ring);
-      dense_gemm(x + (n * s.h + row) * s.w * expand.ld, expand.ld, (end - row) * s.w, expand.weights->view(),
-                 expand.epilogue, to + row % ring * s.w * s.c, s.c, 1);
+      const Conv2dSpec& e = expand.spec;
+      float* place = to + row % ring * s.w * s.c;
+      if (e.kh * e.kw > 1)
+        conv2d_lines(e, x + n * e.h * e.w * e.c, expand.weights->view(), expand.epilogue, row, end, place);
+      else
+        dense_gemm(x + (n * s.h + row) * s.w * expand.ld, expand.ld, (end - row) * s.w,
+                   expand.weights->view(), expand.epilogue, place, s.c, 1);
       row = end;
     }
   }
@@ -87,8 +92,8 @@ struct Block {
 
 }  // namespace
 
-void depthwise_block(const Conv2dSpec& s, const float* x, const BlockPointwise& expand, const float* w,
-                     bool finite, const Epilogue& epilogue, const BlockPointwise& project, float* y) {
+void depthwise_block(const Conv2dSpec& s, const float* x, const BlockConv& expand, const float* w,
+                     bool finite, const Epilogue& epilogue, const BlockConv& project, float* y) {
   if (s.n * s.p * s.q * s.o == 0) return;
   const Block block{s, x, expand, depthwise_image(s, w, finite, epilogue), epilogue, project, y};
   double flops = s.flops();

@@ -18,15 +18,15 @@ void add_conv2d(Plan& plan, const Conv2dSpec& s, std::shared_ptr<const ConvWeigh
            [=](const Memory& m) { weights->run(s, m[x], epilogue_of(m, finish), m[y]); });
 }
 
-void add_depthwise_block(Plan& plan, const Conv2dSpec& s, const BlockStage& expand, const BlockStage& filter,
+void add_depthwise_block(Plan& plan, const BlockStage& expand, const BlockStage& filter,
                          const BlockStage& project, const Place& x, const Place& y) {
   plan.add("bands of rows", [=](const Memory& m) {
-    const auto pointwise = [&m](const BlockStage& stage) {
-      return BlockPointwise{stage.weights ? stage.weights->matrix() : nullptr, epilogue_of(m, stage.finish),
-                            stage.ld};
+    const auto conv = [&m](const BlockStage& stage) {
+      return BlockConv{stage.spec, stage.weights ? stage.weights->matrix() : nullptr,
+                       epilogue_of(m, stage.finish), stage.ld};
     };
-    depthwise_block(s, m[x], pointwise(expand), filter.weights->data(), filter.weights->finite(),
-                    epilogue_of(m, filter.finish), pointwise(project), m[y]);
+    depthwise_block(filter.spec, m[x], conv(expand), filter.weights->data(), filter.weights->finite(),
+                    epilogue_of(m, filter.finish), conv(project), m[y]);
   });
 }
 

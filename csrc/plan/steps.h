@@ -23,14 +23,15 @@ struct Finish {  // the epilogue of a step
 
 void add_conv2d(Plan& plan, const Conv2dSpec& spec, std::shared_ptr<const ConvWeights> weights,
                 const Place& x, const Finish& finish, const Place& y);
-// The 1x1 convolutions before and after may be missing; `ld` as in BlockPointwise.
+// The convolutions before and after the depthwise one may be missing; `ld` as in BlockConv.
 struct BlockStage {
+  Conv2dSpec spec{};
   std::shared_ptr<const ConvWeights> weights;
   Finish finish;
   int64_t ld = 0;
 };
-void add_depthwise_block(Plan& plan, const Conv2dSpec& depthwise, const BlockStage& expand,
-                         const BlockStage& filter, const BlockStage& project, const Place& x, const Place& y);
+void add_depthwise_block(Plan& plan, const BlockStage& expand, const BlockStage& filter,
+                         const BlockStage& project, const Place& x, const Place& y);
 // Of weights of kind kDirect.
 void add_gated_conv2d(Plan& plan, const Conv2dSpec& spec, std::shared_ptr<const ConvWeights> weights,
                       const Place& x, const Place& gates, const Finish& finish, const Place& y);

@@ -10,8 +10,15 @@ import numpy as np
 
 from ..ops.activations import ACTIVATIONS, ActivationSpec
 from ..ops.arithmetic import MUL, BinarySpec
-from ..ops.conv import CONV2D, DEPTHWISE_CONV2D
-from ..ops.depthwise_block import DEPTHWISE_BLOCK, DepthwiseBlockSpec, infer_depthwise_block, worth_fusing
+from ..ops.conv import CONV2D, DEPTHWISE_CONV2D, Conv2dSpec
+from ..ops.depthwise_block import (
+    DEPTHWISE_BLOCK,
+    DepthwiseBlockSpec,
+    infer_depthwise_block,
+    is_pointwise,
+    takes_lines,
+    worth_fusing,
+)
 from ..ops.gated_conv2d import GATED_CONV2D, GatedConv2dSpec, infer_gated_conv2d
 from ..ops.gated_conv2d import worth_fusing as gates_worth_fusing
 from ..ops.norm import BatchNormSpec
@@ -278,16 +285,14 @@ def _weight_known(node: Node) -> bool:
     return weight is not None and weight.known
 
 
-def _is_pointwise(node: Node) -> bool:
-    """Whether a node is a convolution of every pixel by itself, by weights that are known."""
-    s = node.spec
-    if node.op is not CONV2D or s.w[:2] != (1, 1) or s.groups != 1 or not _weight_known(node):
-        return False
-    return bool(s.stride == (1, 1) and s.pads == ((0, 0), (0, 0)))
+def _is_known_conv(node: Node, accepts: Callable[[Conv2dSpec], bool]) -> bool:
+    return node.op is CONV2D and _weight_known(node) and accepts(node.spec)
 
 
 def fuse_depthwise_blocks(graph: Graph, worth: Callable[[DepthwiseBlockSpec], bool] = worth_fusing) -> Graph:
-    """Depthwise convolutions with the 1x1 convolutions before and after them into one node each.
+    """Depthwise convolutions with the convolutions before and after them into one node each.
+
+    Those are 1x1, or the one before it is of few channels, as the first of a network.
 
     Parameters
     ----------
@@ -302,6 +307,9 @@ def fuse_depthwise_blocks(graph: Graph, worth: Callable[[DepthwiseBlockSpec], bo
     def alone(value: Value) -> bool:
         return value not in graph.outputs and len(users.get(value, ())) == 1
 
+    def can_expand(s: Conv2dSpec) -> bool:
+        return is_pointwise(s) or takes_lines(s)
+
     for node in graph.nodes:
         s, x = node.spec, node.inputs[0] if node.inputs else None
         if node.op is not DEPTHWISE_CONV2D or x is None or s.residual or not _weight_known(node):
@@ -310,11 +318,11 @@ def fuse_depthwise_blocks(graph: Graph, worth: Callable[[DepthwiseBlockSpec], bo
             continue
         before = producers.get(x)
         if before is not None and not (
-            alone(x) and before not in new and _is_pointwise(before) and not before.spec.residual
+            alone(x) and before not in new and _is_known_conv(before, can_expand) and not before.spec.residual
         ):
             before = None
         after = users[node.output][0] if alone(node.output) else None
-        if after is not None and not (_is_pointwise(after) and after.inputs[0] is node.output):
+        if after is not None and not (_is_known_conv(after, is_pointwise) and after.inputs[0] is node.output):
             after = None
         # The whole block if that pays, or else a part of it.
         for first, last in ((before, after), (before, None), (None, after)):
@@ -331,7 +339,7 @@ def fuse_depthwise_blocks(graph: Graph, worth: Callable[[DepthwiseBlockSpec], bo
 
 
 def _block(first: Node | None, node: Node, last: Node | None) -> Node:
-    """One node for a depthwise convolution and the 1x1 convolutions around it."""
+    """One node for a depthwise convolution and the convolutions around it."""
 
     def arrays(part: Node | None, *positions: int) -> list[Value | None]:
         if part is None:
@@ -340,6 +348,7 @@ def _block(first: Node | None, node: Node, last: Node | None) -> Node:
 
     parts = (first, node, last)
     inputs = [(first or node).inputs[0], *arrays(first, 1, 3), *arrays(node, 1, 3), *arrays(last, 1, 3, 4)]
+    own = (1, "valid", 1) if first is None else (first.spec.stride, first.spec.pads, first.spec.dilation)
     spec = infer_depthwise_block(
         *[None if v is None else v.shape for v in inputs],
         stride=node.spec.stride,
@@ -347,6 +356,9 @@ def _block(first: Node | None, node: Node, last: Node | None) -> Node:
         dilation=node.spec.dilation,
         activations=tuple([None if part is None else part.spec.activation for part in parts]),
         slopes=tuple([0.01 if part is None else part.spec.slope for part in parts]),
+        expand_stride=own[0],
+        expand_padding=own[1],
+        expand_dilation=own[2],
     )
     return Node(DEPTHWISE_BLOCK, spec, tuple(inputs), (last or node).outputs, node.scope)
 
@@ -366,7 +378,7 @@ def fuse_gates(graph: Graph, worth: Callable[[GatedConv2dSpec], bool] = gates_wo
     for node in graph.nodes:
         x = node.inputs[0] if node.inputs else None
         product = None if x is None else producers.get(x)
-        if x is None or product is None or product.op is not MUL or not _is_pointwise(node):
+        if x is None or product is None or product.op is not MUL or not _is_known_conv(node, is_pointwise):
             continue
         if x in graph.outputs or len(users[x]) != 1:
             continue

@@ -313,12 +313,11 @@ def _finishing(steps: Any, s: Conv2dSpec, inputs: Any) -> tuple[Any, Any, int, f
     return steps.place(b), steps.place(residual), ACTIVATION_CODES[s.activation], s.slope
 
 
-def by_strassen(s: Conv2dSpec, winograd: int) -> bool:
-    """Whether a convolution by known weights, when it stands alone, takes Strassen's product."""
+def is_direct(s: Conv2dSpec, winograd: int) -> bool:
+    """Whether a convolution by known weights, when it stands alone, takes direct arithmetic."""
     if not winograd:  # as always without kernels
-        return False
-    kinds = config._cpu.ConvKind
-    return config._cpu.choose_conv(s.native, winograd).kind in (kinds.strassen1, kinds.strassen2)
+        return True
+    return bool(config._cpu.choose_conv(s.native, winograd).kind == config._cpu.ConvKind.direct)
 
 
 def packed_weights(steps: Any, s: Conv2dSpec, w: Any, direct: bool = False) -> Any:

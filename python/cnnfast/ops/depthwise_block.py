@@ -1,4 +1,4 @@
-"""Depthwise convolution with the 1x1 convolutions around it, a few rows at a time, for compiled plans."""
+"""Depthwise convolution with the convolutions around it, a few rows at a time, for compiled plans."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .conv import (
     CONV2D,
     DEPTHWISE_CONV2D,
     Conv2dSpec,
-    by_strassen,
     infer_conv2d,
     infer_depthwise_conv2d,
+    is_direct,
     packed_weights,
 )
 from .registry import NO_GRADIENT, Array, Cost, Lower, Op, cached, fail
@@ -47,8 +47,13 @@ def infer_depthwise_block(
     dilation: Any = 1,
     activations: tuple[str | None, ...] = (None, None, None),
     slopes: tuple[float, ...] = (0.01, 0.01, 0.01),
+    expand_stride: Any = 1,
+    expand_padding: Any = "valid",
+    expand_dilation: Any = 1,
 ) -> DepthwiseBlockSpec:
     """Validate a block; parameters are those of the depthwise convolution, activations those of all three.
+
+    The convolution before it is 1x1, with its own parameters at their defaults, or one of few channels.
 
     Raises
     ------
@@ -59,29 +64,38 @@ def infer_depthwise_block(
         fail(op, "activations and slopes must be three each")
     expand = project = None
     if expand_w is not None:
-        expand = _pointwise(x, expand_w, expand_b, None, activations[0], slopes[0])
+        geometry = (expand_stride, expand_padding, expand_dilation)
+        expand = infer_conv2d(x, expand_w, expand_b, None, *geometry, 1, activations[0], slope=slopes[0])
+        if not (is_pointwise(expand) or takes_lines(expand)):
+            fail(op, "the convolution before must be 1x1, or have few input channels", weight=expand_w)
         x_inside = expand.out
     else:
-        x_inside = x  # type: ignore[assignment]
+        x_inside = x
     depthwise = infer_depthwise_conv2d(
         x_inside, w, b, None, stride, padding, dilation, activations[1], slopes[1]
     )
     if depthwise.w[3] != depthwise.groups or depthwise.groups == 1:
         fail(op, "expected one kernel per channel, and more than one channel", weight=w)
     if project_w is not None:
-        project = _pointwise(depthwise.out, project_w, project_b, residual, activations[2], slopes[2])
+        ends = (project_b, residual)
+        project = infer_conv2d(depthwise.out, project_w, *ends, activation=activations[2], slope=slopes[2])
+        if not is_pointwise(project):
+            fail(op, "the convolution after must be 1x1", weight=project_w)
     elif residual is not None:
         fail(op, "a residual needs a convolution after the depthwise one", residual=residual)
     last = depthwise if project is None else project
     return DepthwiseBlockSpec(x, last.out, expand, depthwise, project)  # type: ignore[arg-type]
 
 
-def _pointwise(
-    x: tuple[int, ...], w: tuple[int, ...], b: Any, residual: Any, activation: str | None, slope: float
-) -> Conv2dSpec:
-    if w[:2] != (1, 1):
-        fail("depthwise_block", "the convolutions before and after must be 1x1", weight=w)
-    return infer_conv2d(x, w, b, residual, activation=activation, slope=slope)
+def is_pointwise(s: Conv2dSpec) -> bool:
+    """Whether a convolution takes every pixel by itself."""
+    return s.w[:2] == (1, 1) and s.groups == 1 and s.stride == (1, 1) and s.pads == ((0, 0), (0, 0))
+
+
+def takes_lines(s: Conv2dSpec) -> bool:
+    """Whether a convolution runs by kernel rows (``csrc/cpu/conv2d.cpp``), as a network's first one does."""
+    kw, c, o = s.w[1:]
+    return s.groups == 1 and s.dilation[1] == 1 and kw > 1 and c <= 8 < o and kw * c <= 768
 
 
 def _decompose(
@@ -135,10 +149,10 @@ def _lower(steps: Any, s: DepthwiseBlockSpec, inputs: Any, outputs: Any) -> None
         if spec is None:
             return steps.native.BlockStage()
         weights, code = packed_weights(steps, spec, w, direct=True), ACTIVATION_CODES[spec.activation]
-        return steps.native.BlockStage(weights, ld, steps.place(b), steps.place(residual), code, spec.slope)
+        ends = (steps.place(b), steps.place(residual), code, spec.slope)
+        return steps.native.BlockStage(spec.native, weights, ld, *ends)
 
     steps.plan.depthwise_block(
-        s.depthwise.native,
         stage(s.expand, expand_w, expand_b, None, x.ld),
         stage(s.depthwise, w, b, None, 0),
         stage(s.project, project_w, project_b, residual, outputs[0].ld),
@@ -149,13 +163,23 @@ def _lower(steps: Any, s: DepthwiseBlockSpec, inputs: Any, outputs: Any) -> None
 
 def _settings(s: DepthwiseBlockSpec) -> dict[str, Any]:
     specs = [spec for _, spec in _stages(s)]
+    own = {} if s.expand is None or is_pointwise(s.expand) else _geometry(s.expand)
     return {
         "stride": s.depthwise.stride,
         "padding": s.depthwise.pads,
         "dilation": s.depthwise.dilation,
         "activations": tuple([None if spec is None else spec.activation for spec in specs]),
         "slopes": tuple([0.01 if spec is None else spec.slope for spec in specs]),
+        **own,
     }
+
+
+def _geometry(s: Conv2dSpec) -> dict[str, Any]:
+    return {"expand_stride": s.stride, "expand_padding": s.pads, "expand_dilation": s.dilation}
+
+
+def _reads_slices(s: DepthwiseBlockSpec) -> bool:
+    return s.expand is not None and is_pointwise(s.expand)
 
 
 DEPTHWISE_BLOCK = Op(
@@ -167,7 +191,7 @@ DEPTHWISE_BLOCK = Op(
     lower=Lower(
         _lower,
         accepts=lambda node: all(v is None or v.known for v in (*node.inputs[1:4:2], *node.inputs[5:6])),
-        slice_in=lambda node, position: position == 0 and node.spec.expand is not None,
+        slice_in=lambda node, position: position == 0 and _reads_slices(node.spec),
         slice_out=lambda node: node.spec.project is not None and not node.spec.project.residual,
     ),
     vjp=NO_GRADIENT,  # what it stands for has gradients; tapes never hold it
@@ -189,11 +213,11 @@ def worth_fusing(s: DepthwiseBlockSpec, winograd: int = 0) -> bool:
 
     Fewer meetings of threads and less traffic stand against rows at the border between two threads that both
     of them expand. Pictures of few rows give threads unequal shares; without an expansion, windows with a
-    stride gained nothing when measured. Strassen's product, which needs whole pictures, gains more than bands
-    of rows do.
+    stride gained nothing when measured. Strassen's product and Winograd's algorithm, which need whole
+    pictures, gain more than bands of rows do.
     """
     d = s.depthwise
-    if any(by_strassen(spec, winograd) for spec in (s.expand, s.project) if spec is not None):
+    if not all(is_direct(spec, winograd) for spec in (s.expand, s.project) if spec is not None):
         return False
     if d.out[1] < _LEAST_ROWS:
         return False
@@ -202,5 +226,5 @@ def worth_fusing(s: DepthwiseBlockSpec, winograd: int = 0) -> bool:
     between = [math.prod(spec.out[1:]) for spec in (s.expand, d) if spec.out is not s.out]
     spared = sum(_MEETING + max(0.0, 8.0 * n - 2 * _CACHE) / _BYTES for n in between)
     twice = min(d.x[1], (d.w[0] - 1) * d.dilation[0] + 1 - d.stride[0])
-    row = math.prod(s.expand.out[2:]) * 2.0 * s.expand.w[2]
+    row = math.prod(s.expand.out[2:]) * 2.0 * math.prod(s.expand.w[:3])
     return twice * row / 2 / _FLOPS <= spared
