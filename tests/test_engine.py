@@ -438,7 +438,7 @@ def test_winograd_can_be_switched_off(rng: np.random.Generator) -> None:
     x = rng.standard_normal((1, 30, 30, 64)).astype(np.float32)
     direct = cf.compile(model, x.shape, winograd=False)
     same_bits(direct(x), model(x))
-    for winograd, algorithm in ((True, "Winograd F(4,3)"), (6, "Winograd F(6,3)"), (False, "implicit GEMM")):
+    for winograd, algorithm in ((True, "Winograd F(5,3)"), (6, "Winograd F(6,3)"), (False, "implicit GEMM")):
         engine = cf.compile(model, x.shape, winograd=winograd)
         assert engine.describe().steps[0].algorithm == algorithm
     with pytest.raises(ValueError, match="True, False or 6"):
@@ -448,8 +448,8 @@ def test_winograd_can_be_switched_off(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(
     ("layer", "size", "quick", "lean"),
     [
-        (nn.Conv2d(256, 256, 3, padding=1), 14, "Winograd F(4,3)", "Winograd F(4,3), plain weights"),
-        (nn.Conv2d(64, 64, 3, padding=1), 112, "Winograd F(4,3)", "Winograd F(4,3)"),
+        (nn.Conv2d(256, 256, 3, padding=1), 14, "Winograd F(5,3)", "Winograd F(5,3), plain weights"),
+        (nn.Conv2d(64, 64, 3, padding=1), 112, "Winograd F(5,3)", "Winograd F(5,3)"),
         (nn.Conv2d(256, 1024, 1), 14, "Strassen, two levels", "Strassen"),
         (nn.Conv2d(512, 1024, 1), 7, "Strassen", "pointwise GEMM"),
     ],

@@ -26,17 +26,18 @@ Form = tuple[int, int, int, bool]
 FORMS: tuple[Form, ...] = tuple(
     [
         (*form, plain)
-        for form in ((2, 3, 1), (4, 3, 1), (6, 3, 1), (2, 5, 1), (2, 3, 2))
+        for form in ((2, 3, 1), (4, 3, 1), (5, 3, 1), (6, 3, 1), (2, 5, 1), (3, 5, 1), (2, 3, 2))
         for plain in (False, True)
     ]
 )
-UNITS = {2: 64, 4: 64, 6: 192}  # of 2**-24 of the sum of absolute products, by the tile
+UNITS = {2: 64, 3: 64, 4: 64, 5: 64, 6: 192}  # of 2**-24 of the sum of absolute products, by the tile
 # Channels in and out, size of the picture: layers of real networks.
 LAYERS = [
     (64, 64, 56),  # ResNet
     (128, 128, 28),
     (16, 32, 104),  # YOLOv2-tiny
     (96, 208, 14),  # GoogLeNet
+    (64, 64, 20),  # as many pixels as tiles of 4x4 and 5x5 have: the last outputs are at the border
     (160, 320, 7),
     (512, 512, 7),
 ]
@@ -51,6 +52,9 @@ LARGE_LAYERS = [
     (64, 64, 112),  # VGG-16
     (256, 256, 56),
     (512, 512, 14),
+    (64, 64, 224),
+    (256, 384, 13),  # AlexNet
+    (64, 128, 52),  # YOLOv2-tiny
     (512, 1024, 13),
     (1024, 1024, 13),
     (1024, 512, 32),  # U-Net
@@ -250,7 +254,7 @@ def test_error_of_layers(c: int, o: int, size: int, form: Form, positive: bool) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tile", [4, 6])
+@pytest.mark.parametrize("tile", [4, 5, 6])
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize(("c", "o", "size"), LARGE_LAYERS)
 def test_error_of_large_layers(c: int, o: int, size: int, plain: bool, tile: int) -> None:
@@ -266,7 +270,13 @@ def test_choice() -> None:
     assert _cpu.winograd_tile(spec(x, 64, ((1, 1), (1, 1))), 1, 0) == 0
     few = np.zeros((1, 7, 7, 512), np.float32)  # larger tiles would wait for their weights
     assert _cpu.winograd_tile(spec(few, 512, ((1, 1), (1, 1))), 2, 6) == 2
-    assert _cpu.winograd_tile(spec(x, 64, ((2, 2), (2, 2)), 5), 1, 4) == 2
+    assert _cpu.winograd_tile(spec(x, 64, ((2, 2), (2, 2)), 5), 1, 2) == 2
+    assert _cpu.winograd_tile(spec(x, 64, ((2, 2), (2, 2)), 5), 1, 5) == 3
+    some = np.zeros((1, 14, 14, 256), np.float32)  # 9 tiles of 5x5 instead of 16
+    assert _cpu.winograd_tile(spec(some, 256, ((1, 1), (1, 1))), 1, 5) == 5
+    assert _cpu.winograd_tile(spec(some, 256, ((1, 1), (1, 1))), 1, 4) == 4
+    few_terms = some[..., :32]  # larger tiles would not be as exact in corners
+    assert _cpu.winograd_tile(spec(few_terms, 256, ((1, 1), (1, 1))), 1, 5) == 4
     assert _cpu.winograd_tile(spec(x, 128, ((1, 1), (1, 1)), 3, 2), 1, 4) == 2
     assert (
         _cpu.winograd_tile(spec(few, 512, ((1, 1), (1, 1)), 3, 2), 1, 4) == 0
@@ -289,7 +299,7 @@ def test_choice() -> None:
 
 
 def test_wrong_weights(rng: np.random.Generator) -> None:
-    wrong = (((5, 5, 4, 4), 4), ((5, 5, 4, 4), 6), ((7, 7, 4, 4), 2), ((3, 3, 4, 4), 5), ((3, 4, 4), 4))
+    wrong = (((5, 5, 4, 4), 4), ((5, 5, 4, 4), 5), ((7, 7, 4, 4), 2), ((3, 3, 4, 4), 3), ((3, 4, 4), 4))
     for shape, tile in wrong:
         with pytest.raises(ValueError, match="3x3"):
             _cpu.pack_winograd(np.zeros(shape, np.float32), tile)

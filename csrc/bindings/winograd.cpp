@@ -17,7 +17,7 @@ void bind_winograd(py::module_& m) {
         const WinogradForm form{tile, square ? static_cast<int>(w.shape(0)) : 0, stride};
         if (!is_known(form))
           throw std::invalid_argument(
-              "pack_winograd: expected a 3x3 weight for a tile of 2, 4 or 6, or 5x5 for 2");
+              "pack_winograd: expected a 3x3 weight for a tile of 2, 4, 5 or 6, or 5x5 for 2 or 3");
         py::gil_scoped_release release;
         return PackedWinograd(w.data(), w.shape(2), w.shape(3), form, plain, num_threads());
       },

@@ -168,6 +168,13 @@ bool winograd_applies(const Conv2dSpec& s, bool strided) {
   return s.pt < s.kh && s.pl < s.kw && s.c >= 8;
 }
 
+bool winograd_allows(const Conv2dSpec& s, WinogradForm form, int largest) {
+  // A sum of few products at a corner bears the error of its whole tile.
+  constexpr int64_t kLeastChannels = 64;
+  if (form.tile == 5 && s.c < kLeastChannels) return false;
+  return is_known(form) && form.taps == s.kh && form.stride == s.sh && form.tile <= largest;
+}
+
 double winograd_nanoseconds(const Conv2dSpec& s, int threads, WinogradForm form, bool plain) {
   // Weights that do not stay in the caches are read once per call at the speed of memory.
   constexpr double kMemory = 20;  // bytes a nanosecond
@@ -175,8 +182,9 @@ double winograd_nanoseconds(const Conv2dSpec& s, int threads, WinogradForm form,
   const double planes = form.planes();
   const int64_t tiles = s.n * ceil_div(s.p, form.tile) * ceil_div(s.q, form.tile);
   // Loading, transforming and storing a value of V, M or U takes about as long as some FLOPs of a product.
+  const double value = form.side() > 6 ? 16 : 12;
   const double values = static_cast<double>(tiles) * (static_cast<double>(round_up(s.c, kernels().vl)) + o);
-  double flops = planes * (2 * static_cast<double>(tiles) * c * o + 12 * values);
+  double flops = planes * (2 * static_cast<double>(tiles) * c * o + value * values);
   if (plain) {
     const int64_t passes = ceil_div(tiles, bilinear_plain_tiles(form.planes(), s.c));
     flops += planes * static_cast<double>(passes) * 7 * c * o;
@@ -194,9 +202,9 @@ int winograd_tile(const Conv2dSpec& s, int threads, int largest, bool once) {
   const double packing = once ? kPacking * static_cast<double>(s.c * s.o) : 0;
   double best = s.flops() / kProductFlops / std::max(1, threads);
   int choice = 0;
-  for (int tile : {2, 4, 6}) {
+  for (int tile = 2; tile <= largest; ++tile) {
     const WinogradForm form{tile, static_cast<int>(s.kh), static_cast<int>(s.sh)};
-    if (tile > largest || !is_known(form)) continue;
+    if (!winograd_allows(s, form, largest)) continue;
     const double time = winograd_nanoseconds(s, threads, form) + packing / std::max(1, threads);
     if (time < best) best = time, choice = tile;
   }

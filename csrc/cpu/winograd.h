@@ -1,5 +1,5 @@
-// Winograd convolution F(2x2,3x3), F(4x4,3x3), F(6x6,3x3) and F(2x2,5x5): 3x3 and 5x5 kernels, stride 1, no
-// dilation, no groups; and F(2x2,3x3) for stride 2.
+// Winograd convolution: 3x3 kernels by tiles of 2x2, 4x4, 5x5 and 6x6 outputs, 5x5 kernels by 2x2 and 3x3;
+// stride 1, no dilation, no groups; and F(2x2,3x3) for stride 2.
 // A NaN or an infinity of the input spreads over its whole tile of outputs, and rounding errors are larger
 // than those of direct arithmetic: used in compiled plans only, where it can be switched off.
 #pragma once
@@ -50,6 +50,9 @@ size_t winograd_bytes(int64_t c, int64_t o, WinogradForm form, bool plain = fals
 // 3x3 and 5x5 kernels, no stride but one of 2 where that is allowed, no dilation, no groups, and enough
 // channels to gain from it.
 bool winograd_applies(const Conv2dSpec& spec, bool strided = false);
+
+// Whether a form fits and is as exact as promised, with tiles of at most `largest`.
+bool winograd_allows(const Conv2dSpec& spec, WinogradForm form, int largest);
 
 // Nanoseconds that a form is expected to take on `threads` threads.
 double winograd_nanoseconds(const Conv2dSpec& spec, int threads, WinogradForm form, bool plain = false);

@@ -1,16 +1,17 @@
-// The table of the Winograd kernels F(2x2,3x3), F(4x4,3x3), F(6x6,3x3) and F(2x2,5x5), and F(2x2,3x3) with
-// stride 2, for each instruction level.
+// The table of the Winograd kernels F(mxm,3x3) for m = 2, 4, 5 and 6, F(2x2,5x5) and F(3x3,5x5), and
+// F(2x2,3x3) with stride 2, for each instruction level.
 #pragma once
 #include "core/epilogue.h"
 #include <cstdint>
 
 namespace cnnfast {
 
-// The polynomials are taken at 0, at +-a for every a of the list, and at infinity. These points give
-// the least error among fractions with small denominators (docs/performance.md). Tiles that read 4, 6 or
-// 8 pixels a side; the transform of the input depends on nothing else.
+// The polynomials are taken at +-a for every a of the list, at infinity, and at 0 where the side of a tile is
+// even. These points give the least error among fractions with small denominators (docs/performance.md).
+// Tiles that read 4, 6, 7 or 8 pixels a side; the transform of the input depends on nothing else.
 constexpr double kWinogradPoints4[] = {1.0};
 constexpr double kWinogradPoints6[] = {0.625, 1.5};
+constexpr double kWinogradPoints7[] = {0.375, 0.875, 1.625};
 constexpr double kWinogradPoints8[] = {0.5, 1.0, 2.0};
 
 // F(tile x tile, taps x taps).
@@ -24,7 +25,8 @@ struct WinogradForm {
 };
 constexpr bool is_known(WinogradForm f) {
   if (f.stride != 1) return f.stride == 2 && f.tile == 2 && f.taps == 3;
-  return f.tile == 2 ? f.taps == 3 || f.taps == 5 : (f.tile == 4 || f.tile == 6) && f.taps == 3;
+  if (f.taps == 5) return f.tile == 2 || f.tile == 3;
+  return f.taps == 3 && (f.tile == 2 || (f.tile >= 4 && f.tile <= 6));
 }
 
 // Tiles are counted row by row, image after image. Strides are in floats.

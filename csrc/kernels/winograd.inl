@@ -25,8 +25,15 @@ template <int Side>
 constexpr double winograd_point(int k) {
   return Side == 4   ? cnnfast::kWinogradPoints4[k]
          : Side == 6 ? cnnfast::kWinogradPoints6[k]
+         : Side == 7 ? cnnfast::kWinogradPoints7[k]
                      : cnnfast::kWinogradPoints8[k];
 }
+
+template <int Side>
+constexpr int kPairs = (Side - 1) / 2;
+// Whether 0 is a point.
+template <int Side>
+constexpr bool kHasZero = Side % 2 == 0;
 
 // Coefficients in y of the product of (y - a^2) over all points a but number `skip`, times `scale`.
 struct Coefficients {
@@ -37,7 +44,7 @@ template <int Side>
 constexpr Coefficients product_of_points(int skip, double scale) {
   double c[4] = {1, 0, 0, 0};
   int degree = 0;
-  for (int k = 0; k < Side / 2 - 1; ++k) {
+  for (int k = 0; k < kPairs<Side>; ++k) {
     if (k == skip) continue;
     const double a = winograd_point<Side>(k);
     ++degree;
@@ -68,19 +75,20 @@ struct Powers {
 template <int Tile, int Side>
 constexpr Powers powers_of_points(int parity) {
   Powers p{};
-  for (int r = 0; r < Tile / 2; ++r)
-    for (int k = 0; k < Side / 2 - 1; ++k) p.of[r][k] = power(winograd_point<Side>(k), 2 * r + parity);
+  for (int r = 0; r < (Tile + 1 - parity) / 2; ++r)
+    for (int k = 0; k < kPairs<Side>; ++k) p.of[r][k] = power(winograd_point<Side>(k), 2 * r + parity);
   return p;
 }
 
 // Transforms from kReads to kSide values in each dimension. Their rows fall into groups: 0, the pairs (1, 2),
-// (3, 4), ..., and the last where their number is even.
+// (3, 4), ..., and the last where their number is even. That is infinity; where 0 is not a point, infinity
+// comes first.
 template <class Rows, int Group>
 constexpr bool kIsPair = Group > 0 && 2 * Group < Rows::kSide;
 template <class Rows, int Group>
 constexpr bool kIsLast = Group == (Rows::kSide - 1) / 2 + (Rows::kSide + 1) % 2;
 
-// B^T: products of all points but one.
+// B^T: products of all points but one, those of a pair up to their sign.
 template <int Side>
 struct InputRows {
   static constexpr int kSide = Side, kReads = Side;
@@ -89,13 +97,15 @@ struct InputRows {
     if constexpr (Group == 0) {
       constexpr Coefficients all = product_of_points<Side>(-1, 1.0);
       out[0] = polynomial(all, 0, d);
-    } else if constexpr (Group == Side / 2) {
+    } else if constexpr (!kIsPair<InputRows, Group>) {
       constexpr Coefficients all = product_of_points<Side>(-1, 1.0);
       out[0] = polynomial(all, 1, d);
     } else {
-      constexpr Coefficients even = product_of_points<Side>(Group - 1, 1.0);
-      constexpr Coefficients odd = product_of_points<Side>(Group - 1, winograd_point<Side>(Group - 1));
-      const vf e = polynomial(even, 2, d), o = polynomial(odd, 1, d);
+      constexpr bool kZero = kHasZero<Side>;
+      constexpr double a = winograd_point<Side>(Group - 1);
+      constexpr Coefficients even = product_of_points<Side>(Group - 1, kZero ? 1.0 : a);
+      constexpr Coefficients odd = product_of_points<Side>(Group - 1, kZero ? a : 1.0);
+      const vf e = polynomial(even, kZero ? 2 : 0, d), o = polynomial(odd, 1, d);
       out[0] = e + o;
       out[1] = e - o;
     }
@@ -238,6 +248,8 @@ static void winograd_input(const cnnfast::WinogradInput* g) {
       return transform_tiles<InputRows<5>>(g);
     case 6:
       return transform_tiles<InputRows<6>>(g);
+    case 7:
+      return transform_tiles<InputRows<7>>(g);
     default:
       return transform_tiles<InputRows<8>>(g);
   }
@@ -380,6 +392,8 @@ static void winograd_products(const cnnfast::WinogradProducts* g) {
   }
 }
 
+template <int Tile, int Parity>
+constexpr int kRowsOf = (Tile + 1 - Parity) / 2;
 // Rows of A^T of one parity: even ones need the sums of the values at +-a, odd ones the differences.
 // `start` is added to all of them.
 template <int Tile, int Side, int Parity, bool Start, class Get>
@@ -389,21 +403,22 @@ CNNFAST_INLINE void output_group(Get m, vf start, vf* out) {
     out[0] = Start ? start + sum : sum;
     return;
   }
-  constexpr int kPairs = Side / 2 - 1, kHalf = Tile / 2;
+  constexpr int kCount = kPairs<Side>, kRows = kRowsOf<Tile, Parity>;
+  constexpr bool kZero = kHasZero<Side>, kInfinity = Parity == (Tile - 1) % 2;
   constexpr Powers powers = powers_of_points<Tile, Side>(Parity);
-  vf pair[kPairs];
+  vf pair[kCount];
   CNNFAST_UNROLL
-  for (int k = 0; k < kPairs; ++k) {
+  for (int k = 0; k < kCount; ++k) {
     const vf plus = m(2 * k + 1), minus = m(2 * k + 2);
     pair[k] = Parity ? plus - minus : plus + minus;
   }
   CNNFAST_UNROLL
-  for (int r = 0; r < kHalf; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     vf sum = Start ? add_scaled(start, powers.of[r][0], pair[0]) : scaled(powers.of[r][0], pair[0]);
     CNNFAST_UNROLL
-    for (int k = 1; k < kPairs; ++k) sum = add_scaled(sum, powers.of[r][k], pair[k]);
-    if (!Parity && r == 0) sum += m(0);
-    if (Parity && r == kHalf - 1) sum += m(Side - 1);
+    for (int k = 1; k < kCount; ++k) sum = add_scaled(sum, powers.of[r][k], pair[k]);
+    if (kZero && !Parity && r == 0) sum += m(0);
+    if (kInfinity && r == kRows - 1) sum += m(kZero ? Side - 1 : 0);
     out[r] = sum;
   }
 }
@@ -421,21 +436,21 @@ struct OutputTile {
 
 template <int Tile, int Side, bool Leaky, bool Residual, int Parity>
 CNNFAST_INLINE void output_rows(const OutputTile& o, int64_t c, vf bias) {
-  constexpr int kHalf = Tile / 2;
-  vf t[kHalf][Side];
+  constexpr int kRows = kRowsOf<Tile, Parity>;
+  vf t[kRows][Side];
   CNNFAST_UNROLL
   for (int j = 0; j < Side; ++j) {
     const float* column = o.m + c + j * o.plane;
-    vf out[kHalf];
+    vf out[kRows];
     output_group<Tile, Side, Parity, false>(
         [&](int i) __attribute__((always_inline)) { return load(column + i * Side * o.plane); }, vf{}, out);
     CNNFAST_UNROLL
-    for (int r = 0; r < kHalf; ++r) t[r][j] = out[r];
+    for (int r = 0; r < kRows; ++r) t[r][j] = out[r];
   }
   CNNFAST_UNROLL
-  for (int r = 0; r < kHalf; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     const auto get = [&](int j) __attribute__((always_inline)) { return t[r][j]; };
-    vf out[2][kHalf];
+    vf out[2][kRowsOf<Tile, 0>];
     output_group<Tile, Side, 0, true>(get, bias, out[0]);
     output_group<Tile, Side, 1, true>(get, bias, out[1]);
     float* y = o.y + c + (2 * r + Parity) * o.row_stride;
@@ -510,8 +525,18 @@ static void winograd_output_of(const cnnfast::WinogradOutput* g) {
 static void winograd_output(const cnnfast::WinogradOutput* g) {
   const cnnfast::WinogradForm form = g->tiles.form;
   if (form.stride == 2) return winograd_output_of<2, 5>(g);
-  if (form.tile == 2) return form.taps == 3 ? winograd_output_of<2, 4>(g) : winograd_output_of<2, 6>(g);
-  return form.tile == 4 ? winograd_output_of<4, 6>(g) : winograd_output_of<6, 8>(g);
+  switch (form.tile) {
+    case 2:
+      return form.taps == 3 ? winograd_output_of<2, 4>(g) : winograd_output_of<2, 6>(g);
+    case 3:
+      return winograd_output_of<3, 7>(g);
+    case 4:
+      return winograd_output_of<4, 6>(g);
+    case 5:
+      return winograd_output_of<5, 7>(g);
+    default:
+      return winograd_output_of<6, 8>(g);
+  }
 }
 
 }  // namespace

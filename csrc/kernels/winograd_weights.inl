@@ -7,17 +7,17 @@
 namespace {
 
 // Columns of G: row i is the powers of point i, divided by its distances to the others, which are equal for
-// +a and -a.
+// +a and -a up to the sign that InputRows leaves out as well.
 template <int Side, int Taps>
 struct WeightColumns {
-  static constexpr int kPairs = Side / 2 - 1;
-  double origin = 0, of[Taps][kPairs] = {};
+  static constexpr int kCount = kPairs<Side>;
+  double origin = 0, of[Taps][kCount] = {};
   constexpr WeightColumns() {
     double all = 1;
-    for (int k = 0; k < kPairs; ++k) {
+    for (int k = 0; k < kCount; ++k) {
       const double a = winograd_point<Side>(k);
-      double distances = 2 * a * a;
-      for (int j = 0; j < kPairs; ++j) {
+      double distances = 2 * a * (kHasZero<Side> ? a : 1.0);
+      for (int j = 0; j < kCount; ++j) {
         const double b = winograd_point<Side>(j);
         if (j != k) distances *= a * a - b * b;
       }
@@ -63,9 +63,9 @@ CNNFAST_INLINE void weight_values(Get w, typename Lanes::Vector* out) {
     return;
   }
   constexpr WeightColumns<Side, Taps> g;
-  out[0] = static_cast<Number>(g.origin) * w(0);
+  out[0] = kHasZero<Side> ? static_cast<Number>(g.origin) * w(0) : w(Taps - 1);
   CNNFAST_UNROLL
-  for (int k = 0; k < g.kPairs; ++k) {
+  for (int k = 0; k < g.kCount; ++k) {
     typename Lanes::Vector even = static_cast<Number>(g.of[0][k]) * w(0),
                            odd = static_cast<Number>(g.of[1][k]) * w(1);
     CNNFAST_UNROLL
@@ -73,7 +73,7 @@ CNNFAST_INLINE void weight_values(Get w, typename Lanes::Vector* out) {
     out[2 * k + 1] = even + odd;
     out[2 * k + 2] = even - odd;
   }
-  out[Side - 1] = w(Taps - 1);
+  if (kHasZero<Side>) out[Side - 1] = w(Taps - 1);
 }
 
 template <class Lanes, int Side, int Taps>
@@ -127,6 +127,8 @@ static void winograd_weights_by(const cnnfast::WinogradWeights* g) {
       return weights_of<Lanes, 5, 3>(g);
     case 6:
       return g->form.taps == 3 ? weights_of<Lanes, 6, 3>(g) : weights_of<Lanes, 6, 5>(g);
+    case 7:
+      return g->form.taps == 3 ? weights_of<Lanes, 7, 3>(g) : weights_of<Lanes, 7, 5>(g);
     default:
       return weights_of<Lanes, 8, 3>(g);
   }
@@ -140,10 +142,10 @@ static void winograd_weights(const cnnfast::WinogradWeights* g) {
 template <int Side, int Taps, class Get>
 CNNFAST_INLINE void weight_taps(Get u, vf* out) {
   constexpr WeightColumns<Side, Taps> g;
-  constexpr int kPairs = g.kPairs;
-  vf sum[kPairs], difference[kPairs];
+  constexpr int kCount = g.kCount;
+  vf sum[kCount], difference[kCount];
   CNNFAST_UNROLL
-  for (int k = 0; k < kPairs; ++k) {
+  for (int k = 0; k < kCount; ++k) {
     const vf plus = u(2 * k + 1), minus = u(2 * k + 2);
     sum[k] = plus + minus;
     difference[k] = plus - minus;
@@ -153,7 +155,7 @@ CNNFAST_INLINE void weight_taps(Get u, vf* out) {
     const vf* pair = r % 2 ? difference : sum;
     vf total = r == 0 ? scaled(static_cast<float>(g.origin), u(0)) : r == Taps - 1 ? u(Side - 1) : vf{};
     CNNFAST_UNROLL
-    for (int k = 0; k < kPairs; ++k) total = add_scaled(total, static_cast<float>(g.of[r][k]), pair[k]);
+    for (int k = 0; k < kCount; ++k) total = add_scaled(total, static_cast<float>(g.of[r][k]), pair[k]);
     out[r] = total;
   }
 }

@@ -15,8 +15,12 @@ WinogradForm form_of(ConvKind kind, const Conv2dSpec& s) {
   switch (kind) {
     case ConvKind::kWinograd2:
       return {2, taps, 1};
+    case ConvKind::kWinograd3:
+      return {3, taps, 1};
     case ConvKind::kWinograd4:
       return {4, taps, 1};
+    case ConvKind::kWinograd5:
+      return {5, taps, 1};
     case ConvKind::kWinograd6:
       return {6, taps, 1};
     case ConvKind::kWinogradStrided:
@@ -58,10 +62,10 @@ ConvForm choose_conv(const Conv2dSpec& s, int winograd, bool lean) {
     if (strassen_applies(picture, levels_of(kind)))
       consider({kind}, strassen_nanoseconds(picture, kUsualThreads, levels_of(kind)));
   if (!winograd_applies(s, true)) return best;
-  for (const ConvKind kind :
-       {ConvKind::kWinograd2, ConvKind::kWinograd4, ConvKind::kWinograd6, ConvKind::kWinogradStrided}) {
+  for (const ConvKind kind : {ConvKind::kWinograd2, ConvKind::kWinograd3, ConvKind::kWinograd4,
+                              ConvKind::kWinograd5, ConvKind::kWinograd6, ConvKind::kWinogradStrided}) {
     const WinogradForm form = form_of(kind, s);
-    if (form.stride != s.sh || form.tile > winograd || !is_known(form)) continue;
+    if (!winograd_allows(s, form, winograd)) continue;
     consider({kind}, winograd_nanoseconds(picture, kUsualThreads, form));
     if (lean) consider({kind, true}, winograd_nanoseconds(picture, kUsualThreads, form, true));
   }
@@ -76,7 +80,9 @@ int64_t ConvWeights::floats(ConvForm form, const Conv2dSpec& s) {
     case ConvKind::kDirect:
       return PackedMatrix::floats(s.groups, s.depth(), s.o / s.groups);
     case ConvKind::kWinograd2:
+    case ConvKind::kWinograd3:
     case ConvKind::kWinograd4:
+    case ConvKind::kWinograd5:
     case ConvKind::kWinograd6:
     case ConvKind::kWinogradStrided:
       return static_cast<int64_t>(winograd_bytes(s.c, s.o, form_of(form.kind, s), form.plain) /
@@ -103,7 +109,9 @@ ConvWeights::ConvWeights(ConvForm form, const Conv2dSpec& s, const float* w)
       finite_ = packed_->view().finite;
       break;
     case ConvKind::kWinograd2:
+    case ConvKind::kWinograd3:
     case ConvKind::kWinograd4:
+    case ConvKind::kWinograd5:
     case ConvKind::kWinograd6:
     case ConvKind::kWinogradStrided:
       winograd_.emplace(w, s.c, s.o, form_of(form.kind, s), form.plain, num_threads(), Life::kWeights);
@@ -130,28 +138,14 @@ const float* ConvWeights::data() const {
 }
 
 std::string ConvWeights::algorithm(const Conv2dSpec& s) const {
-  return std::string(algorithm_name(s)) + (form_.plain ? ", plain weights" : "");
+  return algorithm_name(s) + (form_.plain ? ", plain weights" : "");
 }
 
-const char* ConvWeights::algorithm_name(const Conv2dSpec& s) const {
-  switch (form_.kind) {
-    case ConvKind::kWinograd2:
-      return s.kh == 3 ? "Winograd F(2,3)" : "Winograd F(2,5)";
-    case ConvKind::kWinograd4:
-      return "Winograd F(4,3)";
-    case ConvKind::kWinograd6:
-      return "Winograd F(6,3)";
-    case ConvKind::kWinogradStrided:
-      return "Winograd F(2,3), stride 2";
-    case ConvKind::kStrassen1:
-      return "Strassen";
-    case ConvKind::kStrassen2:
-      return "Strassen, two levels";
-    case ConvKind::kDepthwise:
-    case ConvKind::kPixels:
-    case ConvKind::kDirect:
-      break;
-  }
+std::string ConvWeights::algorithm_name(const Conv2dSpec& s) const {
+  if (const WinogradForm form = form_of(form_.kind, s); form.tile)
+    return "Winograd F(" + std::to_string(form.tile) + "," + std::to_string(form.taps) + ")" +
+           (form.stride == 2 ? ", stride 2" : "");
+  if (const int levels = levels_of(form_.kind)) return levels == 1 ? "Strassen" : "Strassen, two levels";
   return conv2d_algorithm(s);
 }
 
@@ -164,7 +158,9 @@ void ConvWeights::run(const Conv2dSpec& s, const float* x, const Epilogue& epilo
     case ConvKind::kDirect:
       return conv2d(s, x, nullptr, &*packed_, epilogue, y);
     case ConvKind::kWinograd2:
+    case ConvKind::kWinograd3:
     case ConvKind::kWinograd4:
+    case ConvKind::kWinograd5:
     case ConvKind::kWinograd6:
     case ConvKind::kWinogradStrided:
       return conv2d_winograd(s, x, *winograd_, epilogue, y);

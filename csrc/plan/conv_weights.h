@@ -12,14 +12,16 @@
 namespace cnnfast {
 
 // Raise it whenever weights of any kind are packed in another way: files hold them as they are.
-constexpr int kPackingVersion = 5;
+constexpr int kPackingVersion = 6;
 
 enum class ConvKind {
   kDirect,
   kDepthwise,
   kPixels,
   kWinograd2,
+  kWinograd3,
   kWinograd4,
+  kWinograd5,
   kWinograd6,
   kWinogradStrided,
   kStrassen1,
@@ -57,7 +59,7 @@ class ConvWeights {
   void run(const Conv2dSpec& spec, const float* x, const Epilogue& epilogue, float* y) const;
 
  private:
-  const char* algorithm_name(const Conv2dSpec& spec) const;
+  std::string algorithm_name(const Conv2dSpec& spec) const;
 
   ConvForm form_;
   std::optional<PackedMatrix> packed_;

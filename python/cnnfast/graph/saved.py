@@ -316,7 +316,7 @@ def load(path: str | os.PathLike[str], threads: int) -> tuple[str, dict[Shapes, 
         data = np.memmap(path, np.uint8, "r", begin) if size > begin else np.empty(0, np.uint8)
         reader = _Reader(data, header["params"])
         tile = header["winograd"]
-        _need(type(tile) is int and tile in (0, 4, 6), "Winograd tiles of 0, 4 or 6", tile)
+        _need(type(tile) is int and tile in (0, 5, 6), "Winograd tiles of 0, 5 or 6", tile)
         lean = header.get("lean", False)
         _need(type(lean) is bool, "whether weights take little memory", lean)
         options = Options(reader.store, threads, tile, lean)

@@ -16,9 +16,9 @@ from ..config import get_num_threads
 __all__ = ["Plan", "check", "give_back", "mebibytes", "peak", "plans", "resident"]
 
 _FLOAT = 4  # bytes
-# Winograd's tiles are 36 values for 9, and one direction needs the weights turned as well; a little more for
-# rows of whole vectors.
-_PACKED = 2 * 36 / 9 + 1.5
+# Winograd's tiles are up to 49 values for 9, and one direction needs the weights turned as well; a little
+# more for rows of whole vectors.
+_PACKED = 2 * 49 / 9 + 1.5
 # Buffers of the kernels: for all threads, and for each.
 _SHARED, _EACH = 24 << 20, 4 << 20
 
