@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
+#include <ctime>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -374,17 +375,28 @@ std::string thread_reason() {
 
 void set_interrupt_hook(InterruptHook hook) { g_hook.store(hook); }
 
+int64_t InterruptClock::milliseconds() {
+#if defined(CLOCK_MONOTONIC_COARSE)
+  timespec now;
+  if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) == 0)
+    return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1000000;
+#endif
+  using namespace std::chrono;
+  return duration_cast<std::chrono::milliseconds>(steady_clock::now().time_since_epoch()).count();
+}
+
 bool InterruptClock::asked() {
   InterruptHook hook = g_hook.load(std::memory_order_relaxed);
   if (!hook) return false;
-  auto now = std::chrono::steady_clock::now();
-  if (now - last_ < std::chrono::milliseconds(20)) return false;
+  const int64_t now = milliseconds();
+  if (now - last_ < 20) return false;
   last_ = now;
   return hook();
 }
 
 void run_tasks(int64_t tasks, int threads, TaskFn fn, void* context) {
   if (tasks <= 0) return;
+  if (tasks == 1) return fn(context, 0);
   int limit = threads < num_threads() ? threads : num_threads();
   if (limit > tasks) limit = static_cast<int>(tasks);
   Pool* pool = limit > 1 && !t_inside ? pool_with(all_threads() - 1) : nullptr;

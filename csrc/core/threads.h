@@ -1,7 +1,6 @@
 // A small thread pool: workers spin briefly, then sleep. Fork-safe; one job at a time, and a caller
 // that finds the pool busy runs its job alone, so many Python threads may call at once.
 #pragma once
-#include <chrono>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -18,13 +17,17 @@ std::string thread_reason();
 using InterruptHook = bool (*)();
 void set_interrupt_hook(InterruptHook hook);
 struct Interrupted {};
-// Asks the hook, at most every 20 ms: it may cost a lock.
+// Asks the hook, about every 20 ms: it may cost a lock.
 class InterruptClock {
  public:
+  InterruptClock() : last_(milliseconds()) {}
   bool asked();
 
  private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+  // Of a coarse clock: the steps of a small network take no longer than a look at an exact one.
+  static int64_t milliseconds();
+
+  int64_t last_;
 };
 
 // Jobs of this thread use at most `threads` threads (0: as many as num_threads says) while it lives.

@@ -148,7 +148,8 @@ LineGemm kernel_rows_gemm(const Conv2dSpec& s, const MatrixView& b, const Epilog
 void conv2d_by_kernel_rows(const Conv2dSpec& s, const float* x, const MatrixView& b, const Epilogue& epilogue,
                            float* y, int threads) {
   const LineGemm gemm = kernel_rows_gemm(s, b, epilogue, s.n * s.p, y, threads);
-  const int64_t height = std::max<int64_t>(1, std::min(kLines, s.n * s.p / (4 * threads)));
+  const int64_t share = threads == 1 ? s.p : s.n * s.p / (4 * threads);
+  const int64_t height = std::max<int64_t>(1, std::min(kLines, share));
   const int64_t bands = (s.p + height - 1) / height;
   parallel_for(s.n * bands, threads, [&](int64_t task) {
     const int64_t band = task % bands, image = task / bands;

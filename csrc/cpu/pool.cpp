@@ -52,7 +52,8 @@ void pool_rows(Kind kind, const PoolSpec& s, const float* x, float* y, int64_t* 
   const double nanoseconds =
       static_cast<double>(lines * s.q) * (vectors * taps * (kind == Kind::kPositions ? 2 : 0.7) + 2);
   const int threads = threads_for(nanoseconds);
-  const int64_t band = std::max<int64_t>(1, std::min<int64_t>(8, lines / (4 * threads)));
+  const int64_t share = threads == 1 ? lines : lines / (4 * threads);
+  const int64_t band = std::max<int64_t>(1, std::min<int64_t>(8, share));
   parallel_for((lines + band - 1) / band, threads, [&](int64_t task) {
     auto** rows = static_cast<const float**>(
         thread_scratch(Slot::kRows, static_cast<size_t>(most_rows) * (sizeof(float*) + sizeof(int64_t))));

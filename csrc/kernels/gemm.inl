@@ -21,7 +21,7 @@ constexpr int kMaxTileRows = 14;
 // Rows that lie evenly apart need few pointers, so that with AVX2 a vector of each of 14 rows fits.
 template <bool Even>
 constexpr int kSingleRows = Even && VL == 8 ? 14 : kTileRows[1];
-// A single row takes so many panels at once: one alone has too few sums to hide the latency of a step.
+// A single row takes up to so many panels at once: one alone has too few sums to hide the latency of a step.
 constexpr int kRowPanels = kMaxVectors == 2 ? 4 : 2;
 
 // Matrices beyond the caches are fetched this far ahead; nearer ones are quicker without.
@@ -38,11 +38,12 @@ struct TileArgs {
   float* const* out;
   int64_t first;  // row of the block
   int64_t column;
-  int tail;       // lanes in use of the last vector
-  int64_t ahead;  // floats from what is read of B to what the tile fetches of the next panel
-  int64_t panel;  // floats from panel to panel
-  bool fetches;   // whether the rows of A are met for the first time, see GemmBlock::fetch_step
-  int64_t next;   // floats from the rows of the tile to those of the next one where they are fetched, or 0
+  int tail;        // lanes in use of the last vector
+  int64_t ahead;   // floats from what is read of B to what the tile fetches of the next panel
+  int64_t second;  // floats to the second of several panels
+  int64_t panel;   // and from each of these to the next
+  bool fetches;    // whether the rows of A are met for the first time, see GemmBlock::fetch_step
+  int64_t next;    // floats from the rows of the tile to those of the next one where they are fetched, or 0
 };
 
 // M rows of A, read value by value.
@@ -79,8 +80,9 @@ struct TileRows<M, true> {
   }
 };
 
-// NV vectors of type V per row, out of Panels panels of one width; `tail` lanes of the last one are in use.
-template <class V, int M, int NV, bool Even, int Panels = 1>
+// NV vectors of type V per row; `tail` lanes of the last one are in use. Of several panels the first one is
+// First vectors wide, the others share the rest evenly.
+template <class V, int M, int NV, bool Even, int Panels = 1, int First = NV>
 static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
   constexpr int L = sizeof(V) / sizeof(float);
   const cnnfast::GemmBlock& g = *t->g;
@@ -105,8 +107,12 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
   for (int v = 0; v < NV; ++v) acc[m][v] = V{};
 
   const float* b = t->b;
+  constexpr int kOthers = Panels > 1 ? (NV - First) / (Panels - 1) : 1;
   const int64_t ldb = t->ldb, len = g.len, panel = t->panel, next = t->next;
-  auto at = [&](int v) { return b + v / (NV / Panels) * panel + v % (NV / Panels) * L; };
+  const float* others = b + t->second;
+  auto at = [&](int v) {
+    return v < First ? b + v * L : others + (v - First) / kOthers * panel + (v - First) % kOthers * L;
+  };
   const bool far = M == 1 && Panels == 1 && g.depth * g.n > kFarFloats;
   // Tiles of some height leave the memory idle.
   constexpr bool kFetches = M >= 4 && !Even && NV * L >= 16;
@@ -118,6 +124,7 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
       for (int m = 1; m < M; ++m) all &= rows[m] == g.zero;
       if (all) {
         b += len * ldb;
+        if (Panels > 1) others += len * kOthers * L;
         continue;
       }
     }
@@ -140,6 +147,7 @@ static __attribute__((noinline)) void gemm_tile(const TileArgs* t) {
       CNNFAST_UNROLL
       for (int v = 0; v < NV; ++v) bv[v] = load_as<V>(at(v));
       b += ldb;
+      if (Panels > 1) others += kOthers * L;
       CNNFAST_UNROLL
       for (int m = 0; m < M; ++m) {
         V s = splat_as<V>(a.value(m, k));
@@ -259,6 +267,26 @@ static const TileFn kHalfTiles[6][kMaxTileRows + 1] = {
     CNNFAST_TILE_ROW(vh, 5, kHalfTileRows[5]),
 };
 #endif
+
+// One row against Panels panels, the first of which is First vectors wide and the others Others.
+template <int Panels, int First, int Others>
+constexpr TileFn row_tile() {
+  return gemm_tile<vf, 1, First + (Panels - 1) * Others, false, Panels, First>;
+}
+// By number of panels, width of the first and width of the others, as far as they occur.
+static TileFn row_tile_of(int panels, int first, int others) {
+#if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_NEON)
+  static constexpr TileFn kPairs[3][3] = {{nullptr, row_tile<2, 2, 3>(), nullptr},
+                                          {nullptr, row_tile<2, 3, 3>(), row_tile<2, 3, 4>()},
+                                          {nullptr, row_tile<2, 4, 3>(), row_tile<2, 4, 4>()}};
+  return panels == 2 && first >= 2 && others >= 2 ? kPairs[first - 2][others - 2] : nullptr;
+#else
+  static constexpr TileFn kSeveral[3][2] = {{row_tile<2, 1, 2>(), row_tile<2, 2, 2>()},
+                                            {row_tile<3, 1, 2>(), row_tile<3, 2, 2>()},
+                                            {row_tile<4, 1, 2>(), row_tile<4, 2, 2>()}};
+  return panels >= 2 && others == 2 ? kSeveral[panels - 2][first - 1] : nullptr;
+#endif
+}
 
 // Few rows against a plain matrix: whole rows of B stream by once and the sums wait in the first-level
 // cache. The order of summation is that of the tiles, so the bits are the same.
@@ -413,18 +441,27 @@ static void gemm_block(const cnnfast::GemmBlock* g) {
       t.column = v0 * VL;
       t.b = plain ? g->b + g->k0 * g->ldb + t.column : g->b + t.column * g->depth + g->k0 * nv * VL;
       t.ldb = plain ? g->ldb : nv * VL;
-      const int64_t several = p + kRowPanels, end = several * vectors / panels;
-      const bool row = !plain && g->m == 1 && !g->row_step && several <= g->panel_last;
-      if (row && end - v0 == kRowPanels * kMaxVectors) {
-        if (end == vectors) t.tail = static_cast<int>(g->n - (vectors - 1) * VL);
-        t.rows = g->rows;
-        t.out = g->out;
-        t.panel = t.ldb * g->depth;
-        gemm_tile<vf, 1, kRowPanels * kMaxVectors, false, kRowPanels>(&t);
-        if (g->last && g->activation > cnnfast::kRelu6)
-          gemm_activate(g, t.column, (end - v0 - 1) * VL + t.tail, 0, 1);
-        p = several - 1;
-        continue;
+      if (!plain && g->m == 1 && !g->row_step) {
+        int64_t several = min_int(p + kRowPanels, g->panel_last);
+        const auto begin = [&](int64_t q) { return q * vectors / panels; };
+        const int64_t others = begin(p + 2) - v1;
+        // As many as are of one width after the first.
+        for (int64_t q = several - 1; q > p + 1; --q)
+          if (begin(q + 1) - begin(q) != others) several = q;
+        const int64_t end = begin(several);
+        const TileFn tile = row_tile_of(static_cast<int>(several - p), nv, static_cast<int>(others));
+        if (tile) {
+          if (end == vectors) t.tail = static_cast<int>(g->n - (vectors - 1) * VL);
+          t.rows = g->rows;
+          t.out = g->out;
+          t.second = nv * VL * g->depth + (others - nv) * VL * g->k0;
+          t.panel = others * VL * g->depth;
+          tile(&t);
+          if (g->last && g->activation > cnnfast::kRelu6)
+            gemm_activate(g, t.column, (end - v0 - 1) * VL + t.tail, 0, 1);
+          p = several - 1;
+          continue;
+        }
       }
       if (!plain && v1 == vectors) t.tail = static_cast<int>(g->n - (vectors - 1) * VL);
       if (!plain && g->depth * g->n > kNearFloats) next = gemm_next_panel(g, p, vectors, panels);

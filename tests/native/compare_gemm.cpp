@@ -57,6 +57,8 @@ void run(const KernelTable& table, const Problem& p, Guard guard, bool absolute,
   block.depth = depth;
   block.n = p.n;
   block.panel_last = panels;
+  // A single row: its first tap is skipped.
+  block.zero = p.m == 1 ? zero.data() : nullptr;
   block.out = out.data();
   block.bias = p.bias ? bias.data() : nullptr;
   block.has_residual = p.residual;
@@ -183,7 +185,7 @@ void compare_dots(const KernelTable& base, const KernelTable& level, int64_t row
 void compare_gemm(const KernelTable& base, const KernelTable& level, Guard guard, Report& report) {
   Random random(1);
   int variant = 0;
-  for (int64_t n : {1, 3, 4, 8, 11, 16, 17, 31, 32, 33, 48, 64, 65, 80, 100, 144})
+  for (int64_t n : {1, 3, 4, 8, 11, 16, 17, 31, 32, 33, 48, 64, 65, 80, 100, 120, 144, 160, 200})
     for (int64_t m : {1, 2, 5, 7, 12, 13, 25})
       for (bool plain : {false, true}) {
         const int64_t taps = 1 + variant % 3, len = variant % 4 == 0 ? 1 : variant % 4 == 1 ? 17 : 6;
