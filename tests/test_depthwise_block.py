@@ -242,7 +242,11 @@ def test_where_it_pays() -> None:
     assert {s[1] for s in shapes} >= {112, 56, 28}
     assert not any(s[1] < 14 for s in shapes)
     stems = [n.spec.expand.x[3] for n in fused.nodes if n.op is DEPTHWISE_BLOCK and n.spec.expand is not None]
-    assert stems[0] == 3  # the first convolution belongs to the first block
+    assert (
+        stems[0] == 3
+    )  # the first convolution belongs to the first block, unless that makes more of its map
+    larger = fuse_all(G.optimize(G.trace(cf.models.mobilenet_v1(), (1, 224, 224, 3))))
+    assert operators(larger)[:2] == ["conv2d", "depthwise_block"]
     tiny = G.optimize(G.trace(cf.models.mobilenet_v2(), (1, 32, 32, 3)))
     assert "depthwise_block" not in operators(G.fuse_depthwise_blocks(tiny))[5:]
 

@@ -69,7 +69,7 @@ CNNFAST_INLINE void depthwise_write(const DepthwiseOut& o, int64_t p, const vf* 
 }
 
 // The dearer activations, every few rows of a strip: a call has to save all sums that wait in registers.
-constexpr int kActivatedRows = 8;
+constexpr int kActivatedRows = 16;
 static __attribute__((noinline)) void depthwise_activate(const DepthwiseOut* o, int64_t first, int64_t last,
                                                          int columns) {
   float* pixels[kActivatedRows * kStripWidth];

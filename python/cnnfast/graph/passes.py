@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -324,6 +325,8 @@ def fuse_depthwise_blocks(graph: Graph, worth: Callable[[DepthwiseBlockSpec], bo
         after = users[node.output][0] if alone(node.output) else None
         if after is not None and not (_is_known_conv(after, is_pointwise) and after.inputs[0] is node.output):
             after = None
+        if before is not None and after is not None and not _joins(before, after):
+            before = None
         # The whole block if that pays, or else a part of it.
         for first, last in ((before, after), (before, None), (None, after)):
             if first is None and last is None:
@@ -336,6 +339,15 @@ def fuse_depthwise_blocks(graph: Graph, worth: Callable[[DepthwiseBlockSpec], bo
                 break
     nodes = [new.get(node, node) for node in graph.nodes if node not in gone]
     return replace(graph, nodes=nodes)
+
+
+def _joins(before: Node, after: Node) -> bool:
+    """Whether a block of both may be quicker than one that begins with the depthwise convolution.
+
+    What follows a first convolution's larger result would write to the memory that its map has brought into
+    the cache.
+    """
+    return is_pointwise(before.spec) or math.prod(after.spec.out) <= math.prod(before.spec.out)
 
 
 def _block(first: Node | None, node: Node, last: Node | None) -> Node:
