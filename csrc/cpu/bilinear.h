@@ -95,11 +95,15 @@ inline int64_t bilinear_plain_tiles(int64_t planes, int64_t depth) {
       1, std::min(kSharedBytes / (planes * depth * 4), kProductBytes / (planes * PlainColumns(1).width * 4)));
 }
 
-// Runs of memory that are wanted soon.
+// Memory that is wanted soon.
 struct Aheads {
   static constexpr int64_t kMost = 64;
   WinogradAhead runs[kMost];
   int64_t count = 0;
+
+  void add(const WinogradAhead& run) {
+    if (count < kMost && run.rows > 0) runs[count++] = run;
+  }
 };
 
 // Tiles first .. first + count; m holds columns column .. column + columns.
@@ -118,8 +122,10 @@ struct BilinearTiles {
                 float* v, int64_t v_row, int64_t v_plane) const
    - void output(BilinearTiles, int64_t column, int64_t columns,
                  const float* m, int64_t m_row, int64_t m_plane) const
-   - void input_ahead(first, end, Aheads*) const, output_ahead(first, end, Aheads*) const
-     what the transforms of these tiles read and write, where it is far away */
+   - void input_ahead(BilinearTiles, Aheads*) const
+     what the transform of these tiles reads, where it is far away
+   - void output_ahead(BilinearTiles, int64_t column, int64_t columns, Aheads*) const
+     what the output transform reads and writes beside M, likewise */
 template <class Transforms>
 class BilinearRun {
  public:
@@ -181,15 +187,13 @@ class BilinearRun {
       const int64_t last = share(run + 1, runs, blocks);
       for (int64_t i = share(run, runs, blocks); i < last; ++i) {
         const int64_t first = share(i, blocks, t_.tiles), end = share(i + 1, blocks, t_.tiles);
-        // The products leave the memory idle: they fetch what this block writes and the next one reads.
-        Aheads aheads;
-        t_.output_ahead(first, end, &aheads);
-        if (i + 1 < last) t_.input_ahead(end, share(i + 2, blocks, t_.tiles), &aheads);
         t_.input({first, end - first}, 0, t_.depth, v, v_row_, v_plane);
         for (int64_t b = 0; b < columns_.blocks; ++b) {
+          Aheads aheads;
+          if (b + 1 == columns_.blocks && i + 1 < last)
+            t_.input_ahead({end, share(i + 2, blocks, t_.tiles) - end}, &aheads);
           output({first, end - first}, b, columns_.begin(b), columns_.end(b), v, v_plane,
-                 v + t_.planes * v_plane, m_plane, aheads.count == 0, aheads);
-          aheads.count = 0;
+                 v + t_.planes * v_plane, m_plane, &aheads);
         }
       }
     });
@@ -240,9 +244,9 @@ class BilinearRun {
       const int64_t v0 = share(part, parts, columns_.vectors), v1 = share(part + 1, parts, columns_.vectors);
       for (int64_t b = 0; b < columns_.blocks; ++b) {
         const int64_t from = std::max(v0, columns_.begin(b)), to = std::min(v1, columns_.end(b));
-        if (from < to)
-          output({begin + first, count}, b, from, to, v + first * v_row_, v_plane, m, m_plane, true,
-                 Aheads{});
+        if (from >= to) continue;
+        Aheads aheads;
+        output({begin + first, count}, b, from, to, v + first * v_row_, v_plane, m, m_plane, &aheads);
       }
     });
   }
@@ -285,7 +289,7 @@ class BilinearRun {
       const float* from = plain + k * t_.parts * width;
       t_.transform_weights(rows, width, from, u, u_plane);
       // The products leave the memory idle: they fetch what is transformed next.
-      const WinogradAhead ahead{from + rows * t_.parts * width, rows * t_.parts * width};
+      const WinogradAhead ahead{from + rows * t_.parts * width, rows * t_.parts * width, 1, 0};
       WinogradProducts products{};
       products.planes = t_.planes, products.rows = tiles.count, products.depth = rows;
       products.v = v + k;
@@ -303,10 +307,13 @@ class BilinearRun {
     t_.output(tiles, column, count, m, width, m_plane);
   }
 
-  // Products and output transform of vectors v0 .. v1 of the columns, which lie in one block.
+  // Products and output transform of vectors v0 .. v1 of the columns, which lie in one block. The products
+  // leave the memory idle: they fetch what the transform needs beside M, and `aheads`.
   void output(const BilinearTiles& tiles, int64_t block, int64_t v0, int64_t v1, const float* v,
-              int64_t v_plane, float* m, int64_t m_plane, bool far, const Aheads& aheads) const {
+              int64_t v_plane, float* m, int64_t m_plane, Aheads* aheads) const {
     const int64_t begin = columns_.begin(block), vl = columns_.vl, column = v0 * vl;
+    const int64_t count = std::min(t_.columns, v1 * vl) - column;
+    t_.output_ahead(tiles, column, count, aheads);
     WinogradProducts products{};
     products.planes = t_.planes, products.rows = tiles.count, products.depth = t_.depth;
     products.v = v;
@@ -317,10 +324,10 @@ class BilinearRun {
     products.vector_first = v0 - begin, products.vector_last = v1 - begin;
     products.m = m;
     products.m_row = m_row_, products.m_plane = m_plane;
-    products.far = far;
-    products.aheads = aheads.runs, products.ahead_count = aheads.count;
+    products.far = true;
+    products.aheads = aheads->runs, products.ahead_count = aheads->count;
     kernels().winograd.products(&products);
-    t_.output(tiles, column, std::min(t_.columns, v1 * vl) - column, m, m_row_, m_plane);
+    t_.output(tiles, column, count, m, m_row_, m_plane);
   }
 
   const Transforms& t_;

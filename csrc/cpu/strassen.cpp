@@ -5,8 +5,8 @@
 namespace cnnfast {
 namespace {
 
-// Pictures beyond this are fetched ahead.
-constexpr int64_t kFarPicture = 1 << 20;
+// Pictures beyond this, in bytes, are fetched ahead; of the result with what is added to it.
+constexpr int64_t kFarPicture = 512 << 10;
 
 // What BilinearRun asks for.
 class StrassenTransforms {
@@ -26,12 +26,26 @@ class StrassenTransforms {
     tiles = s.n * of({0, 0}).per_image();
   }
 
-  void input_ahead(int64_t first, int64_t end, Aheads* aheads) const {
-    if (s_.h * s_.w * s_.ldx * 4 > kFarPicture && s_.sh == 1 && s_.sw == 1)
-      add_ahead(x_, s_.ldx, first, end, aheads);
+  void input_ahead(const BilinearTiles& tiles, Aheads* aheads) const {
+    if (s_.h * s_.w * s_.ldx * 4 <= kFarPicture) return;
+    const int64_t line_stride = s_.sh * s_.w * s_.ldx, pixel_stride = s_.sw * s_.ldx;
+    int64_t row = row_of(tiles.first);
+    const int64_t end = row_of(tiles.first + tiles.count), in_image = s_.p * s_.q;
+    for (int64_t next; row < end; row = next) {
+      const int64_t r = row % in_image;
+      next = std::min(end, row + s_.q - r % s_.q);
+      aheads->add(
+          {x_ + row / in_image * s_.h * s_.w * s_.ldx + r / s_.q * line_stride + r % s_.q * pixel_stride,
+           s_.c, next - row, pixel_stride});
+    }
   }
-  void output_ahead(int64_t first, int64_t end, Aheads* aheads) const {
-    if (s_.p * s_.q * s_.ldy * 4 > kFarPicture) add_ahead(y_, s_.ldy, first, end, aheads);
+  void output_ahead(const BilinearTiles& tiles, int64_t column, int64_t count, Aheads* aheads) const {
+    const int64_t pictures = epilogue_.residual ? 2 : 1;
+    if (pictures * s_.p * s_.q * s_.ldy * 4 <= kFarPicture) return;
+    const int64_t first = row_of(tiles.first), rows = row_of(tiles.first + tiles.count) - first;
+    for (const float* picture : {epilogue_.residual, static_cast<const float*>(y_)})
+      for (int64_t block = 0; picture && block < s_.o; block += columns)
+        aheads->add({picture + first * s_.ldy + block + column, count, rows, s_.ldy});
   }
 
   void input(const BilinearTiles& tiles, int64_t k_first, int64_t k_last, float* v, int64_t v_row,
@@ -75,13 +89,10 @@ class StrassenTransforms {
     return {levels_, s_.p * s_.q, tiles.first, tiles.count};
   }
 
-  // The pixels of tiles first .. end lie one after the other in an image.
-  void add_ahead(const float* pixels, int64_t ld, int64_t first, int64_t end, Aheads* aheads) const {
-    const int64_t side = strassen_side(levels_), rows = s_.p * s_.q, per_image = of({0, 0}).per_image();
-    const int64_t image = first / per_image, r = first % per_image * side;
-    if (aheads->count < Aheads::kMost)
-      aheads->runs[aheads->count++] = {pixels + (image * rows + r) * ld,
-                                       std::min(side * (end - first), rows - r) * ld};
+  // The first pixel of a tile, counted over all images.
+  int64_t row_of(int64_t tile) const {
+    const int64_t per_image = of({0, 0}).per_image(), rows = s_.p * s_.q;
+    return tile / per_image * rows + std::min(rows, tile % per_image * strassen_side(levels_));
   }
 
   const Conv2dSpec& s_;

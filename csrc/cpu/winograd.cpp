@@ -7,7 +7,7 @@
 namespace cnnfast {
 namespace {
 
-// Pictures beyond this are fetched ahead.
+// Pictures beyond this, in bytes, are fetched ahead; of the result with what is added to it.
 constexpr int64_t kFarPicture = 1 << 20;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -33,31 +33,33 @@ class Transforms {
     tiles = s.n * th_ * tw_;
   }
 
-  void input_ahead(int64_t first, int64_t end, Aheads* aheads) const {
+  void input_ahead(const BilinearTiles& of, Aheads* aheads) const {
     const int64_t picture = s_.h * s_.w * s_.ldx;
     if (picture * 4 <= kFarPicture) return;
-    for (int64_t next; first < end; first = next) {
+    const int64_t end = of.first + of.count;
+    for (int64_t first = of.first, next; first < end; first = next) {
       const int64_t line = first / tw_, begin = line * tw_;
       next = std::min(end, begin + tw_);
       const int64_t step = form_.tile * form_.stride, y = line % th_ * step - s_.pt, x = -s_.pl;
       // The first rows belong to the tiles above as well.
       const int64_t shared = form_.side() - step;
-      add_ahead(x_ + line / th_ * picture, s_.w, s_.ldx, std::max<int64_t>(0, y + shared),
+      add_ahead(x_ + line / th_ * picture, s_.w, s_.ldx, s_.c, std::max<int64_t>(0, y + shared),
                 std::min(s_.h, y + form_.side()), std::max<int64_t>(0, x + (first - begin) * step),
                 std::min(s_.w, x + (next - begin) * step + shared), aheads);
     }
   }
 
-  void output_ahead(int64_t first, int64_t end, Aheads* aheads) const {
-    const int64_t picture = s_.p * s_.q * s_.ldy;
-    if (picture * 4 <= kFarPicture) return;
-    for (int64_t next; first < end; first = next) {
-      const int64_t line = first / tw_, begin = line * tw_;
-      next = std::min(end, begin + tw_);
-      const int64_t y = line % th_ * form_.tile;
-      add_ahead(y_ + line / th_ * picture, s_.q, s_.ldy, y, std::min(s_.p, y + form_.tile),
-                (first - begin) * form_.tile, std::min(s_.q, (next - begin) * form_.tile), aheads);
-    }
+  void output_ahead(const BilinearTiles& of, int64_t column, int64_t count, Aheads* aheads) const {
+    const int64_t picture = s_.p * s_.q * s_.ldy, end = of.first + of.count;
+    if ((epilogue_.residual ? 2 : 1) * picture * 4 <= kFarPicture) return;
+    for (const float* to : {epilogue_.residual, static_cast<const float*>(y_)})
+      for (int64_t first = of.first, next; to && first < end; first = next) {
+        const int64_t line = first / tw_, begin = line * tw_;
+        next = std::min(end, begin + tw_);
+        const int64_t y = line % th_ * form_.tile;
+        add_ahead(to + line / th_ * picture + column, s_.q, s_.ldy, count, y, std::min(s_.p, y + form_.tile),
+                  (first - begin) * form_.tile, std::min(s_.q, (next - begin) * form_.tile), aheads);
+      }
   }
 
   void input(const BilinearTiles& tiles, int64_t c_first, int64_t c_last, float* v, int64_t v_row,
@@ -107,11 +109,10 @@ class Transforms {
   int64_t parts;
 
  private:
-  // Pixels rows y .. y_end, columns x .. x_end of one picture.
-  static void add_ahead(const float* image, int64_t w, int64_t pixel, int64_t y, int64_t y_end, int64_t x,
-                        int64_t x_end, Aheads* aheads) {
-    for (; y < y_end && aheads->count < Aheads::kMost; ++y)
-      aheads->runs[aheads->count++] = {image + (y * w + x) * pixel, (x_end - x) * pixel};
+  // `floats` of the pixels in rows y .. y_end, columns x .. x_end of one picture.
+  static void add_ahead(const float* image, int64_t w, int64_t pixel, int64_t floats, int64_t y,
+                        int64_t y_end, int64_t x, int64_t x_end, Aheads* aheads) {
+    for (; y < y_end; ++y) aheads->add({image + (y * w + x) * pixel, floats, x_end - x, pixel});
   }
 
   const Conv2dSpec& s_;

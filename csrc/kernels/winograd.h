@@ -47,10 +47,10 @@ struct WinogradInput {
   int64_t v_row, v_plane;   // from tile to tile, from e to e; a row has room for whole vectors
 };
 
-// A run of memory that is wanted soon.
+// Memory that is wanted soon: `rows` runs of `floats`.
 struct WinogradAhead {
   const float* from;
-  int64_t floats;
+  int64_t floats, rows, stride;
 };
 
 // M[e][t][j] = sum over c of V[e][t][c] U[e][c][j] for vectors of columns of one block.
@@ -66,7 +66,7 @@ struct WinogradProducts {
   int64_t m_row, m_plane;
   bool add;                     // to what is in M
   bool far;                     // U comes from memory: fetched ahead
-  const WinogradAhead* aheads;  // else these are
+  const WinogradAhead* aheads;  // fetched meanwhile
   int64_t ahead_count;
 };
 

@@ -348,9 +348,48 @@ typedef void (*ProductFn)(const ProductTile*);
 static const ProductFn kProducts[2][kMaxVectors + 1][kMaxTileRows + 1] = {CNNFAST_PRODUCTS(false),
                                                                           CNNFAST_PRODUCTS(true)};
 
+// What is left of the memory that is wanted soon.
+class Fetches {
+ public:
+  CNNFAST_INLINE_MEMBER Fetches(const cnnfast::WinogradAhead* runs, int64_t count)
+      : run_(runs), end_(runs + count) {}
+  CNNFAST_INLINE_MEMBER int64_t lines() const {
+    int64_t sum = 0;
+    for (const cnnfast::WinogradAhead* r = run_; r < end_; ++r)
+      sum += r->rows * ((r->floats + kLineFloats - 1) / kLineFloats);
+    return sum;
+  }
+  CNNFAST_INLINE_MEMBER void fetch(int64_t lines) {
+    while (lines > 0 && run_ < end_) {
+      const float* from = run_->from + row_ * run_->stride;
+      const int64_t last = min_int(run_->floats, done_ + lines * kLineFloats);
+      for (; done_ < last; done_ += kLineFloats, --lines) __builtin_prefetch(from + done_, 0, 2);
+      if (done_ < run_->floats) return;
+      done_ = 0;
+      if (++row_ == run_->rows) ++run_, row_ = 0;
+    }
+  }
+
+ private:
+  const cnnfast::WinogradAhead *run_, *end_;
+  int64_t row_ = 0, done_ = 0;
+};
+
 static void winograd_products(const cnnfast::WinogradProducts* g) {
   const int64_t panels = (g->block_vectors + kMaxVectors - 1) / kMaxVectors;
-  int64_t run = 0, fetched = 0;
+  Fetches fetches(g->aheads, g->ahead_count);
+  // For each tile of sums.
+  int64_t fetch_lines = 0;
+  if (g->ahead_count) {
+    int64_t tiles = 0;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const int64_t nv = min_int(cnnfast::share(panel + 1, panels, g->block_vectors), g->vector_last) -
+                         max_int(cnnfast::share(panel, panels, g->block_vectors), g->vector_first);
+      if (nv > 0) tiles += (g->rows + kTileRows[nv] - 1) / kTileRows[nv];
+    }
+    tiles *= g->planes * ((g->depth + kWinogradChunk - 1) / kWinogradChunk);
+    fetch_lines = (fetches.lines() + tiles - 1) / tiles;
+  }
   for (int64_t e = 0; e < g->planes; ++e) {
     const float* plane = g->u + e * g->u_plane;
     for (int64_t panel = 0; panel < panels; ++panel) {
@@ -374,18 +413,9 @@ static void winograd_products(const cnnfast::WinogradProducts* g) {
           const int64_t r0 = i * g->rows / count, r1 = (i + 1) * g->rows / count;
           t.a = g->v + e * g->v_plane + r0 * g->v_row + k0;
           t.c = g->m + e * g->m_plane + r0 * g->m_row + (first - g->vector_first) * VL;
-          bool fetch = g->far;
-          if (fetch) {
-            t.ahead = t.b + t.depth * (t.ldb + i * t.ahead_step);
-          } else if (run < g->ahead_count) {
-            // A line per step keeps the memory as busy as it can be.
-            fetch = true;
-            t.ahead = g->aheads[run].from + fetched;
-            t.ahead_step = 16;
-            fetched += 16 * t.depth;
-            if (fetched >= g->aheads[run].floats) ++run, fetched = 0;
-          }
-          kProducts[fetch][nv][r1 - r0](&t);
+          t.ahead = t.b + t.depth * (t.ldb + i * t.ahead_step);
+          fetches.fetch(fetch_lines);
+          kProducts[g->far][nv][r1 - r0](&t);
         }
       }
     }
