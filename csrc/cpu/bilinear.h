@@ -113,6 +113,7 @@ struct BilinearTiles {
 
 /* `Transforms` has:
    - planes, tiles, depth, columns: sizes; weights: U
+   - kOn: WinogradProducts::on; group
    - kMayBePlain: whether it also has the next three
    - plain: whether weights are kept as they are; parts: of them for each k and column
    - void transform_weights(int64_t rows, int64_t columns, const float* from,
@@ -325,6 +326,7 @@ class BilinearRun {
     products.m = m;
     products.m_row = m_row_, products.m_plane = m_plane;
     products.far = true;
+    products.on = Transforms::kOn, products.group = t_.group;
     products.aheads = aheads->runs, products.ahead_count = aheads->count;
     kernels().winograd.products(&products);
     t_.output(tiles, column, count, m, m_row_, m_plane);

@@ -16,6 +16,7 @@ class StrassenTransforms {
       : planes(strassen_planes(levels)),
         depth(s.c / strassen_side(levels)),
         columns(s.o / strassen_side(levels)),
+        group(strassen_planes(levels - 1)),
         weights(packed),
         s_(s),
         x_(x),
@@ -81,6 +82,8 @@ class StrassenTransforms {
   }
 
   int64_t planes, tiles, depth, columns;
+  static constexpr const int8_t* kOn = kStrassenOn;
+  int64_t group;
   const float* weights;
   static constexpr bool kMayBePlain = false;
 
@@ -110,7 +113,7 @@ void split_weights(const double* b, int levels, double* planes) {
     return;
   }
   const int64_t side = strassen_side(levels), half = side / 2;
-  const int64_t step = levels == 1 ? 1 : strassen_planes(levels - 1);
+  const int64_t step = strassen_planes(levels - 1);
   double parts[7][4];  // of blocks of 2x2 values at most
   static_assert(kMostStrassenLevels == 2);
   for (int64_t r = 0; r < half; ++r)
@@ -118,7 +121,7 @@ void split_weights(const double* b, int levels, double* planes) {
       const double *upper = b + r * side + j, *lower = upper + half * side;
       const double b11 = upper[0], b12 = upper[half], b21 = lower[0], b22 = lower[half];
       const double t1 = b12 - b11, t2 = b22 - t1;
-      const double values[7] = {b11, b21, b22, t2 - b21, t1, t2, b22 - b12};
+      const double values[7] = {b11, b21, t2, b22, b22 - b12, b21 - t2, t1};
       for (int64_t e = 0; e < 7; ++e) parts[e][r * half + j] = values[e];
     }
   for (int64_t e = 0; e < 7; ++e) split_weights(parts[e], levels - 1, planes + e * step);
@@ -138,11 +141,12 @@ bool strassen_applies(const Conv2dSpec& s, int levels) {
          s.o % strassen_unit(levels) == 0;
 }
 
-double strassen_nanoseconds(const Conv2dSpec& s, int threads, int levels) {
-  // Making a value of V or M takes about as long as some FLOPs of a product.
-  constexpr double kInput = 9, kOutput = 6;
-  // What has to be saved to be worth it.
-  const double caution = levels == 1 ? 0.96 : 0.893;
+double strassen_nanoseconds(const Conv2dSpec& s, int threads, int levels, bool lean) {
+  // Making a value of V takes about as long as some FLOPs of a product; so does storing one of M, which the
+  // products wait for, and summing it up.
+  constexpr double kInput = 9, kOutput = 4 + 6;
+  // What has to be saved to be worth it: as much memory for a few per cent is no bargain in a lean plan.
+  const double caution = lean ? (levels == 1 ? 0.975 : 0.893) : (levels == 1 ? 0.985 : 0.95);
   const int64_t side = strassen_side(levels), planes = strassen_planes(levels);
   const int64_t tiles = s.n * ((s.p * s.q + side - 1) / side);
   const double c = static_cast<double>(s.c / side), o = static_cast<double>(s.o / side);

@@ -16,8 +16,9 @@ constexpr int64_t strassen_unit(int levels) { return 16 * strassen_side(levels);
 
 // 1x1 convolutions of enough channels, in whole units, and enough work to gain from so many levels.
 bool strassen_applies(const Conv2dSpec& spec, int levels);
-// Nanoseconds that they are expected to take on `threads` threads, by a cautious estimate.
-double strassen_nanoseconds(const Conv2dSpec& spec, int threads, int levels);
+// Nanoseconds that they are expected to take on `threads` threads, by a cautious estimate; more so for lean
+// plans.
+double strassen_nanoseconds(const Conv2dSpec& spec, int threads, int levels, bool lean);
 
 int64_t strassen_floats(int64_t c, int64_t o, int levels);
 // w c x o -> the form that the products read, strassen_floats of it.

@@ -104,6 +104,8 @@ class Transforms {
 
   int64_t planes, tiles, depth, columns;
   const float* weights;
+  static constexpr const int8_t* kOn = nullptr;
+  static constexpr int64_t group = 1;
   static constexpr bool kMayBePlain = true;
   bool plain;
   int64_t parts;

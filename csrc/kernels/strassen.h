@@ -8,7 +8,9 @@ namespace cnnfast {
 // One level cuts both matrices into 2x2 blocks, two levels these blocks once more.
 constexpr int kMostStrassenLevels = 2;
 static constexpr int64_t strassen_side(int levels) { return int64_t{1} << levels; }
-static constexpr int64_t strassen_planes(int levels) { return levels == 1 ? 7 : 49; }
+static constexpr int64_t strassen_planes(int levels) { return levels == 0 ? 1 : levels == 1 ? 7 : 49; }
+// Products are summed up on the way: to each of the outer level, the one it is added to.
+constexpr int8_t kStrassenOn[7] = {-1, 0, 0, 2, 2, 4, -1};
 
 // Tile t of an image is its rows side t .. side (t + 1); behind the last row rows of zeros are thought.
 struct StrassenTiles {

@@ -68,6 +68,10 @@ struct WinogradProducts {
   bool far;                     // U comes from memory: fetched ahead
   const WinogradAhead* aheads;  // fetched meanwhile
   int64_t ahead_count;
+  // Or null: M of plane e is added to that of plane on[e / group] * group + e % group, an earlier one, or to
+  // none where on[e / group] is -1.
+  const int8_t* on;
+  int64_t group;
 };
 
 // y = epilogue(A^T M A) for columns 0 .. columns of M.

@@ -275,7 +275,7 @@ struct ProductTile {
   float* c;
   int64_t ldc;
   int64_t depth;
-  bool first;
+  const float* add;    // to the products, or null; as far apart as c
   const float* ahead;  // what is fetched meanwhile
   int64_t ahead_step;
 };
@@ -308,12 +308,21 @@ static __attribute__((noinline)) void product_tile(const ProductTile* t) {
       for (int v = 0; v < NV; ++v) acc[m][v] = fma(s, bv[v], acc[m][v]);
     }
   }
+  const int64_t ldc = t->ldc;
+  if (const float* add = t->add) {
+    CNNFAST_UNROLL
+    for (int m = 0; m < M; ++m) {
+      CNNFAST_UNROLL
+      for (int v = 0; v < NV; ++v) acc[m][v] = load(add + v * VL) + acc[m][v];
+      add += ldc;
+    }
+  }
   float* c = t->c;
   CNNFAST_UNROLL
   for (int m = 0; m < M; ++m) {
     CNNFAST_UNROLL
-    for (int v = 0; v < NV; ++v) store(c + v * VL, t->first ? acc[m][v] : load(c + v * VL) + acc[m][v]);
-    c += t->ldc;
+    for (int v = 0; v < NV; ++v) store(c + v * VL, acc[m][v]);
+    c += ldc;
   }
 }
 
@@ -392,6 +401,10 @@ static void winograd_products(const cnnfast::WinogradProducts* g) {
   }
   for (int64_t e = 0; e < g->planes; ++e) {
     const float* plane = g->u + e * g->u_plane;
+    const int64_t on = g->on ? g->on[e / g->group] : -1;
+    // From M of this plane to what its first products are added to.
+    const int64_t add = on < 0 ? 0 : (on * g->group + e % g->group - e) * g->m_plane;
+    const bool adds = g->add || on >= 0;
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t v0 = cnnfast::share(panel, panels, g->block_vectors);
       const int64_t v1 = cnnfast::share(panel + 1, panels, g->block_vectors);
@@ -408,11 +421,11 @@ static void winograd_products(const cnnfast::WinogradProducts* g) {
       for (int64_t k0 = 0; k0 < g->depth; k0 += kWinogradChunk) {
         t.b = b + k0 * t.ldb;
         t.depth = min_int(kWinogradChunk, g->depth - k0);
-        t.first = k0 == 0 && !g->add;
         for (int64_t i = 0; i < count; ++i) {
           const int64_t r0 = i * g->rows / count, r1 = (i + 1) * g->rows / count;
           t.a = g->v + e * g->v_plane + r0 * g->v_row + k0;
           t.c = g->m + e * g->m_plane + r0 * g->m_row + (first - g->vector_first) * VL;
+          t.add = k0 > 0 ? t.c : adds ? t.c + add : nullptr;
           t.ahead = t.b + t.depth * (t.ldb + i * t.ahead_step);
           fetches.fetch(fetch_lines);
           kProducts[g->far][nv][r1 - r0](&t);

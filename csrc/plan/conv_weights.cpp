@@ -60,7 +60,7 @@ ConvForm choose_conv(const Conv2dSpec& s, int winograd, bool lean) {
   if (winograd == 0) return best;
   for (const ConvKind kind : {ConvKind::kStrassen1, ConvKind::kStrassen2})
     if (strassen_applies(picture, levels_of(kind)))
-      consider({kind}, strassen_nanoseconds(picture, kUsualThreads, levels_of(kind)));
+      consider({kind}, strassen_nanoseconds(picture, kUsualThreads, levels_of(kind), lean));
   if (!winograd_applies(s, true)) return best;
   for (const ConvKind kind : {ConvKind::kWinograd2, ConvKind::kWinograd3, ConvKind::kWinograd4,
                               ConvKind::kWinograd5, ConvKind::kWinograd6, ConvKind::kWinogradStrided}) {
