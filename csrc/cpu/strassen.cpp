@@ -146,7 +146,7 @@ double strassen_nanoseconds(const Conv2dSpec& s, int threads, int levels, bool l
   // products wait for, and summing it up.
   constexpr double kInput = 9, kOutput = 4 + 6;
   // What has to be saved to be worth it: as much memory for a few per cent is no bargain in a lean plan.
-  const double caution = lean ? (levels == 1 ? 0.975 : 0.893) : (levels == 1 ? 0.985 : 0.95);
+  const double caution = lean ? (levels == 1 ? 0.98 : 0.918) : (levels == 1 ? 0.985 : 0.95);
   const int64_t side = strassen_side(levels), planes = strassen_planes(levels);
   const int64_t tiles = s.n * ((s.p * s.q + side - 1) / side);
   const double c = static_cast<double>(s.c / side), o = static_cast<double>(s.o / side);

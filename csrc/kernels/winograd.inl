@@ -374,12 +374,24 @@ class Fetches {
       const int64_t last = min_int(run_->floats, done_ + lines * kLineFloats);
       for (; done_ < last; done_ += kLineFloats, --lines) __builtin_prefetch(from + done_, 0, 2);
       if (done_ < run_->floats) return;
-      done_ = 0;
-      if (++row_ == run_->rows) ++run_, row_ = 0;
+      next_row();
     }
+  }
+  // Lines that are fetched elsewhere, or null: those of the current run may be fewer.
+  CNNFAST_INLINE_MEMBER const float* take(int64_t lines) {
+    if (run_ == end_) return nullptr;
+    const float* from = run_->from + row_ * run_->stride + done_;
+    done_ += lines * kLineFloats;
+    if (done_ >= run_->floats) next_row();
+    return from;
   }
 
  private:
+  CNNFAST_INLINE_MEMBER void next_row() {
+    done_ = 0;
+    if (++row_ == run_->rows) ++run_, row_ = 0;
+  }
+
   const cnnfast::WinogradAhead *run_, *end_;
   int64_t row_ = 0, done_ = 0;
 };
@@ -389,7 +401,7 @@ static void winograd_products(const cnnfast::WinogradProducts* g) {
   Fetches fetches(g->aheads, g->ahead_count);
   // For each tile of sums.
   int64_t fetch_lines = 0;
-  if (g->ahead_count) {
+  if (g->far && g->ahead_count) {
     int64_t tiles = 0;
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t nv = min_int(cnnfast::share(panel + 1, panels, g->block_vectors), g->vector_last) -
@@ -426,9 +438,17 @@ static void winograd_products(const cnnfast::WinogradProducts* g) {
           t.a = g->v + e * g->v_plane + r0 * g->v_row + k0;
           t.c = g->m + e * g->m_plane + r0 * g->m_row + (first - g->vector_first) * VL;
           t.add = k0 > 0 ? t.c : adds ? t.c + add : nullptr;
-          t.ahead = t.b + t.depth * (t.ldb + i * t.ahead_step);
-          fetches.fetch(fetch_lines);
-          kProducts[g->far][nv][r1 - r0](&t);
+          bool fetch = g->far;
+          if (fetch) {
+            t.ahead = t.b + t.depth * (t.ldb + i * t.ahead_step);
+            fetches.fetch(fetch_lines);
+          } else if (const float* from = fetches.take(t.depth)) {
+            // A line per step keeps the memory as busy as it can be.
+            fetch = true;
+            t.ahead = from;
+            t.ahead_step = kLineFloats;
+          }
+          kProducts[fetch][nv][r1 - r0](&t);
         }
       }
     }
