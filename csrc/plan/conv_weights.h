@@ -12,7 +12,7 @@
 namespace cnnfast {
 
 // Raise it whenever weights of any kind are packed in another way: files hold them as they are.
-constexpr int kPackingVersion = 6;
+constexpr int kPackingVersion = 7;
 
 enum class ConvKind {
   kDirect,
