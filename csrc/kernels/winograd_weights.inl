@@ -35,6 +35,7 @@ typedef double vd __attribute__((vector_size(HL * 8)));
 typedef float vf_half __attribute__((vector_size(HL * 4)));
 typedef float vf_half_unaligned __attribute__((vector_size(HL * 4), aligned(4), may_alias));
 struct ExactLanes {
+  static constexpr bool kOnce = true;
   static constexpr int kLanes = HL;
   typedef vd Vector;
   typedef double Number;
@@ -46,6 +47,7 @@ struct ExactLanes {
   }
 };
 struct QuickLanes {
+  static constexpr bool kOnce = false;
   static constexpr int kLanes = VL;
   typedef vf Vector;
   typedef float Number;
@@ -81,20 +83,29 @@ static __attribute__((noinline)) void weights_vector(const float* w, int64_t w_p
                                                      int64_t u_plane) {
   typedef typename Lanes::Vector Vector;
   Vector t[Side][Taps];
-  CNNFAST_UNROLL
-  for (int s = 0; s < Taps; ++s) {
+  const auto column = [&](int s) __attribute__((always_inline)) {
     Vector out[Side];
     weight_values<Lanes, Side, Taps>(
         [&](int r) __attribute__((always_inline)) { return Lanes::read(w + (r * Taps + s) * w_plane); }, out);
     CNNFAST_UNROLL
     for (int i = 0; i < Side; ++i) t[i][s] = out[i];
-  }
-  CNNFAST_UNROLL
-  for (int i = 0; i < Side; ++i) {
+  };
+  const auto row = [&](int i) __attribute__((always_inline)) {
     Vector out[Side];
     weight_values<Lanes, Side, Taps>([&](int s) __attribute__((always_inline)) { return t[i][s]; }, out);
     CNNFAST_UNROLL
     for (int j = 0; j < Side; ++j) Lanes::write(u + (i * Side + j) * u_plane, out[j]);
+  };
+  if constexpr (Lanes::kOnce) {  // as loops: a third of the code
+#pragma GCC unroll 1
+    for (int s = 0; s < Taps; ++s) column(s);
+#pragma GCC unroll 1
+    for (int i = 0; i < Side; ++i) row(i);
+  } else {
+    CNNFAST_UNROLL
+    for (int s = 0; s < Taps; ++s) column(s);
+    CNNFAST_UNROLL
+    for (int i = 0; i < Side; ++i) row(i);
   }
 }
 
