@@ -474,8 +474,24 @@ def test_lean(
     same_bits(one(x[1:]), engines[1](x)[1:])
 
 
+@pytest.mark.parametrize(("name", "size", "lean"), [("resnet50", 224, True), ("resnet18", 224, False)])
+def test_lean_where_it_saves_much(name: str, size: int, lean: bool, tmp_path: Path) -> None:
+    """Unasked, where many weights become far fewer for little time; batch and threads do not matter."""
+    model = cf.models.create_model(name).eval()
+    shape = (1, size, size, 3)
+    plain, quick, small = [cf.compile(model, shape, lean=wanted) for wanted in (None, False, True)]
+    bytes_of = [engine.describe(runs=1).weights_bytes for engine in (plain, quick, small)]
+    assert bytes_of[2] < 0.6 * bytes_of[1]
+    assert bytes_of[0] == bytes_of[2 if lean else 1]
+    batch = cf.compile(model, (2, size, size, 3), threads=1)
+    assert batch.describe(runs=1).weights_bytes == bytes_of[0]
+    plain.save(tmp_path / "engine")
+    loaded = cf.load_engine(tmp_path / "engine")
+    assert loaded.describe(runs=1).weights_bytes == bytes_of[0]
+
+
 def test_lean_is_a_truth_value() -> None:
-    with pytest.raises(ValueError, match="lean must be True or False"):
+    with pytest.raises(ValueError, match="lean must be True, False or None"):
         cf.compile(nn.Conv2d(8, 8, 1), (1, 4, 4, 8), lean="small")  # type: ignore[arg-type]
 
 

@@ -35,7 +35,7 @@ CONVS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 def across_lanes(x: Any, w: Any, parameters: Any) -> bool:
     s = infer_conv2d(x, w, **parameters)
     kinds = config._cpu.ConvKind
-    return bool(config._cpu.choose_conv(s.native, 4).kind == kinds.pixels)
+    return bool(config._cpu.choose_conv(s.native, 4).form.kind == kinds.pixels)
 
 
 @pytest.mark.parametrize("residual", [False, True])

@@ -20,7 +20,8 @@ LABEL = "cnnfast"
 COLUMNS = ("eager", "packed")
 WAYS = ("plan",)
 # Files of the compiled network, by the way that loads them.
-ENGINES = {"plan": "cnnfast.engine", "lean": "lean.engine"}
+ENGINES = {"plan": "cnnfast.engine", "lean": "lean.engine", "rich": "rich.engine"}
+LEAN = {"plan": None, "lean": True, "rich": False}
 
 # Keywords that a pack function must know beside the weights.
 PACKED = {"conv2d": ("groups",), "conv2d_transpose": ("stride", "dilation", "groups"), "linear": ()}
@@ -106,7 +107,7 @@ def convert(network: Network) -> None:
 
     model = load_model(network)
     for way, name in ENGINES.items():
-        cnnfast.compile(model, network.shape, lean=way == "lean").save(network.folder / name)
+        cnnfast.compile(model, network.shape, lean=LEAN[way]).save(network.folder / name)
 
 
 def load(network: Network, way: str, threads: int, x: np.ndarray) -> Candidate:

@@ -263,6 +263,10 @@ void bind_plan(py::module_& m) {
       .def(py::init<ConvKind, bool>(), py::arg("kind"), py::arg("plain") = false)
       .def_readonly("kind", &ConvForm::kind)
       .def_readonly("plain", &ConvForm::plain);
+  py::class_<ConvChoice>(m, "ConvChoice")
+      .def_readonly("form", &ConvChoice::form)
+      .def_readonly("nanoseconds", &ConvChoice::nanoseconds)
+      .def_readonly("bytes", &ConvChoice::bytes);
   m.def("choose_conv", choose_conv, py::arg("spec"), py::arg("winograd"), py::arg("lean") = false);
   m.def("pools_sums", pools_sums);
   m.attr("packing_version") = kPackingVersion;

@@ -14,15 +14,21 @@
 
 namespace cnnfast {
 
-// How the columns fall into blocks, whose M stays in the second-level cache.
+// How the columns fall into blocks, whose M stays in the second-level cache. Where a panel is two vectors wide,
+// pairs of vectors stay together: half a panel is bound by the loads of the other operand.
 struct BilinearColumns {
-  int64_t vl, vectors, blocks;
+  int64_t vl, vectors, blocks, unit;
   explicit BilinearColumns(int64_t columns)
       : vl(kernels().vl),
         vectors((columns + vl - 1) / vl),
-        blocks((vectors + kernels().winograd.block_vectors - 1) / kernels().winograd.block_vectors) {}
-  int64_t begin(int64_t block) const { return share(block, blocks, vectors); }
-  int64_t end(int64_t block) const { return share(block + 1, blocks, vectors); }
+        blocks((vectors + kernels().winograd.block_vectors - 1) / kernels().winograd.block_vectors),
+        unit(kernels().winograd.max_vectors == 2 ? 2 : 1) {}
+  // The first vector of share i of n.
+  int64_t cut(int64_t i, int64_t n) const {
+    return std::min(vectors, share(i, n, (vectors + unit - 1) / unit) * unit);
+  }
+  int64_t begin(int64_t block) const { return cut(block, blocks); }
+  int64_t end(int64_t block) const { return cut(block + 1, blocks); }
 };
 
 inline int64_t bilinear_floats(int64_t planes, int64_t depth, int64_t columns) {
@@ -242,7 +248,7 @@ class BilinearRun {
       const int64_t first = share(row, rows, tiles), count = share(row + 1, rows, tiles) - first;
       auto* m = static_cast<float*>(
           thread_scratch(Slot::kTile, static_cast<size_t>(t_.planes * m_plane) * sizeof(float)));
-      const int64_t v0 = share(part, parts, columns_.vectors), v1 = share(part + 1, parts, columns_.vectors);
+      const int64_t v0 = columns_.cut(part, parts), v1 = columns_.cut(part + 1, parts);
       for (int64_t b = 0; b < columns_.blocks; ++b) {
         const int64_t from = std::max(v0, columns_.begin(b)), to = std::min(v1, columns_.end(b));
         if (from >= to) continue;

@@ -180,10 +180,11 @@ bool winograd_allows(const Conv2dSpec& s, WinogradForm form, int largest) {
 
 double winograd_nanoseconds(const Conv2dSpec& s, int threads, WinogradForm form, bool plain) {
   // Weights that do not stay in the caches are read once per call at the speed of memory.
-  constexpr double kMemory = 20;  // bytes a nanosecond
+  constexpr double kMemory = 27;  // bytes a nanosecond
   const double c = static_cast<double>(s.c), o = static_cast<double>(round_up(s.o, kernels().vl));
   const double planes = form.planes();
   const int64_t tiles = s.n * ceil_div(s.p, form.tile) * ceil_div(s.q, form.tile);
+  constexpr double kExchanged = 40;  // FLOPs of a product in the time that a value takes from core to core
   // Loading, transforming and storing a value of V, M or U takes about as long as some FLOPs of a product.
   const double value = form.side() > 6 ? 16 : 12;
   const double values = static_cast<double>(tiles) * (static_cast<double>(round_up(s.c, kernels().vl)) + o);
@@ -191,6 +192,8 @@ double winograd_nanoseconds(const Conv2dSpec& s, int threads, WinogradForm form,
   if (plain) {
     const int64_t passes = ceil_div(tiles, bilinear_plain_tiles(form.planes(), s.c));
     flops += planes * static_cast<double>(passes) * 7 * c * o;
+    // Threads read what others have written of V.
+    if (threads > 1) flops += planes * static_cast<double>(tiles) * kExchanged * c;
   }
   const double bytes = static_cast<double>(winograd_bytes(s.c, s.o, form, plain));
   const double weights = bytes > BilinearRun<Transforms>::kFarBytes ? bytes / kMemory : 0;

@@ -14,53 +14,76 @@ namespace {
 struct DecayParts {
   vf p, power;
 };
-CNNFAST_INLINE DecayParts decay_parts(vf x) {
-  constexpr float kLift = 1099511627776.0f;
+// What is the same for all x; made once for many.
+struct Decay {
+  static constexpr float kLift = 1099511627776.0f;
+  vf least = splat(-110.0f), most = splat(40.0f);
 #if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_V3)
-  constexpr int kBits = VL == 16 ? 4 : 3;  // of n for the fraction
-  const vf magic = splat(12582912.0f / VL);
-  const vf shifted = fma(x, splat(1.442695041f), magic), whole = shifted - magic;
+  static constexpr int kBits = VL == 16 ? 4 : 3;  // of n for the fraction
+  vf log2e = splat(1.442695041f), magic = splat(12582912.0f / VL);
   // The float nearest to log 2 is too large by 1.9e-9: by .25e-6 of exp(-x) at x = -90. p begins a unit above
   // 1, which halves that.
-  const vf r = fma(whole, splat(-0.693147181f), x);
+  vf log2 = splat(-0.693147181f);
   // The lowest bits of n look up its fraction. All of n is then added to the exponent; the table is less by
   // what the fraction adds.
-  const vi n = bits_of(shifted);
 #if defined(CNNFAST_LEVEL_V4)
-  const vi powers = {0x53800000, 0x537daac3, 0x537b95c2, 0x5379c3d3, 0x537837f0, 0x5376f532,
-                     0x5375fed7, 0x5375583f, 0x537504f3, 0x537508a4, 0x5375672a, 0x5376248c,
-                     0x537744fd, 0x5378ccdf, 0x537ac0c7, 0x537d257d};
-  const vi fraction = reinterpret_cast<vi>(
-      _mm512_permutexvar_epi32(reinterpret_cast<__m512i>(n), reinterpret_cast<__m512i>(powers)));
-  vf p = fma(splat(-0.16666753f * kLift), r, splat(0.50001616f * kLift));
+  vi powers = {0x53800000, 0x537daac3, 0x537b95c2, 0x5379c3d3, 0x537837f0, 0x5376f532,
+               0x5375fed7, 0x5375583f, 0x537504f3, 0x537508a4, 0x5375672a, 0x5376248c,
+               0x537744fd, 0x5378ccdf, 0x537ac0c7, 0x537d257d};
+  vf p3 = splat(-0.16666753f * kLift), p2 = splat(0.50001616f * kLift);
 #else
-  const vi powers = {0x53800000, 0x537b95c2, 0x537837f0, 0x5375fed7,
-                     0x537504f3, 0x5375672a, 0x537744fd, 0x537ac0c7};
-  const vi fraction = reinterpret_cast<vi>(
-      _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(powers), reinterpret_cast<__m256i>(n)));
-  vf p = fma(splat(-0.16666863f * kLift), r, splat(0.50006447f * kLift));
+  vi powers = {0x53800000, 0x537b95c2, 0x537837f0, 0x5375fed7,
+               0x537504f3, 0x5375672a, 0x537744fd, 0x537ac0c7};
+  vf p3 = splat(-0.16666863f * kLift), p2 = splat(0.50006447f * kLift);
 #endif
-  p = fma(fma(p, r, splat(-kLift)), r, splat(1.00000012f * kLift));
-  const vu power = reinterpret_cast<vu>(fraction) + (reinterpret_cast<vu>(n) << (23 - kBits));
-  return {p, reinterpret_cast<vf>(power)};
-#else
-  const ExpParts e = exp_parts(-x);
-  return {e.p * kLift, from_bits((splat_int(127 + 40) - e.k) << 23)};
+  vf p1 = splat(-kLift), p0 = splat(1.00000012f * kLift);
 #endif
-}
 
-CNNFAST_INLINE vf sigmoid(vf x) {
-  const DecayParts e = decay_parts(vmin(splat(40.0f), vmax(splat(-110.0f), x)));
+  // For loops: where there are sixteen registers the compiler would rather read all of this from memory for
+  // every vector, and two loads a cycle are what takes the time.
+  CNNFAST_INLINE_MEMBER void keep_in_registers() {
+#if defined(CNNFAST_LEVEL_V3)
+    asm(""
+        : "+x"(least), "+x"(most), "+x"(log2e), "+x"(magic), "+x"(log2), "+x"(powers), "+x"(p3), "+x"(p2),
+          "+x"(p1), "+x"(p0));
+#endif
+  }
+
+  CNNFAST_INLINE_MEMBER DecayParts parts(vf x) const {
+#if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_V3)
+    const vf shifted = fma(x, log2e, magic), whole = shifted - magic, r = fma(whole, log2, x);
+    const vi n = bits_of(shifted);
+#if defined(CNNFAST_LEVEL_V4)
+    const vi fraction = reinterpret_cast<vi>(
+        _mm512_permutexvar_epi32(reinterpret_cast<__m512i>(n), reinterpret_cast<__m512i>(powers)));
+#else
+    const vi fraction = reinterpret_cast<vi>(
+        _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(powers), reinterpret_cast<__m256i>(n)));
+#endif
+    const vf p = fma(fma(fma(p3, r, p2), r, p1), r, p0);
+    const vu power = reinterpret_cast<vu>(fraction) + (reinterpret_cast<vu>(n) << (23 - kBits));
+    return {p, reinterpret_cast<vf>(power)};
+#else
+    const ExpParts e = exp_parts(-x);
+    return {e.p * kLift, from_bits((splat_int(127 + 40) - e.k) << 23)};
+#endif
+  }
+};
+
+CNNFAST_INLINE vf sigmoid(vf x, const Decay& decay) {
+  const DecayParts e = decay.parts(vmin(decay.most, vmax(decay.least, x)));
   return e.power / (e.power + e.p);
 }
+CNNFAST_INLINE vf sigmoid(vf x) { return sigmoid(x, Decay()); }
 
 // x sigmoid(x). The power is multiplied first: the quotient alone may be too small for a normal number.
-CNNFAST_INLINE vf silu(vf x) {
-  const vf top = vmax(splat(-110.0f), x);  // the result is 0 below; the bound keeps -Inf from meeting it
-  const vf bounded = vmin(splat(40.0f), top);
-  const DecayParts e = decay_parts(bounded);
+CNNFAST_INLINE vf silu(vf x, const Decay& decay) {
+  const vf top = vmax(decay.least, x);  // the result is 0 below; the bound keeps -Inf from meeting it
+  const vf bounded = vmin(decay.most, top);
+  const DecayParts e = decay.parts(bounded);
   return bounded * e.power / (e.power + e.p) - (bounded - top);
 }
+CNNFAST_INLINE vf silu(vf x) { return silu(x, Decay()); }
 
 // With m = exp(2|x|) - 1, tanh |x| = m / (m + 2).
 CNNFAST_INLINE vf tanh(vf x) {
@@ -162,10 +185,16 @@ static __attribute__((noinline)) void activate_rows(int kind, float slope, float
 #define CNNFAST_CHANGE(f) \
   change_rows(rows, count, width, [&](vf x) __attribute__((always_inline)) { return f; })
   switch (kind) {
-    case cnnfast::kSilu:
-      return CNNFAST_CHANGE(silu(x));
-    case cnnfast::kSigmoid:
-      return CNNFAST_CHANGE(sigmoid(x));
+    case cnnfast::kSilu: {
+      Decay decay;
+      decay.keep_in_registers();
+      return CNNFAST_CHANGE(silu(x, decay));
+    }
+    case cnnfast::kSigmoid: {
+      Decay decay;
+      decay.keep_in_registers();
+      return CNNFAST_CHANGE(sigmoid(x, decay));
+    }
     case cnnfast::kTanh:
       return CNNFAST_CHANGE(tanh(x));
     case cnnfast::kHardSwish:

@@ -15,10 +15,11 @@
 namespace {
 
 #if defined(CNNFAST_LEVEL_V4) || defined(CNNFAST_LEVEL_NEON)
-constexpr int kRollingWidth = 6, kRowsWidth = 8, kGroupsWidth = 8;
+constexpr bool kManyRegisters = true;
+constexpr int kRollingWidth = 7, kStridedWidth = 6, kRowsWidth = 8, kGroupsWidth = 8;
 #else
-// Rows: more sums than fit beside their inputs, as four would wait for each other.
-constexpr int kRollingWidth = 4, kRowsWidth = 6, kGroupsWidth = 6;
+constexpr bool kManyRegisters = false;
+constexpr int kRollingWidth = 4, kStridedWidth = 4, kRowsWidth = 8, kGroupsWidth = 6;
 #endif
 constexpr int kStripWidth = 8;  // room in the tables
 
@@ -85,7 +86,117 @@ CNNFAST_INLINE void depthwise_finish(const DepthwiseOut& o, int64_t p0, int64_t 
   if (waiting == kActivatedRows || p + 1 == p1) depthwise_activate(&o, p + 1 - waiting, p + 1, columns);
 }
 
-// The N input vectors of one row that a strip looks at; EDGE: some columns lie outside.
+// Input columns first .. last of a strip lie inside the picture.
+struct DepthwiseInside {
+  int64_t first, last;
+};
+
+// Adds one row of input columns to the sums of the R output rows that it touches, each with T columns and its
+// own kernel row: a vector is loaded once and multiplied by all weights that meet it. EDGE: columns outside
+// are skipped.
+template <int R, int KW, int S, int T, bool EDGE>
+CNNFAST_INLINE void depthwise_add(const float* in, int64_t step, DepthwiseInside inside, const vf (*w)[KW],
+                                  vf (*sums)[T]) {
+  constexpr int N = (T - 1) * S + KW;
+  // All of them at once where registers allow, as pictures seldom lie in the first-level cache.
+  constexpr bool kAtOnce = kManyRegisters && R < 3;
+  auto outside = [&](int n) { return EDGE && (n < inside.first || n >= inside.last); };
+  vf x[N];
+  CNNFAST_UNROLL
+  for (int n = 0; kAtOnce && n < N; ++n) x[n] = outside(n) ? vf{} : load(in + n * step);
+  CNNFAST_UNROLL
+  for (int n = 0; n < N; ++n) {
+    if (outside(n)) continue;
+    if (!kAtOnce) x[n] = load(in + n * step);
+    CNNFAST_UNROLL
+    for (int r = 0; r < R; ++r) {
+      CNNFAST_UNROLL
+      for (int t = 0; t < T; ++t)
+        if (n >= t * S && n < t * S + KW) sums[r][t] = fma(x[n], w[r][n - t * S], sums[r][t]);
+    }
+  }
+}
+
+// 3x3, stride S: walks down output rows p0 .. p1 of T columns.
+template <int S, int T, bool EDGE>
+static __attribute__((noinline)) void depthwise_3x3(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1,
+                                                    int64_t q0, int64_t c) {
+  const int64_t column = q0 * S - a->pl, top = p0 * S - a->pt, step = a->c;
+  const DepthwiseInside inside = {-column, a->w - column};
+  const DepthwiseOut out = depthwise_out(a, q0, c);
+  // Kernel rows in the order of the sums they go to, the oldest first: 2, 1, 0; with stride 2 2 and 0,
+  // then 1.
+  vf w[3][3], sums[3][T];
+  CNNFAST_UNROLL
+  for (int i = 0; i < 9; ++i)
+    w[S == 1 ? 2 - i / 3 : (i / 3 + 1) % 3][i % 3] = load(a->weights + i * step + c);
+  auto row = [&](int64_t k) -> const float* {
+    return top + k >= 0 && top + k < a->h ? depthwise_row(a, top + k) + column * step + c : nullptr;
+  };
+  auto shift = [&](vf* to, const vf* from) __attribute__((always_inline)) {
+    CNNFAST_UNROLL
+    for (int t = 0; t < T; ++t) to[t] = from ? from[t] : vf{};
+  };
+  shift(sums[0], nullptr), shift(sums[1], nullptr), shift(sums[2], nullptr);
+  if (const float* in = row(0))
+    depthwise_add<1, 3, S, T, EDGE>(in, step, inside, S == 1 ? w + 2 : w + 1, S == 1 ? sums : sums + 1);
+  if (S == 1)
+    if (const float* in = row(1)) depthwise_add<2, 3, S, T, EDGE>(in, step, inside, w + 1, sums);
+  for (int64_t p = p0; p < p1; ++p) {
+    if (S == 1) {
+      if (const float* in = row(p - p0 + 2)) depthwise_add<3, 3, S, T, EDGE>(in, step, inside, w, sums);
+    } else {
+      shift(sums[0], sums[1]), shift(sums[1], nullptr);
+      if (const float* in = row(2 * (p - p0) + 1))
+        depthwise_add<1, 3, S, T, EDGE>(in, step, inside, w + 2, sums);
+      if (const float* in = row(2 * (p - p0) + 2)) depthwise_add<2, 3, S, T, EDGE>(in, step, inside, w, sums);
+    }
+    depthwise_write<T>(out, p, sums[0]);
+    if (S == 1) shift(sums[0], sums[1]), shift(sums[1], sums[2]), shift(sums[2], nullptr);
+    depthwise_finish(out, p0, p, p1, T);
+  }
+}
+
+// Kernel width KW, stride S along the row, any height, vertical stride and vertical dilation.
+template <int KW, int S, int T, bool EDGE>
+static __attribute__((noinline)) void depthwise_rows(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1,
+                                                     int64_t q0, int64_t c) {
+  const int64_t column = q0 * S - a->pl, step = a->c;
+  const DepthwiseInside inside = {-column, a->w - column};
+  const DepthwiseOut out = depthwise_out(a, q0, c);
+  for (int64_t p = p0; p < p1; ++p) {
+    vf sums[1][T];
+    CNNFAST_UNROLL
+    for (int t = 0; t < T; ++t) sums[0][t] = vf{};
+    for (int64_t i = 0; i < a->kh; ++i) {
+      const int64_t iy = p * a->sh - a->pt + i * a->dh;
+      if (iy < 0 || iy >= a->h) continue;
+      vf w[1][KW];
+      CNNFAST_UNROLL
+      for (int j = 0; j < KW; ++j) w[0][j] = load(a->weights + (i * KW + j) * step + c);
+      depthwise_add<1, KW, S, T, EDGE>(depthwise_row(a, iy) + column * step + c, step, inside, w, sums);
+    }
+    depthwise_write<T>(out, p, sums[0]);
+    depthwise_finish(out, p0, p, p1, T);
+  }
+}
+
+template <int G, int K>
+constexpr int lane_of_channel(int l) {
+  return l / G * G + K;
+}
+// Calls f(vector -> its channel K of every group, K) for all K.
+template <int G, int K = 0, class F>
+CNNFAST_INLINE void each_channel(F f) {
+  if constexpr (K < G) {
+    f([](vf x)
+          __attribute__((always_inline)) { return G == 1 ? x : pick_lanes<lane_of_channel<G, K>>(x, x); },
+      K);
+    each_channel<G, K + 1>(f);
+  }
+}
+
+// Groups: the N input vectors of one row that a strip looks at; EDGE: some columns lie outside.
 template <int N, bool EDGE>
 struct DepthwiseColumns {
   int64_t offset[EDGE ? N : 1];
@@ -111,114 +222,10 @@ struct DepthwiseColumns {
   }
 };
 
-// 3x3, stride S: walks down output rows p0 .. p1 of T columns.
-template <int S, int T, bool EDGE>
-static __attribute__((noinline)) void depthwise_3x3(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1,
-                                                    int64_t q0, int64_t c) {
-  constexpr int N = (T - 1) * S + 3;
-  const auto columns = DepthwiseColumns<N, EDGE>::make(a, q0 * S - a->pl, c);
-  const DepthwiseOut out = depthwise_out(a, q0, c);
-  vf w[9];
-  CNNFAST_UNROLL
-  for (int i = 0; i < 9; ++i) w[i] = load(a->weights + i * a->c + c);
-  const int64_t top = p0 * S - a->pt;
-  const float* zero = a->zero;
-  const int64_t h = a->h;
-
-  // Adds input row `top + k` times kernel row i to the sums.
-  auto add = [&](const vf* in, int i, vf* sums, const vf* before) {
-    CNNFAST_UNROLL
-    for (int t = 0; t < T; ++t) {
-      vf s = before ? before[t] : vf{};
-      s = fma(in[t * S], w[3 * i], s);
-      s = fma(in[t * S + 1], w[3 * i + 1], s);
-      sums[t] = fma(in[t * S + 2], w[3 * i + 2], s);
-    }
-  };
-  auto row_inside = [&](int64_t k) { return top + k >= 0 && top + k < h; };
-  auto read = [&](int64_t k, vf* in) { columns.read(depthwise_row(a, top + k), zero, in); };
-
-  const int64_t n = p1 - p0;
-  vf in[N], current[T], next[T];
-  if (S == 1) {
-    // current: rows 0 and 1 of the kernel are in; next: row 0 is in.
-    CNNFAST_UNROLL
-    for (int t = 0; t < T; ++t) current[t] = next[t] = vf{};
-    if (row_inside(0)) {
-      read(0, in);
-      add(in, 0, current, nullptr);
-    }
-    if (row_inside(1)) {
-      read(1, in);
-      add(in, 1, current, current);
-      add(in, 0, next, nullptr);
-    }
-    for (int64_t j = 0; j < n; ++j) {
-      vf done[T];
-      if (row_inside(j + 2)) {
-        read(j + 2, in);
-        add(in, 2, done, current);
-        add(in, 1, current, next);
-        add(in, 0, next, nullptr);
-      } else {
-        CNNFAST_UNROLL
-        for (int t = 0; t < T; ++t) {
-          done[t] = current[t];
-          current[t] = next[t];
-          next[t] = vf{};
-        }
-      }
-      depthwise_write<T>(out, p0 + j, done);
-      depthwise_finish(out, p0, p0 + j, p1, T);
-    }
-  } else {
-    // next: row 0 of the kernel is in, from the input row shared with the output row above.
-    CNNFAST_UNROLL
-    for (int t = 0; t < T; ++t) next[t] = vf{};
-    if (row_inside(0)) {
-      read(0, in);
-      add(in, 0, next, nullptr);
-    }
-    for (int64_t j = 0; j < n; ++j) {
-      CNNFAST_UNROLL
-      for (int t = 0; t < T; ++t) current[t] = next[t];
-      if (row_inside(2 * j + 1)) {
-        read(2 * j + 1, in);
-        add(in, 1, current, current);
-      }
-      if (row_inside(2 * j + 2)) {
-        read(2 * j + 2, in);
-        add(in, 2, current, current);
-        add(in, 0, next, nullptr);
-      } else {
-        CNNFAST_UNROLL
-        for (int t = 0; t < T; ++t) next[t] = vf{};
-      }
-      depthwise_write<T>(out, p0 + j, current);
-      depthwise_finish(out, p0, p0 + j, p1, T);
-    }
-  }
-}
-
-template <int G, int K>
-constexpr int lane_of_channel(int l) {
-  return l / G * G + K;
-}
-// Calls f(vector -> its channel K of every group, K) for all K.
-template <int G, int K = 0, class F>
-CNNFAST_INLINE void each_channel(F f) {
-  if constexpr (K < G) {
-    f([](vf x)
-          __attribute__((always_inline)) { return G == 1 ? x : pick_lanes<lane_of_channel<G, K>>(x, x); },
-      K);
-    each_channel<G, K + 1>(f);
-  }
-}
-
-// Kernel width KW, stride S along the row, any height, vertical stride and vertical dilation.
+// Groups of G channels, otherwise the same.
 template <int G, int KW, int S, int T, bool EDGE>
-static __attribute__((noinline)) void depthwise_rows(const cnnfast::DepthwiseImage* a, int64_t p0, int64_t p1,
-                                                     int64_t q0, int64_t c) {
+static __attribute__((noinline)) void depthwise_group_rows(const cnnfast::DepthwiseImage* a, int64_t p0,
+                                                           int64_t p1, int64_t q0, int64_t c) {
   constexpr int N = (T - 1) * S + KW;
   const auto columns = DepthwiseColumns<N, EDGE>::make(a, q0 * S - a->pl, c);
   const DepthwiseOut out = depthwise_out(a, q0, c);
@@ -295,15 +302,15 @@ struct DepthwiseStrips {
   {width, CNNFAST_STRIP_ROW(F, width, false, __VA_ARGS__), CNNFAST_STRIP_ROW(F, width, true, __VA_ARGS__)}
 
 static const DepthwiseStrips kStrips3x3s1 = CNNFAST_STRIPS(depthwise_3x3, kRollingWidth, 1);
-static const DepthwiseStrips kStrips3x3s2 = CNNFAST_STRIPS(depthwise_3x3, kRollingWidth, 2);
-static const DepthwiseStrips kStrips3s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 1, 3, 1);
-static const DepthwiseStrips kStrips5s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 1, 5, 1);
-static const DepthwiseStrips kStrips5s2 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 1, 5, 2);
-static const DepthwiseStrips kStrips7s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 1, 7, 1);
+static const DepthwiseStrips kStrips3x3s2 = CNNFAST_STRIPS(depthwise_3x3, kStridedWidth, 2);
+static const DepthwiseStrips kStrips3s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 3, 1);
+static const DepthwiseStrips kStrips5s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 5, 1);
+static const DepthwiseStrips kStrips5s2 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 5, 2);
+static const DepthwiseStrips kStrips7s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWidth, 7, 1);
 template <int G>
-static const DepthwiseStrips kGroups3s1 = CNNFAST_STRIPS(depthwise_rows, kGroupsWidth, G, 3, 1);
+static const DepthwiseStrips kGroups3s1 = CNNFAST_STRIPS(depthwise_group_rows, kGroupsWidth, G, 3, 1);
 template <int G>
-static const DepthwiseStrips kGroups3s2 = CNNFAST_STRIPS(depthwise_rows, 6, G, 3, 2);
+static const DepthwiseStrips kGroups3s2 = CNNFAST_STRIPS(depthwise_group_rows, 6, G, 3, 2);
 
 template <int G>
 static const DepthwiseStrips* depthwise_strips(const cnnfast::DepthwiseImage* a) {

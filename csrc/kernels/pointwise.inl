@@ -40,12 +40,18 @@ static void activate_all(int kind, float slope, const float* x, float* y, int64_
       return CNNFAST_EACH(vmin(splat(6.0f), vmax(vf{}, read(x + i))));
     case cnnfast::kLeakyRelu:
       return CNNFAST_EACH(activate(cnnfast::kLeakyRelu, read(x + i), slope));
-    case cnnfast::kSigmoid:
-      return CNNFAST_EACH(sigmoid(read(x + i)));
+    case cnnfast::kSigmoid: {
+      Decay decay;
+      decay.keep_in_registers();
+      return CNNFAST_EACH(sigmoid(read(x + i), decay));
+    }
     case cnnfast::kTanh:
       return CNNFAST_EACH(tanh(read(x + i)));
-    case cnnfast::kSilu:
-      return CNNFAST_EACH(silu(read(x + i)));
+    case cnnfast::kSilu: {
+      Decay decay;
+      decay.keep_in_registers();
+      return CNNFAST_EACH(silu(read(x + i), decay));
+    }
     case cnnfast::kHardSwish:
       return CNNFAST_EACH(hard_swish(read(x + i)));
     default:

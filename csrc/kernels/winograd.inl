@@ -298,7 +298,8 @@ static __attribute__((noinline)) void product_tile(const ProductTile* t) {
     b += ldb;
     if (Far) {
       __builtin_prefetch(ahead, 0, 2);
-      __builtin_prefetch(ahead + half, 0, 2);
+      // A narrow panel has one line a step.
+      if (kMaxVectors * VL > kLineFloats) __builtin_prefetch(ahead + half, 0, 2);
       ahead += ahead_step;
     }
     CNNFAST_UNROLL

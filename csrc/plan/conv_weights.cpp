@@ -37,27 +37,28 @@ int levels_of(ConvKind kind) {
 // One thread waits less for weights than it computes, many wait for nothing else: something between.
 constexpr int kUsualThreads = 2;
 
-// What a byte of weights costs in a lean plan, in nanoseconds of a run: 1 ms for 80 MiB. Reading it from
-// memory takes four times as long. Of ResNet-50, whose weights may take from 97 to 280 MiB, this keeps what
+// What a byte of weights costs in a lean plan, in nanoseconds of a run: 1 ms for 66 MiB. Reading it from
+// memory takes three times as long. Of ResNet-50, whose weights may take from 97 to 280 MiB, this keeps what
 // gains the most for its memory: see docs/performance.md.
-constexpr double kBytePrice = 1e6 / (80 << 20);
+constexpr double kBytePrice = 1e6 / (66 << 20);
 
 }  // namespace
 
-ConvForm choose_conv(const Conv2dSpec& s, int winograd, bool lean) {
-  if (channels_across_lanes(s)) return {ConvKind::kDepthwise};
-  if (pixels_across_lanes(s)) return {ConvKind::kPixels};
+ConvChoice choose_conv(const Conv2dSpec& s, int winograd, bool lean) {
   Conv2dSpec picture = s;
   picture.n = 1;
-  ConvForm best{ConvKind::kDirect};
+  ConvChoice best{};
   double least = std::numeric_limits<double>::infinity();
   const auto consider = [&](ConvForm form, double nanoseconds) {
     const double bytes = sizeof(float) * static_cast<double>(ConvWeights::floats(form, s));
     const double cost = nanoseconds + (lean ? kBytePrice * bytes : 0.0);
-    if (cost < least) least = cost, best = form;
+    if (cost < least) least = cost, best = {form, nanoseconds, bytes};
   };
-  consider(best, picture.flops() / kProductFlops / kUsualThreads);
-  if (winograd == 0) return best;
+  const ConvKind plainest = channels_across_lanes(s)  ? ConvKind::kDepthwise
+                            : pixels_across_lanes(s) ? ConvKind::kPixels
+                                                     : ConvKind::kDirect;
+  consider({plainest}, picture.flops() / kProductFlops / kUsualThreads);
+  if (plainest != ConvKind::kDirect || winograd == 0) return best;
   for (const ConvKind kind : {ConvKind::kStrassen1, ConvKind::kStrassen2})
     if (strassen_applies(picture, levels_of(kind)))
       consider({kind}, strassen_nanoseconds(picture, kUsualThreads, levels_of(kind), lean));

@@ -12,7 +12,7 @@
 namespace cnnfast {
 
 // Raise it whenever weights of any kind are packed in another way: files hold them as they are.
-constexpr int kPackingVersion = 7;
+constexpr int kPackingVersion = 8;
 
 enum class ConvKind {
   kDirect,
@@ -35,10 +35,16 @@ struct ConvForm {
   bool plain = false;
 };
 
+// A form, and what it is expected to take for one picture.
+struct ConvChoice {
+  ConvForm form;
+  double nanoseconds, bytes;
+};
+
 // The form that is expected to be quickest, or in a lean plan to cost the least in time and memory. The same
 // for every batch and number of threads, so that neither changes the bits. winograd: the largest tile that
 // may be used; 0 leaves out Strassen's product too.
-ConvForm choose_conv(const Conv2dSpec& spec, int winograd, bool lean);
+ConvChoice choose_conv(const Conv2dSpec& spec, int winograd, bool lean);
 
 class ConvWeights {
  public:

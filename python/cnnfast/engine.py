@@ -60,7 +60,7 @@ class Engine:
         threads: int | None,
         winograd: int,
         dtype: Any = F32,
-        lean: bool = False,
+        lean: bool | None = None,
     ) -> None:
         self.name = source.name if isinstance(source, Graph) else type(source).__name__
         self.device, self.threads, self.dtype = device, threads, dtype
@@ -320,7 +320,7 @@ def compile(
     dtype: Any = "float32",
     threads: int | None = None,
     winograd: bool | int = True,
-    lean: bool = False,
+    lean: bool | None = None,
 ) -> Engine:
     """Make a network ready to run as fast as this machine can.
 
@@ -348,10 +348,12 @@ def compile(
         stays within 8. Wide 1x1 convolutions then take Strassen's product, which saves an eighth; its units
         are those of a pair of pixels. 6 allows tiles of 6x6 outputs beside those of 4x4 and 5x5: up to
         a tenth faster on large pictures, with up to five times the error.
-    lean : bool
-        On device "cpu", prefer forms of weights that take little memory where that costs little time:
-        Winograd's algorithm and Strassen's product read up to 5.4 times the plain weights, unless they are
-        transformed again in every run. ResNet-50 takes a third less memory and a twentieth more time.
+    lean : bool, optional
+        On device "cpu", whether to prefer forms of weights that take little memory where that costs little
+        time: Winograd's algorithm and Strassen's product read up to 5.4 times the plain weights, unless they
+        are transformed again in every run. Left open, a network is made lean if its weights would take more
+        than 192 MiB, two fifths of that can be saved, and the convolutions are expected to take at most 6 %
+        longer: so is ResNet-50.
 
     Returns
     -------
@@ -380,8 +382,8 @@ def compile(
         raise TypeError(f"compile: expected a Module or a Graph, got {type(model_or_graph).__name__}")
     if winograd not in (True, False, 6):
         raise ValueError(f"compile: winograd must be True, False or 6, got {winograd!r}")
-    if lean not in (True, False):
-        raise ValueError(f"compile: lean must be True or False, got {lean!r}")
+    if lean not in (True, False, None):
+        raise ValueError(f"compile: lean must be True, False or None, got {lean!r}")
     if device == "cuda":
         from .cuda.program import checked_dtype
 
@@ -391,7 +393,7 @@ def compile(
     else:
         dtype = F32
     tile = 6 if winograd == 6 else 5 if winograd else 0
-    engine = Engine(model_or_graph, device, _checked_threads("compile", threads), tile, dtype, bool(lean))
+    engine = Engine(model_or_graph, device, _checked_threads("compile", threads), tile, dtype, lean)
     if input_shape is not None:
         engine._ready(shapes_of("compile", input_shape))
     elif isinstance(model_or_graph, Graph):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .. import config
 from ..errors import ShapeError
+from ..ops.conv import CONV2D
 from ..ops.registry import F32, Cost
 from .description import FROM_PYTHON, IN_NUMPY
 from .ir import Array, Graph, Node, Value
@@ -23,12 +25,12 @@ __all__ = ["Options", "Program", "Row", "row_of"]
 
 @dataclass(frozen=True)
 class Options:
-    """What holds for all programs of an engine; ``threads`` 0 sets no limit."""
+    """What holds for all programs of an engine; ``threads`` 0 sets no limit, ``lean`` None leaves it open."""
 
     store: Store
     threads: int
     winograd: int
-    lean: bool = False
+    lean: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class _Native:
         self.arena_bytes = 4 * layout.arena_floats
         shapes = [v.shape for v in inputs], [v.shape for v in outputs]
         self.plan = config._cpu.Plan(layout.arena_floats, *shapes, options.threads)
-        steps = Steps(layout, options.store, self.plan, len(inputs), options.winograd, options.lean)
+        lean = bool(options.lean)
+        steps = Steps(layout, options.store, self.plan, len(inputs), options.winograd, lean)
         made: list[Node | None] = []
         for node in nodes:
             lower = node.op.lower
@@ -158,6 +161,8 @@ class Program:
         self.graph = graph
         self.inputs, self._outputs = graph.inputs, graph.outputs
         self._structure = graph.notes.get("structure", 0)
+        if options.lean is None:
+            options = replace(options, lean=lean_pays(graph, options.winograd))
         self._parts = list(_parts(graph, options))
         self.kept = {key: found for part in self._parts for key, found in part.kept.items()}
         for value in graph.params():
@@ -202,6 +207,27 @@ class Program:
             taken.append(array)
             results.append(array)
         return results
+
+
+# A network is made lean unasked if its weights are more bytes than this, that saves this share of them, and
+# its convolutions are expected to take at most this share of their time longer.
+_MUCH, _SAVED, _LOST = 192 << 20, 0.4, 0.06
+
+
+def lean_pays(graph: Graph, winograd: int) -> bool:
+    """Whether leaner forms of the weights save much memory for little time, batch and threads aside."""
+    read = [(node.spec, node.inputs[1]) for node in graph.nodes if node.op is CONV2D]
+    convs = {w: spec for spec, w in read if w is not None and w.known}
+    quick, lean = [
+        [config._cpu.choose_conv(spec.native, winograd, lean) for spec in convs.values()]
+        for lean in (False, True)
+    ]
+    others = sum(4 * math.prod(v.shape) for v in graph.params() if v not in convs)
+    much = others + sum(choice.bytes for choice in quick)
+    saved = sum(a.bytes - b.bytes for a, b in zip(quick, lean, strict=True))
+    time = sum(choice.nanoseconds for choice in quick)
+    lost = sum(choice.nanoseconds for choice in lean) - time
+    return much > _MUCH and saved > _SAVED * much and lost < _LOST * time
 
 
 def _parts(graph: Graph, options: Options) -> Iterator[_Native | _Python]:

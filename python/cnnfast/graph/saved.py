@@ -317,8 +317,8 @@ def load(path: str | os.PathLike[str], threads: int) -> tuple[str, dict[Shapes, 
         reader = _Reader(data, header["params"])
         tile = header["winograd"]
         _need(type(tile) is int and tile in (0, 5, 6), "Winograd tiles of 0, 5 or 6", tile)
-        lean = header.get("lean", False)
-        _need(type(lean) is bool, "whether weights take little memory", lean)
+        lean = header.get("lean")
+        _need(lean is None or type(lean) is bool, "whether weights take little memory", lean)
         options = Options(reader.store, threads, tile, lean)
         entries = header["programs"]
         _need(sum(len(entry["nodes"]) for entry in entries) <= _MOST_STEPS, f"at most {_MOST_STEPS} steps")

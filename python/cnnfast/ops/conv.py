@@ -317,12 +317,12 @@ def is_direct(s: Conv2dSpec, winograd: int) -> bool:
     """Whether a convolution by known weights, when it stands alone, takes direct arithmetic."""
     if not winograd:  # as always without kernels
         return True
-    return bool(config._cpu.choose_conv(s.native, winograd).kind == config._cpu.ConvKind.direct)
+    return bool(config._cpu.choose_conv(s.native, winograd).form.kind == config._cpu.ConvKind.direct)
 
 
 def packed_weights(steps: Any, s: Conv2dSpec, w: Any, direct: bool = False) -> Any:
     """Known weights in the form that the algorithm of this convolution, or direct arithmetic, reads."""
-    form = steps.native.choose_conv(s.native, 0 if direct else steps.winograd, steps.lean)
+    form = steps.native.choose_conv(s.native, 0 if direct else steps.winograd, steps.lean).form
     make = functools.partial(steps.native.ConvWeights, form, s.native)
     restore = functools.partial(steps.native.ConvWeights.restore, form, s.native)
     name = f"conv2d {form.kind.name}{' plain' * form.plain} {s.groups}"
