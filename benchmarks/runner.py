@@ -208,6 +208,7 @@ class Starter:
     label: str
     name: str
     batch: Callable[[int], float]  # number of calls -> seconds per call
+    least: float = BATCH_SECONDS
     probe: float = 0.0
     repeats: int = 1
     seconds: list[float] = field(default_factory=list)
@@ -216,9 +217,9 @@ class Starter:
         """Find out how many calls make a batch: the best of three tries, as anything may disturb one."""
         self.probe = self.batch(1)
         for _ in range(3):
-            if self.probe < 10 * BATCH_SECONDS:
-                self.probe = min(self.probe, self.batch(max(1, round(BATCH_SECONDS / 4 / self.probe))))
-        self.repeats = max(1, round(BATCH_SECONDS / self.probe))
+            if self.probe < 10 * self.least:
+                self.probe = min(self.probe, self.batch(max(1, round(self.least / 4 / self.probe))))
+        self.repeats = max(1, round(self.least / self.probe))
 
 
 def race(starters: list[Starter], measurements: Mapping[str, Measurement], threads: int, rounds: int) -> None:
