@@ -251,6 +251,7 @@ void bind_plan(py::module_& m) {
       .value("direct", ConvKind::kDirect)
       .value("depthwise", ConvKind::kDepthwise)
       .value("pixels", ConvKind::kPixels)
+      .value("winograd_rows", ConvKind::kWinogradRows)
       .value("winograd2", ConvKind::kWinograd2)
       .value("winograd3", ConvKind::kWinograd3)
       .value("winograd4", ConvKind::kWinograd4)

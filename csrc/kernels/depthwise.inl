@@ -19,7 +19,7 @@ constexpr bool kManyRegisters = true;
 constexpr int kRollingWidth = 7, kStridedWidth = 6, kRowsWidth = 8, kGroupsWidth = 8;
 #else
 constexpr bool kManyRegisters = false;
-constexpr int kRollingWidth = 4, kStridedWidth = 4, kRowsWidth = 8, kGroupsWidth = 6;
+constexpr int kRollingWidth = 4, kStridedWidth = 4, kRowsWidth = VL == 8 ? 8 : 6, kGroupsWidth = 6;
 #endif
 constexpr int kStripWidth = 8;  // room in the tables
 
@@ -286,8 +286,11 @@ struct DepthwiseStrips {
   DepthwiseStripFn inner[kStripWidth + 1], edge[kStripWidth + 1];
 };
 
-#define CNNFAST_STRIP_IF(F, width, T, edge, ...) \
-  (width) >= (T) ? F<__VA_ARGS__, ((width) >= (T) ? (T) : 1), edge> : nullptr
+// Strips of a wide picture are of the two greatest widths; narrower ones mostly lie at its edges.
+#define CNNFAST_STRIP_IF(F, width, T, edge, ...)                                                      \
+  (width) >= (T)                                                                                      \
+      ? F<__VA_ARGS__, ((width) >= (T) ? (T) : 1), ((width) >= (T) && ((edge) || (width) > (T) + 1))> \
+      : nullptr
 #define CNNFAST_STRIP_ROW(F, width, edge, ...)       \
   {nullptr,                                          \
    CNNFAST_STRIP_IF(F, width, 1, edge, __VA_ARGS__), \

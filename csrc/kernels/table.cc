@@ -15,6 +15,7 @@
 #include "kernels/roi.inl"
 #include "kernels/winograd.inl"
 #include "kernels/winograd_weights.inl"
+#include "kernels/row_winograd.inl"
 #include "kernels/strassen.inl"
 #include "kernels/outer.inl"
 #include "kernels/depthwise_grad.inl"
@@ -63,6 +64,7 @@ const cnnfast::KernelTable CNNFAST_TABLE = {
     box_kernels(),
     roi_kernels(),
     winograd_kernels(),
+    row_winograd_kernels(),
     strassen_kernels(),
     outer_kernels(),
     depthwise_grad_kernels(),

@@ -11,6 +11,7 @@
 #include "kernels/boxes.h"
 #include "kernels/roi.h"
 #include "kernels/winograd.h"
+#include "kernels/row_winograd.h"
 #include "kernels/strassen.h"
 #include "kernels/outer.h"
 #include "kernels/depthwise_grad.h"
@@ -34,6 +35,7 @@ struct KernelTable {
   BoxKernels boxes;
   RoiKernels roi;
   WinogradKernels winograd;
+  RowWinogradKernels row_winograd;
   StrassenKernels strassen;
   OuterKernels outer;
   DepthwiseGradKernels depthwise_grad;

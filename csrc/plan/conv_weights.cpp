@@ -5,6 +5,8 @@
 
 #include "core/threads.h"
 #include "cpu/pixel_lanes.h"
+#include "cpu/row_winograd.h"
+#include "kernels/row_winograd.h"
 
 namespace cnnfast {
 namespace {
@@ -54,7 +56,7 @@ ConvChoice choose_conv(const Conv2dSpec& s, int winograd, bool lean) {
     const double cost = nanoseconds + (lean ? kBytePrice * bytes : 0.0);
     if (cost < least) least = cost, best = {form, nanoseconds, bytes};
   };
-  const ConvKind plainest = channels_across_lanes(s)  ? ConvKind::kDepthwise
+  const ConvKind plainest = channels_across_lanes(s) ? ConvKind::kDepthwise
                             : pixels_across_lanes(s) ? ConvKind::kPixels
                                                      : ConvKind::kDirect;
   consider({plainest}, picture.flops() / kProductFlops / kUsualThreads);
@@ -62,6 +64,8 @@ ConvChoice choose_conv(const Conv2dSpec& s, int winograd, bool lean) {
   for (const ConvKind kind : {ConvKind::kStrassen1, ConvKind::kStrassen2})
     if (strassen_applies(picture, levels_of(kind)))
       consider({kind}, strassen_nanoseconds(picture, kUsualThreads, levels_of(kind), lean));
+  if (row_winograd_applies(picture))
+    consider({ConvKind::kWinogradRows}, row_winograd_nanoseconds(picture, kUsualThreads));
   if (!winograd_applies(s, true)) return best;
   for (const ConvKind kind : {ConvKind::kWinograd2, ConvKind::kWinograd3, ConvKind::kWinograd4,
                               ConvKind::kWinograd5, ConvKind::kWinograd6, ConvKind::kWinogradStrided}) {
@@ -78,6 +82,8 @@ int64_t ConvWeights::floats(ConvForm form, const Conv2dSpec& s) {
     case ConvKind::kDepthwise:
     case ConvKind::kPixels:
       break;
+    case ConvKind::kWinogradRows:
+      return row_winograd_floats(s);
     case ConvKind::kDirect:
       return PackedMatrix::floats(s.groups, s.depth(), s.o / s.groups);
     case ConvKind::kWinograd2:
@@ -117,6 +123,11 @@ ConvWeights::ConvWeights(ConvForm form, const Conv2dSpec& s, const float* w)
     case ConvKind::kWinogradStrided:
       winograd_.emplace(w, s.c, s.o, form_of(form.kind, s), form.plain, num_threads(), Life::kWeights);
       break;
+    case ConvKind::kWinogradRows:
+      copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float), Life::kWeights);
+      pack_row_winograd(s, w, copy_.floats());
+      plain_ = copy_.floats();
+      break;
     case ConvKind::kStrassen1:
     case ConvKind::kStrassen2:
       copy_ = Buffer(static_cast<size_t>(floats_) * sizeof(float), Life::kWeights);
@@ -146,6 +157,10 @@ std::string ConvWeights::algorithm_name(const Conv2dSpec& s) const {
   if (const WinogradForm form = form_of(form_.kind, s); form.tile)
     return "Winograd F(" + std::to_string(form.tile) + "," + std::to_string(form.taps) + ")" +
            (form.stride == 2 ? ", stride 2" : "");
+  if (form_.kind == ConvKind::kWinogradRows)
+    return "Winograd F(" + std::to_string(row_winograd_tile(row_winograd_taps(s))) + "," +
+           std::to_string(row_winograd_taps(s)) + ") along rows" +
+           (s.sw == 1 ? "" : ", stride " + std::to_string(s.sw));
   if (const int levels = levels_of(form_.kind)) return levels == 1 ? "Strassen" : "Strassen, two levels";
   return conv2d_algorithm(s);
 }
@@ -156,6 +171,8 @@ void ConvWeights::run(const Conv2dSpec& s, const float* x, const Epilogue& epilo
       return depthwise_conv2d(s, x, plain_, finite_, epilogue, y);
     case ConvKind::kPixels:
       return conv2d_by_pixels(s, nullptr, x, plain_, epilogue, y);
+    case ConvKind::kWinogradRows:
+      return conv2d_row_winograd(s, x, plain_, epilogue, y);
     case ConvKind::kDirect:
       return conv2d(s, x, nullptr, &*packed_, epilogue, y);
     case ConvKind::kWinograd2:

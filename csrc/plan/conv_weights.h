@@ -18,6 +18,7 @@ enum class ConvKind {
   kDirect,
   kDepthwise,
   kPixels,
+  kWinogradRows,
   kWinograd2,
   kWinograd3,
   kWinograd4,
