@@ -19,7 +19,8 @@ constexpr bool kManyRegisters = true;
 constexpr int kRollingWidth = 7, kStridedWidth = 6, kRowsWidth = 8, kGroupsWidth = 8;
 #else
 constexpr bool kManyRegisters = false;
-constexpr int kRollingWidth = 4, kStridedWidth = 4, kRowsWidth = VL == 8 ? 8 : 6, kGroupsWidth = 6;
+constexpr int kRollingWidth = 4, kStridedWidth = 4, kRowsWidth = VL == 8 ? 8 : 4,
+              kGroupsWidth = VL == 8 ? 6 : 4;
 #endif
 constexpr int kStripWidth = 8;  // room in the tables
 
@@ -313,7 +314,8 @@ static const DepthwiseStrips kStrips7s1 = CNNFAST_STRIPS(depthwise_rows, kRowsWi
 template <int G>
 static const DepthwiseStrips kGroups3s1 = CNNFAST_STRIPS(depthwise_group_rows, kGroupsWidth, G, 3, 1);
 template <int G>
-static const DepthwiseStrips kGroups3s2 = CNNFAST_STRIPS(depthwise_group_rows, 6, G, 3, 2);
+static const DepthwiseStrips kGroups3s2 =
+    CNNFAST_STRIPS(depthwise_group_rows, (kGroupsWidth < 6 ? kGroupsWidth : 6), G, 3, 2);
 
 template <int G>
 static const DepthwiseStrips* depthwise_strips(const cnnfast::DepthwiseImage* a) {
