@@ -20,22 +20,31 @@ CNNFAST_EXPECT_KERNELS(KernelTable, const char* level; int vl; cnnfast::GemmKern
                        cnnfast::PoolKernels pool; cnnfast::PointwiseKernels pointwise;
                        cnnfast::NormKernels norm; cnnfast::ReduceKernels reduce;
                        cnnfast::ResampleKernels resample; cnnfast::BoxKernels boxes; cnnfast::RoiKernels roi;
-                       cnnfast::WinogradKernels winograd; cnnfast::StrassenKernels strassen;
-                       cnnfast::OuterKernels outer; cnnfast::DepthwiseGradKernels depthwise_grad;
-                       cnnfast::PoolGradKernels pool_grad; cnnfast::TrainKernels train;
-                       cnnfast::OptimKernels optim; double (*spin_fma)(int64_t);)
+                       cnnfast::WinogradKernels winograd; cnnfast::RowWinogradKernels row_winograd;
+                       cnnfast::StrassenKernels strassen; cnnfast::OuterKernels outer;
+                       cnnfast::DepthwiseGradKernels depthwise_grad; cnnfast::PoolGradKernels pool_grad;
+                       cnnfast::TrainKernels train; cnnfast::OptimKernels optim; double (*spin_fma)(int64_t);)
 
 namespace {
 
 const std::pair<const char*, Compare> kFamilies[] = {
-    {"gemm", compare_gemm},           {"depthwise", compare_depthwise},
-    {"pixels", compare_pixels},       {"pool", compare_pool},
-    {"pointwise", compare_pointwise}, {"norm", compare_norm},
-    {"reduce", compare_reduce},       {"resample", compare_resample},
-    {"boxes", compare_boxes},         {"roi", compare_roi},
-    {"winograd", compare_winograd},   {"strassen", compare_strassen},
-    {"outer", compare_outer},         {"depthwise_grad", compare_depthwise_grad},
-    {"pool_grad", compare_pool_grad}, {"train", compare_train},
+    {"gemm", compare_gemm},
+    {"depthwise", compare_depthwise},
+    {"pixels", compare_pixels},
+    {"pool", compare_pool},
+    {"pointwise", compare_pointwise},
+    {"norm", compare_norm},
+    {"reduce", compare_reduce},
+    {"resample", compare_resample},
+    {"boxes", compare_boxes},
+    {"roi", compare_roi},
+    {"winograd", compare_winograd},
+    {"row_winograd", compare_row_winograd},
+    {"strassen", compare_strassen},
+    {"outer", compare_outer},
+    {"depthwise_grad", compare_depthwise_grad},
+    {"pool_grad", compare_pool_grad},
+    {"train", compare_train},
     {"optim", compare_optim},
 };
 

@@ -177,6 +177,7 @@ void compare_resample(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_boxes(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_roi(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_winograd(const KernelTable&, const KernelTable&, Guard, Report&);
+void compare_row_winograd(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_strassen(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_outer(const KernelTable&, const KernelTable&, Guard, Report&);
 void compare_depthwise_grad(const KernelTable&, const KernelTable&, Guard, Report&);
