@@ -20,7 +20,7 @@ __all__ = ["VARIANTS", "Entry", "NetworkMeasurement", "NetworkResult", "entries"
 # most peers to 1e-5; bfloat16 arithmetic comes to 7e-3 at least. cnnfast promises more.
 LIMIT, OWN_LIMIT = 2e-3, 1e-4
 
-BATCH_SECONDS = 0.1  # of a turn: a network as it runs again and again, its first calls after a rest are slower
+BATCH_SECONDS = 0.1  # of a turn: the first calls after a rest are slower than those of a network at work
 FAR_BEHIND = 1.3  # a way of the same contestant that takes so many times as long is closed at once
 
 

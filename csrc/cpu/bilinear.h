@@ -14,8 +14,8 @@
 
 namespace cnnfast {
 
-// How the columns fall into blocks, whose M stays in the second-level cache. Where a panel is two vectors wide,
-// pairs of vectors stay together: half a panel is bound by the loads of the other operand.
+// How the columns fall into blocks, whose M stays in the second-level cache. Where a panel is two vectors
+// wide, pairs of vectors stay together: half a panel is bound by the loads of the other operand.
 struct BilinearColumns {
   int64_t vl, vectors, blocks, unit;
   explicit BilinearColumns(int64_t columns)
