@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=words(list(VARIANTS)),
         default=[],
         metavar="ROWS",
-        help="further rows of cnnfast: direct (without Winograd), lean (less memory), v3, v2 (older levels)",
+        help="further rows of cnnfast: direct (without Winograd), lean (less memory), rich (never lean), "
+        "v3, v2 (older levels)",
     )
     parser.add_argument(
         "--threads", type=numbers, metavar="1,2", help="thread counts; default: all that cnnfast uses"

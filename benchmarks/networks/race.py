@@ -34,11 +34,12 @@ class Entry:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-# Further rows of cnnfast: without Winograd, with weights that take little memory, and with the instructions
-# of older processors.
+# Further rows of cnnfast: without Winograd, with weights that take little memory or as much as is quickest,
+# and with the instructions of older processors.
 VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "direct": ("direct", {}),
     "lean": ("lean", {}),
+    "rich": ("rich", {}),
     "v3": ("plan", {"CNNFAST_ISA": "v3"}),
     "v2": ("plan", {"CNNFAST_ISA": "v2"}),
 }
