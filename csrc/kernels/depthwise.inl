@@ -5,8 +5,8 @@
 // Groups: the lanes hold whole groups. Each of the G channels of an input vector is repeated over the lanes
 // of its group and multiplied by one vector of weights, which lie as they are needed.
 // Accumulators: per output pixel one vector, taps in row-major order, in rows of groups channel by channel.
-// At the borders of the picture the strip reads zeros through selected pointers. The last channels
-// overlap their neighbours instead of being masked (computed twice, with the same result).
+// At the borders of the picture columns outside are skipped; groups read zeros through selected pointers. The
+// last channels overlap their neighbours instead of being masked (computed twice, with the same result).
 #pragma once
 #include "kernels/activation.inl"
 #include "kernels/depthwise.h"

@@ -1,8 +1,9 @@
-// Winograd's algorithm along rows alone, for few input channels: F(4,3) takes 6 products for 12
+// Winograd's algorithm along rows alone, for few input channels: F(4,3) and F(3,4) take 6 products for 12
 // multiply-adds, F(2,5) 6 for 10, at the points of winograd.inl. Output channels across lanes; in the
-// transform of the input the six values of a tile lie across them. Accumulators: 6 planes of P output rows
-// below each other, summed over kernel rows and channels in the order of the weights. The transform of the
-// output happens in the registers.
+// transform of the input the six values of a tile lie across them.
+// Accumulators: 6 planes of 5 output rows below each other, with 16 registers one plane at a time of 5 rows
+// and 2 vectors; summed over kernel rows, remainders of the stride and channels in this order. The transform
+// of the output happens in the registers, or out of the first-level cache where planes are summed one by one.
 #pragma once
 #include "kernels/activation.inl"
 #include "kernels/row_winograd.h"
