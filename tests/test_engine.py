@@ -490,6 +490,13 @@ def test_lean_where_it_saves_much(name: str, size: int, lean: bool, tmp_path: Pa
     assert loaded.describe(runs=1).weights_bytes == bytes_of[0]
 
 
+def test_lean_of_numpy_can_be_saved(tmp_path: Path) -> None:
+    layer, shape = nn.Conv2d(8, 8, 1).eval(), (1, 4, 4, 8)
+    for wanted in (np.True_, 1, 0):
+        cf.compile(layer, shape, lean=wanted).save(tmp_path / "engine")  # type: ignore[arg-type]
+        assert cf.load_engine(tmp_path / "engine")._options.lean is bool(wanted)
+
+
 def test_lean_is_a_truth_value() -> None:
     with pytest.raises(ValueError, match="lean must be True, False or None"):
         cf.compile(nn.Conv2d(8, 8, 1), (1, 4, 4, 8), lean="small")  # type: ignore[arg-type]

@@ -393,6 +393,7 @@ def compile(
     else:
         dtype = F32
     tile = 6 if winograd == 6 else 5 if winograd else 0
+    lean = None if lean is None else bool(lean)  # files hold true, false or null, not what equals them
     engine = Engine(model_or_graph, device, _checked_threads("compile", threads), tile, dtype, lean)
     if input_shape is not None:
         engine._ready(shapes_of("compile", input_shape))
